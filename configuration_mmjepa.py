@@ -1,0 +1,96 @@
+"""Every knob of MMJepa's architecture and losses, with its default and its check."""
+
+from transformers import BartConfig, Dinov2Config, PreTrainedConfig
+
+VISUAL_PREFIXES = ("patches", "pooled")
+IMAGE_POOLINGS = ("cls", "mean")
+ALIGNMENT_LOSSES = ("cosine", "infonce", "sigmoid")
+ALIGNMENT_TARGETS = ("embedding", "centered", "layer_norm")
+
+# Saving a model adds only the one Auto class it is registered for; a checkpoint answers to all of these.
+AUTO_MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM")
+
+
+class MMJepaConfig(PreTrainedConfig):
+    """Configuration of [`MMJepaForConditionalGeneration`].
+
+    Args:
+        vision_config: a `Dinov2Config` or its dict: the image encoder, of width Dv.
+        text_config: a `BartConfig` or its dict: the frozen teacher is its encoder half, the generator its decoder
+            half, both of width D. Generation takes its special tokens from it.
+        num_image_tokens: M, how many visual tokens the decoder reads for an image.
+        visual_prefix: how an image becomes M tokens. "patches": M learned queries cross-attend to the patch states.
+            "pooled": an MLP of the one aligned image embedding. Trained from random weights, "pooled" was seen to stay
+            at the answers that the questions alone give.
+        image_pooling: the image embedding is the CLS state ("cls") or the mean of the patch states ("mean").
+        project_image: whether a linear layer maps the image embedding to the text width. Can only be switched off
+            where Dv == D.
+        alignment_loss: "cosine", 1 - cos of image and text; "infonce" (arXiv 1807.03748) and "sigmoid" (SigLIP, arXiv
+            2303.15343) also push wrong pairs of the batch apart; equal texts never count as a wrong pair.
+        alignment_target: what the image predicts: the teacher's pooled "embedding", the same "centered" on the mean of
+            the training texts, or "layer_norm" over the features as in I-JEPA (arXiv 2301.08243).
+        lambda_align, lambda_ce: weights of the alignment and the answer loss in the total.
+        tie_word_embeddings: whether the decoder's output head is its embedding matrix. The teacher's embeddings are
+            always a matrix of their own: tied, training the decoder would move the teacher.
+        initializer_range: standard deviation of the new linear layers' initial weights, in units of
+            1 / sqrt(inputs of the layer).
+
+    Raises:
+        ValueError: a value is not allowed; the message names the field, the value and what is allowed.
+    """
+
+    model_type = "mmjepa"
+    sub_configs_defaults = {"vision_config": Dinov2Config, "text_config": BartConfig}
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    num_image_tokens: int = 8
+    visual_prefix: str = "patches"
+    image_pooling: str = "cls"
+    project_image: bool = True
+    alignment_loss: str = "cosine"
+    alignment_target: str = "embedding"
+    lambda_align: float = 0.5
+    lambda_ce: float = 1.0
+    tie_word_embeddings: bool = True
+    initializer_range: float = 1.0
+    is_encoder_decoder: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if getattr(self, "auto_map", None) is None:
+            self.auto_map = dict.fromkeys(AUTO_MODEL_CLASSES, "modeling_mmjepa.MMJepaForConditionalGeneration")
+        self._check_sub_config("vision_config", Dinov2Config)
+        self._check_sub_config("text_config", BartConfig)
+        self._check_choice("visual_prefix", VISUAL_PREFIXES)
+        self._check_choice("image_pooling", IMAGE_POOLINGS)
+        self._check_choice("alignment_loss", ALIGNMENT_LOSSES)
+        self._check_choice("alignment_target", ALIGNMENT_TARGETS)
+        if not isinstance(self.num_image_tokens, int) or self.num_image_tokens < 1:
+            raise ValueError(f"num_image_tokens is {self.num_image_tokens!r}: give an integer of at least 1.")
+        for name in ("lambda_align", "lambda_ce"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0.")
+        if not self.initializer_range > 0:
+            raise ValueError(f"initializer_range is {self.initializer_range!r}: give a number above 0.")
+        if not self.project_image and self.vision_config.hidden_size != self.text_config.d_model:
+            raise ValueError(
+                f"project_image is False, but the image encoder is {self.vision_config.hidden_size} wide and the text "
+                f"model {self.text_config.d_model}: only equal widths can do without the projection; set it to True."
+            )
+
+    def _check_sub_config(self, name: str, config_class: type):
+        if not isinstance(getattr(self, name), config_class):
+            raise ValueError(
+                f"{name} is a {type(getattr(self, name)).__name__}: give a {config_class.__name__} or its dict."
+            )
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...]):
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name} is {getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}.")
+
+
+MMJepaConfig.register_for_auto_class()
+
+__all__ = ["MMJepaConfig"]

@@ -1,0 +1,100 @@
+"""The trained model as a folder of parts, each for its own stock class, and back.
+
+    image_encoder/    Dinov2Model
+    generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the encoder layers it read
+    teacher_bart/     BartModel without decoder layers: the frozen teacher with embeddings of its own
+    adapters/         img_to_txt.pt, visual_prefix.pt, prefix_ln.pt, alignment.pt: state dicts; mm_config.json: the rest
+    processors/       MMJepaProcessor
+    mmjepa/           the whole, as `save_pretrained` writes it
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import BartForConditionalGeneration, BartModel, Dinov2Model, GenerationConfig
+
+from .configuration_mmjepa import MMJepaConfig
+from .modeling_mmjepa import MMJepaForConditionalGeneration
+from .processing_mmjepa import MMJepaProcessor
+
+
+def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Module]:
+    """The modules that are neither DINOv2's nor BART's, by the name of their file."""
+    return {
+        "img_to_txt": model.encoder.image_projector,
+        "visual_prefix": model.encoder.visual_prefix,
+        "prefix_ln": model.encoder.prefix_norm,
+        "alignment": model.alignment,
+    }
+
+
+def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
+    """The decoder as a BART that reads visual tokens and question states as its `encoder_outputs`.
+
+    Its own encoder has the teacher's layers, but where embeddings are tied the decoder's embeddings: BART has one
+    matrix where this model has two.
+    """
+    config = copy.deepcopy(model.config.text_config)
+    config.tie_word_embeddings = model.config.tie_word_embeddings
+    bart = BartForConditionalGeneration(config)
+    bart.get_encoder().load_state_dict(model.encoder.teacher.state_dict())
+    bart.get_decoder().load_state_dict(model.decoder.state_dict())
+    bart.lm_head.load_state_dict(model.lm_head.state_dict())
+    bart.model.shared.load_state_dict(model.decoder.embed_tokens.state_dict())
+    bart.final_logits_bias.copy_(model.final_logits_bias)
+    bart.tie_weights()
+    bart.generation_config = copy.deepcopy(model.generation_config)
+    return bart.to(model.dtype)
+
+
+def teacher_bart(model: MMJepaForConditionalGeneration) -> BartModel:
+    """The teacher as a BART without decoder layers, so that a stock class loads it with its own embeddings."""
+    config = copy.deepcopy(model.config.text_config)
+    config.decoder_layers = 0
+    bart = BartModel(config)
+    bart.get_encoder().load_state_dict(model.encoder.teacher.state_dict())
+    bart.shared.load_state_dict(model.encoder.teacher.embed_tokens.state_dict())
+    bart.tie_weights()
+    return bart.to(model.dtype)
+
+
+def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, folder: str | Path) -> None:
+    """Writes the folder of parts described at the top of this module."""
+    folder = Path(folder)
+    model.save_pretrained(folder / "mmjepa")
+    processor.save_pretrained(folder / "mmjepa")
+    processor.save_pretrained(folder / "processors")
+    model.encoder.image_encoder.save_pretrained(folder / "image_encoder")
+    generator_bart(model).save_pretrained(folder / "generator_bart")
+    teacher_bart(model).save_pretrained(folder / "teacher_bart")
+    adapters = folder / "adapters"
+    adapters.mkdir(exist_ok=True)
+    for name, module in adapter_modules(model).items():
+        torch.save({key: value.cpu() for key, value in module.state_dict().items()}, adapters / f"{name}.pt")
+    # The towers' configurations stand in their own folders; here is what only the whole knows.
+    own = {name: value for name, value in model.config.to_diff_dict().items() if not name.endswith("_config")}
+    (adapters / "mm_config.json").write_text(json.dumps(own, indent=2, sort_keys=True))
+
+
+def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
+    """The model that [`export_parts`] wrote, put together from its parts alone; answers are identical."""
+    folder = Path(folder)
+    image_encoder = Dinov2Model.from_pretrained(folder / "image_encoder")
+    generator = BartForConditionalGeneration.from_pretrained(folder / "generator_bart")
+    teacher = BartModel.from_pretrained(folder / "teacher_bart")
+    own = json.loads((folder / "adapters" / "mm_config.json").read_text())
+    config = MMJepaConfig(vision_config=image_encoder.config, text_config=generator.config, **own)
+    model = MMJepaForConditionalGeneration(config).to(image_encoder.dtype)
+    model.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
+    model.encoder.teacher.load_state_dict(teacher.get_encoder().state_dict())
+    model.decoder.load_state_dict(generator.get_decoder().state_dict())
+    model.lm_head.load_state_dict(generator.lm_head.state_dict())
+    model.final_logits_bias.copy_(generator.final_logits_bias)
+    for name, module in adapter_modules(model).items():
+        module.load_state_dict(torch.load(folder / "adapters" / f"{name}.pt", weights_only=True))
+    model.tie_weights()
+    model.generation_config = GenerationConfig.from_pretrained(folder / "generator_bart")
+    return model.eval()

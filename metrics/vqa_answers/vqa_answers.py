@@ -1,0 +1,171 @@
+"""Scores of short free-text answers to questions about images, as an `evaluate` metric that is loaded by its path.
+
+`evaluate.load` copies this file elsewhere before it imports it, so it imports nothing of the package.
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import datasets
+import evaluate
+
+_DESCRIPTION = """
+Exact match, token F1 and BLEU of short answers, over all questions, over yes/no and over open questions, and by the
+question's first words. Answers are compared as SQuAD compares them (Rajpurkar et al. 2016, arXiv 1606.05250): in lower
+case, without punctuation and without the articles a, an, the. Splitting the score by kind of answer and of question
+follows VQA (Antol et al. 2015, arXiv 1505.00468).
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: one answer a question, list of str.
+    references: the right answers, list of str.
+    questions: what was asked, list of str.
+
+Returns: all in [0, 1], a key only where there is a question to score.
+    accuracy: share of answers equal to the right one, both normalised.
+    yes_no_accuracy, open_accuracy: the same over questions whose right answer is yes or no, and over the others.
+    token_f1: mean over questions of SQuAD's F1 of answer tokens.
+    bleu_1, bleu_2, bleu_3, bleu_4: corpus BLEU of the normalised answers with n-grams up to that length.
+    accuracy_<kind>, count_<kind>: accuracy and number of questions of the kinds what, where, how, how_many, is_are
+        (questions that start with a verb: is, are, does, ...) and other.
+
+Example:
+    >>> metric = evaluate.load("metrics/vqa_answers", keep_in_memory=True)
+    >>> scores = metric.compute(
+    ...     predictions=["Yes.", "liver"],
+    ...     references=["yes", "the left lobe of the liver"],
+    ...     questions=["is necrosis seen?", "where is the tumour?"],
+    ... )
+    >>> scores["accuracy"], scores["yes_no_accuracy"], scores["open_accuracy"]
+    (0.5, 1.0, 0.0)
+"""
+
+_CITATION = """
+@inproceedings{rajpurkar2016squad,
+    title={{SQuAD}: 100,000+ Questions for Machine Comprehension of Text},
+    author={Rajpurkar, Pranav and Zhang, Jian and Lopyrev, Konstantin and Liang, Percy},
+    booktitle={EMNLP},
+    year={2016}
+}
+@inproceedings{antol2015vqa,
+    title={{VQA}: Visual Question Answering},
+    author={Antol, Stanislaw and Agrawal, Aishwarya and Lu, Jiasen and Mitchell, Margaret and Batra, Dhruv and
+        Zitnick, C. Lawrence and Parikh, Devi},
+    booktitle={ICCV},
+    year={2015}
+}
+@inproceedings{papineni2002bleu,
+    title={{BLEU}: a Method for Automatic Evaluation of Machine Translation},
+    author={Papineni, Kishore and Roukos, Salim and Ward, Todd and Zhu, Wei-Jing},
+    booktitle={ACL},
+    year={2002}
+}
+"""
+
+VERBS = frozenset("is are was were do does did has have had can could will would shall should may might must".split())
+
+
+def normalize_answer(answer: str) -> str:
+    """The answer in lower case, without ASCII punctuation and articles, words parted by single spaces (SQuAD's rule).
+
+    Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." nothing.
+    """
+    answer = answer.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
+
+
+def question_kind(question: str) -> str:
+    """What, where, how, how_many, is_are or other, by the question's first words."""
+    first, second = (re.findall(r"\w+", question.lower()) + ["", ""])[:2]
+    if first == "how":
+        return "how_many" if second in ("many", "much") else "how"
+    if first in ("what", "where"):
+        return first
+    return "is_are" if first in VERBS else "other"
+
+
+def is_yes_no(answer: str) -> bool:
+    """Whether a right answer makes its question a yes/no question."""
+    return normalize_answer(answer) in ("yes", "no")
+
+
+def token_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    """Harmonic mean of precision and recall of the tokens of two answers; where one is empty, whether both are."""
+    if not prediction or not reference:
+        return float(prediction == reference)
+    common = sum((Counter(prediction) & Counter(reference)).values())
+    return 2 * common / (len(prediction) + len(reference))
+
+
+def corpus_bleu(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], max_length: int) -> float:
+    """BLEU-N of Papineni et al. 2002 over all rows, one reference a row, N = `max_length`, answers given as tokens.
+
+        p_n  = n-grams of the predictions found in their references, each no more often than there,
+               over all n-grams of the predictions
+        BLEU = min(1, exp(1 - r/c)) * (p_1 * ... * p_N) ** (1/N)        r, c: tokens of references, of predictions
+
+    Counts are summed over the rows before dividing, and nothing is smoothed: a length without any n-gram in common
+    gives 0.
+    """
+    log_precisions = []
+    for length in range(1, max_length + 1):
+        matched = total = 0
+        for prediction, reference in zip(predictions, references, strict=True):
+            found = ngrams(prediction, length)
+            matched += (found & ngrams(reference, length)).total()
+            total += found.total()
+        if matched == 0:
+            return 0.0
+        log_precisions.append(math.log(matched / total))
+    length_ratio = sum(map(len, references)) / sum(map(len, predictions))
+    return math.exp(min(0.0, 1 - length_ratio) + sum(log_precisions) / max_length)
+
+
+def ngrams(tokens: Sequence[str], length: int) -> Counter:
+    return Counter(tuple(tokens[start : start + length]) for start in range(len(tokens) - length + 1))
+
+
+def score_answers(predictions: Sequence[str], references: Sequence[str], questions: Sequence[str]) -> dict[str, float]:
+    """All numbers of the metric, as its description lists them; without any question an empty dict."""
+    answers = [normalize_answer(answer) for answer in predictions]
+    truths = [normalize_answer(answer) for answer in references]
+    correct = [answer == truth for answer, truth in zip(answers, truths, strict=True)]
+    if not correct:
+        return {}
+
+    by_form: dict[str, list[bool]] = {"yes_no_accuracy": [], "open_accuracy": []}
+    by_kind: dict[str, list[bool]] = {}
+    for right, truth, question in zip(correct, references, questions, strict=True):
+        by_form["yes_no_accuracy" if is_yes_no(truth) else "open_accuracy"].append(right)
+        by_kind.setdefault(question_kind(question), []).append(right)
+
+    answer_tokens, truth_tokens = [text.split() for text in answers], [text.split() for text in truths]
+    scores = {"accuracy": sum(correct) / len(correct)}
+    scores |= {name: sum(group) / len(group) for name, group in by_form.items() if group}
+    scores["token_f1"] = sum(map(token_f1, answer_tokens, truth_tokens)) / len(correct)
+    scores |= {f"bleu_{length}": corpus_bleu(answer_tokens, truth_tokens, length) for length in range(1, 5)}
+    for kind, group in sorted(by_kind.items()):
+        scores |= {f"accuracy_{kind}": sum(group) / len(group), f"count_{kind}": len(group)}
+    return scores
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class VqaAnswers(evaluate.Metric):
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {name: datasets.Value("string") for name in ("predictions", "references", "questions")}
+            ),
+        )
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[str], questions: Sequence[str]
+    ) -> dict[str, float]:
+        return score_answers(predictions, references, questions)

@@ -1,0 +1,571 @@
+"""The model: a trainable DINOv2 image encoder aligned to a frozen BART encoder, read by a BART decoder.
+
+Symbols in the shape comments: B questions, I distinct images, P patches of width Dv, L question tokens of width D,
+M visual tokens, A answer tokens, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import BartForConditionalGeneration, Dinov2Model, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.bart.modeling_bart import BartDecoder, BartEncoder, shift_tokens_right
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_mmjepa import MMJepaConfig
+
+
+@dataclass
+class MMJepaImageStates(ModelOutput):
+    """What the model knows of I images; made once, it answers any number of questions about them.
+
+    image_embeds (I, D): the aligned image embedding p, not normalised.
+    visual_tokens (I, M, D): what the decoder reads.
+    hidden_states, attentions: of the image encoder, where asked for.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    visual_tokens: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class MMJepaEncoderOutput(ModelOutput):
+    """What the decoder reads of B questions about I images.
+
+    last_hidden_state (B, M+L, D) and its attention_mask (B, M+L): visual tokens, then the question's token states,
+    padding last.
+    image_embeds (I, D), question_embeds (B, D): the image embeddings and the mean of each question's token states.
+    hidden_states, attentions: of the teacher; image_hidden_states, image_attentions: of the image encoder.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    attention_mask: torch.LongTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    question_embeds: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    image_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class MMJepaOutput(ModelOutput):
+    """Output of [`MMJepaForConditionalGeneration`].
+
+    loss, loss_align, loss_ce: scalars; loss is lambda_align * loss_align + lambda_ce * loss_ce.
+    logits (B, A, V): next-token scores of the decoder.
+    image_embeds (I, D), text_embeds (B, D): the aligned image embeddings and the normalised alignment targets.
+    encoder_*: the visual tokens and question states the decoder read, and the teacher's own hidden states and
+    attentions; image_*: the image encoder's; decoder_* and cross_attentions: the decoder's.
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_align: torch.FloatTensor | None = None
+    loss_ce: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: ModelOutput | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    encoder_last_hidden_state: torch.FloatTensor | None = None
+    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    image_attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+
+
+def l2_normalize(embeds: torch.Tensor) -> torch.Tensor:
+    """Unit vectors along the last axis, computed in float32: bfloat16 keeps only 3 digits of a norm."""
+    return F.normalize(embeds.float(), dim=-1).to(embeds.dtype)
+
+
+def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `states` (B, L, D) over the positions where `mask` (B, L) is 1 -> (B, D).
+
+    A row without any 1 gives zeros. Averages in float32: in bfloat16 a sum over 256 tokens loses 2 digits.
+    """
+    weights = mask.unsqueeze(-1).float()  # (B, L, 1)
+    total = (states.float() * weights).sum(dim=1)  # (B, D)
+    return (total / weights.sum(dim=1).clamp(min=1)).to(states.dtype)
+
+
+def padding_last(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same rows (B, L) with their padding moved behind the text, the order of the text kept.
+
+    BART's position embeddings count from the first column whatever the mask says, so a left-padded question would
+    otherwise read differently from the same question right-padded.
+    """
+    order = attention_mask.long().argsort(dim=-1, descending=True, stable=True)  # (B, L)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
+def sincos_positions(height: int, width: int, channels: int, device=None) -> torch.Tensor:
+    """Two-dimensional sine and cosine position codes (height * width, channels), float32, row by row.
+
+    Half of the channels code the row and half the column, both as fractions of the image, so that a place has the
+    same code at every image size. Frequencies run from a quarter turn to 8 turns over the image.
+    """
+    frequencies = torch.pi / 2 * 32 ** torch.linspace(0, 1, channels // 4, device=device)  # (C/4,)
+    axes = []
+    for size in (height, width):
+        angles = (torch.arange(size, device=device) + 0.5).div(size)[:, None] * frequencies  # (size, C/4)
+        axes.append(torch.cat([angles.sin(), angles.cos()], dim=-1))  # (size, C/2)
+    rows = axes[0][:, None].expand(height, width, -1)
+    columns = axes[1][None].expand(height, width, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (height * width, C)
+
+
+class PooledPrefix(nn.Module):
+    """M visual tokens from the one image embedding: an MLP whose output is cut into M vectors."""
+
+    def __init__(self, config: MMJepaConfig):
+        super().__init__()
+        width = config.text_config.d_model
+        self.num_image_tokens = config.num_image_tokens
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, config.num_image_tokens * width)
+
+    def forward(self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        tokens = self.fc2(F.gelu(self.fc1(image_embeds)))  # (I, M*D)
+        return tokens.unflatten(-1, (self.num_image_tokens, -1))  # (I, M, D)
+
+
+class PatchesPrefix(nn.Module):
+    """M visual tokens by M learned queries that cross-attend to the patch states (a resampler, arXiv 2204.14198).
+
+    Keys carry the position codes of their patches and the queries start as the codes of M places spread over the
+    image: from the first step each token reads, and says by its own content, a place of its own. With queries that
+    start alike all tokens start as the mean of the image, and training from random weights stayed there.
+    """
+
+    def __init__(self, config: MMJepaConfig):
+        super().__init__()
+        width = config.text_config.d_model
+        self.num_heads = config.text_config.decoder_attention_heads
+        self.queries = nn.Parameter(torch.empty(config.num_image_tokens, width))  # (M, D)
+        self.patch_norm = nn.LayerNorm(config.vision_config.hidden_size, eps=config.vision_config.layer_norm_eps)
+        self.k_proj = nn.Linear(config.vision_config.hidden_size, width)
+        self.v_proj = nn.Linear(config.vision_config.hidden_size, width)
+        self.o_proj = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 2 * width)
+        self.fc2 = nn.Linear(2 * width, width)
+
+    def forward(self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        patches = self.patch_norm(patch_states)  # (I, P, Dv)
+        # A position code per head, so that every head can tell places apart.
+        positions = sincos_positions(*grid, self.queries.shape[-1] // self.num_heads, patches.device)
+        positions = positions.to(patches.dtype).repeat(1, self.num_heads)  # (P, D)
+        query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))  # (I, heads, M, D/heads)
+        key = self._split_heads(self.k_proj(patches) + positions)  # (I, heads, P, D/heads)
+        value = self._split_heads(self.v_proj(patches))
+        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (I, M, D)
+        tokens = self.queries + self.o_proj(read)
+        return tokens + self.fc2(F.gelu(self.fc1(self.mlp_norm(tokens))))  # (I, M, D)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class AlignmentLoss(nn.Module):
+    """How far image embeddings are from the embeddings of their texts, a number a row."""
+
+    def __init__(self, config: MMJepaConfig):
+        super().__init__()
+        self.loss = config.alignment_loss
+        self.target = config.alignment_target
+        if self.loss != "cosine":
+            self.log_scale = nn.Parameter(torch.empty(()))
+        if self.loss == "sigmoid":
+            self.bias = nn.Parameter(torch.empty(()))
+        if self.target == "centered":
+            # The mean of the teacher's embeddings over the training texts; the run sets it before the first step.
+            self.register_buffer("text_mean", torch.empty(config.text_config.d_model))
+
+    def text_targets(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Unit targets (B, D) of the teacher's pooled embeddings (B, D)."""
+        if self.target == "centered":
+            pooled = pooled - self.text_mean
+        elif self.target == "layer_norm":
+            pooled = F.layer_norm(pooled.float(), pooled.shape[-1:]).to(pooled.dtype)
+        return l2_normalize(pooled)
+
+    def forward(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor):
+        """Losses (B,) of image embeddings (I, D), unit text targets (B, D) and the image of each row (B,)."""
+        image_embeds = F.normalize(image_embeds.float(), dim=-1)
+        text_embeds = text_embeds.float()
+        if self.loss == "cosine":
+            return 1 - (image_embeds[image_index] * text_embeds).sum(dim=-1)
+        logits = self.log_scale.float().exp() * image_embeds[image_index] @ text_embeds.T  # (B, B)
+        # A text equal to the row's own, or one that belongs to the row's own image, is not wrong for it.
+        same_text = torch.cdist(text_embeds, text_embeds) < 1e-4
+        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        not_wrong = (same_text | (image_index[:, None] == image_index)) & ~own
+        if self.loss == "infonce":
+            return -logits.masked_fill(not_wrong, float("-inf")).log_softmax(dim=-1).diagonal()
+        signs = own.float() * 2 - 1  # 1 for the right pair, -1 for a wrong one
+        return -F.logsigmoid(signs * (logits + self.bias.float())).masked_fill(not_wrong, 0).sum(dim=-1)
+
+
+class MMJepaPreTrainedModel(PreTrainedModel):
+    config_class = MMJepaConfig
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PooledPrefix", "PatchesPrefix"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """The new layers alone: each tower initialises its own the way its library class does.
+
+        Linear layers start with variance 1 / inputs, so that a token of unit variance keeps it; BERT's 0.02, made for
+        width 768, would shrink the image's part of a narrow model's visual tokens below what the decoder can hear.
+        """
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=self.config.initializer_range * module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, PatchesPrefix):
+            init.copy_(module.queries, self._query_positions(module.num_heads))
+        elif isinstance(module, AlignmentLoss):
+            if module.loss != "cosine":
+                # 1 / 0.07 as in CLIP (arXiv 2103.00020); 10 and a bias of -10 as in SigLIP.
+                init.constant_(module.log_scale, 2.659 if module.loss == "infonce" else 2.303)
+            if module.loss == "sigmoid":
+                init.constant_(module.bias, -10.0)
+            if module.target == "centered":
+                init.zeros_(module.text_mean)
+
+    def _query_positions(self, num_heads: int) -> torch.Tensor:
+        """Position codes (M, D) of M places on a grid as square as M allows, the last row of the grid cut short."""
+        count, width = self.config.num_image_tokens, self.config.text_config.d_model
+        rows = max(1, round(count**0.5))
+        columns = -(-count // rows)
+        return sincos_positions(rows, columns, width // num_heads)[:count].repeat(1, num_heads)
+
+
+class MMJepaEncoder(MMJepaPreTrainedModel):
+    """Image encoder, frozen teacher and visual prefix: from pixels and a question to what the decoder reads."""
+
+    def __init__(self, config: MMJepaConfig):
+        super().__init__(config)
+        self.image_encoder = Dinov2Model(config.vision_config)
+        self.teacher = BartEncoder(config.text_config)
+        vision_width, text_width = config.vision_config.hidden_size, config.text_config.d_model
+        self.image_projector = nn.Linear(vision_width, text_width) if config.project_image else nn.Identity()
+        self.visual_prefix = (PooledPrefix if config.visual_prefix == "pooled" else PatchesPrefix)(config)
+        self.prefix_norm = nn.LayerNorm(text_width)
+        self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        """The teacher stays frozen and in eval mode: its dropout would give the same text a new target each step.
+
+        So does DINOv2's mask token, which only its own pretraining uses. Frozen here and not once in `__init__`, because loading a checkpoint makes parameters anew with gradients on
+        (transformers' `set_param_for_module`) and then calls `eval()`.
+        """
+        super().train(mode)
+        self.teacher.train(False).requires_grad_(False)
+        if self.config.vision_config.use_mask_token:
+            self.image_encoder.embeddings.mask_token.requires_grad_(False)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.teacher.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.teacher.embed_tokens = value
+
+    def encode_images(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageStates:
+        """Image states of `pixel_values` (I, 3, H, W), normalised as the image processor does it."""
+        outputs = self.image_encoder(pixel_values, **kwargs)
+        states = outputs.last_hidden_state  # (I, 1+P, Dv)
+        pooled = states[:, 0] if self.config.image_pooling == "cls" else states[:, 1:].mean(dim=1)  # (I, Dv)
+        image_embeds = self.image_projector(l2_normalize(pooled))  # (I, D)
+        patch_height, patch_width = self.image_encoder.embeddings.patch_embeddings.patch_size
+        grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
+        visual_tokens = self.prefix_norm(self.visual_prefix(image_embeds, states[:, 1:], grid))  # (I, M, D)
+        return MMJepaImageStates(image_embeds, visual_tokens, outputs.hidden_states, outputs.attentions)
+
+    @torch.no_grad()
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The teacher's mean token state (B, D) of texts (B, L), not normalised. Without gradient."""
+        input_ids, attention_mask = self._ordered_text(input_ids, attention_mask)
+        states = self.teacher(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
+        return masked_mean(states, attention_mask)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_index: torch.LongTensor | None = None,
+        image_states: MMJepaImageStates | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MMJepaEncoderOutput | tuple:
+        """Visual tokens and question states (B, M+L, D) of questions (B, L) about images (I, 3, H, W) or their states.
+
+        Raises:
+            ValueError: no images, both pixels and states, I != B without `image_index`, or an index out of range.
+        """
+        if (pixel_values is None) == (image_states is None):
+            given = "neither" if pixel_values is None else "both"
+            raise ValueError(
+                f"{given} of pixel_values and image_states given: give the images' pixel_values (I, 3, H, W), or the "
+                "image_states that encode_images made of them."
+            )
+        if image_states is None:
+            image_states = self.encode_images(pixel_values, **kwargs)
+        image_index = resolve_image_index(image_index, len(image_states.visual_tokens), input_ids)
+
+        input_ids, attention_mask = self._ordered_text(input_ids, attention_mask)
+        with torch.no_grad():
+            question = self.teacher(input_ids, attention_mask=attention_mask, **kwargs)
+        tokens = image_states.visual_tokens[image_index]  # (B, M, D)
+        visual_mask = attention_mask.new_ones(tokens.shape[:2])  # (B, M)
+        output = MMJepaEncoderOutput(
+            last_hidden_state=torch.cat([tokens, question.last_hidden_state.to(tokens.dtype)], dim=1),  # (B, M+L, D)
+            attention_mask=torch.cat([visual_mask, attention_mask], dim=1),  # (B, M+L)
+            image_embeds=image_states.image_embeds,
+            question_embeds=masked_mean(question.last_hidden_state, attention_mask),
+            hidden_states=question.hidden_states,
+            attentions=question.attentions,
+            image_hidden_states=image_states.hidden_states,
+            image_attentions=image_states.attentions,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _ordered_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None):
+        if attention_mask is None:
+            attention_mask = (input_ids != self.config.text_config.pad_token_id).long()
+        return padding_last(input_ids, attention_mask)
+
+
+def resolve_image_index(image_index: torch.Tensor | None, num_images: int, input_ids: torch.Tensor) -> torch.Tensor:
+    """The image (B,) of each question: as given and checked, or one image a question in order."""
+    batch_size = input_ids.shape[0]
+    if image_index is None:
+        if num_images != batch_size:
+            raise ValueError(
+                f"{num_images} images for {batch_size} questions: give one image a question, or `image_index` to say "
+                "which image each question is about."
+            )
+        return torch.arange(batch_size, device=input_ids.device)
+    if image_index.shape != (batch_size,):
+        raise ValueError(
+            f"image_index has shape {tuple(image_index.shape)} for {batch_size} questions: give one image number a "
+            f"question, shape ({batch_size},)."
+        )
+    # The range is read from the tensor, which a graph under compilation can't branch on.
+    if not torch.compiler.is_compiling():
+        low, high = image_index.min().item(), image_index.max().item()
+        if low < 0 or high >= num_images:
+            raise ValueError(
+                f"image_index runs from {low} to {high}, but there are {num_images} images: allowed are 0 to "
+                f"{num_images - 1}."
+            )
+    return image_index
+
+
+class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
+    """Answers questions about images; trains the alignment and the answers together.
+
+    Example:
+        >>> model = MMJepaForConditionalGeneration.from_vision_text_pretrained(
+        ...     "facebook/dinov2-base", "facebook/bart-base"
+        ... )
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
+
+    def __init__(self, config: MMJepaConfig):
+        super().__init__(config)
+        self.encoder = MMJepaEncoder(config)
+        self.decoder = BartDecoder(config.text_config)
+        self.lm_head = nn.Linear(config.text_config.d_model, config.text_config.vocab_size, bias=False)
+        # BART's own buffer, kept so that a BART checkpoint's scores are reproduced and given back on export.
+        self.register_buffer("final_logits_bias", torch.empty(1, config.text_config.vocab_size))
+        self.alignment = AlignmentLoss(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if module is self.lm_head:
+            init.normal_(module.weight, std=self.config.text_config.init_std)
+        elif module is self:
+            init.zeros_(self.final_logits_bias)
+
+    @classmethod
+    def from_vision_text_pretrained(cls, vision: str, text: str, **config_kwargs) -> "MMJepaForConditionalGeneration":
+        """Builds the model from a DINOv2 and a BART checkpoint (folders or Hub ids); the rest starts at random.
+
+        Args:
+            vision: checkpoint of a `Dinov2Model`.
+            text: checkpoint of a BART model; its encoder becomes the teacher, its decoder the generator. Its
+                generation settings give the special and forced tokens.
+            config_kwargs: fields of [`MMJepaConfig`].
+        """
+        image_encoder = Dinov2Model.from_pretrained(vision)
+        bart = BartForConditionalGeneration.from_pretrained(text)
+        config = MMJepaConfig(
+            vision_config=image_encoder.config,
+            text_config=bart.config,
+            tie_word_embeddings=bart.config.tie_word_embeddings,
+            **config_kwargs,
+        )
+        model = cls(config)
+        model.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
+        model.encoder.teacher.load_state_dict(bart.get_encoder().state_dict())
+        model.decoder.load_state_dict(bart.get_decoder().state_dict())
+        model.lm_head.load_state_dict(bart.lm_head.state_dict())
+        model.final_logits_bias.copy_(bart.final_logits_bias)
+        model.tie_weights()
+        for name in ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos"):
+            token_id = getattr(bart.generation_config, f"{name}_token_id")
+            setattr(model.generation_config, f"{name}_token_id", token_id)
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.decoder.embed_tokens = value
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """Resizes the decoder's embeddings, its output head and, apart from them, the teacher's embeddings."""
+        self.encoder.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.encoder.train(self.encoder.training)
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        bias = self.final_logits_bias[:, : embeddings.num_embeddings]
+        self.final_logits_bias = F.pad(bias, (0, embeddings.num_embeddings - bias.shape[1]))
+        return embeddings
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Decoder inputs (B, A) that predict `labels` (B, A): shifted right, -100 made padding."""
+        text_config = self.config.text_config
+        return shift_tokens_right(labels, text_config.pad_token_id, text_config.decoder_start_token_id)
+
+    def encode_images(self, pixel_values: torch.FloatTensor) -> MMJepaImageStates:
+        """Encodes images (I, 3, H, W) once, for any number of later `forward` or `generate(image_states=...)`."""
+        return self.encoder.encode_images(pixel_values)
+
+    def encode_texts(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The unit alignment targets (B, D) of texts (B, L), to compare with `encode_images(...).image_embeds`."""
+        return self.alignment.text_targets(self.encoder.encode_texts(input_ids, attention_mask))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_index: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        align_input_ids: torch.LongTensor | None = None,
+        align_attention_mask: torch.Tensor | None = None,
+        image_states: MMJepaImageStates | None = None,
+        encoder_outputs: MMJepaEncoderOutput | tuple | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        past_key_values=None,
+        use_cache: bool | None = None,
+        return_loss: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        num_rows_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> MMJepaOutput:
+        """
+        Args:
+            input_ids, attention_mask: questions (B, L). Without a mask, padding tokens are taken as padding. Left and
+                right padding give the same.
+            pixel_values: images (I, 3, H, W); `image_index` (B,) says which one each question is about, and may be
+                left out where I == B. `image_states` of `encode_images` can stand in their place, and
+                `encoder_outputs` of `model.encoder` in the place of images and questions.
+            labels: answers (B, A), -100 where there is no loss.
+            align_input_ids, align_attention_mask: alignment texts (B, L') where they are not the questions.
+            decoder_input_ids: (B, A), by default the labels shifted right. Without either the decoder is not run.
+            return_loss: gives the loss without labels too: then it is the alignment term alone, as in the warm-up.
+            num_items_in_batch, num_rows_in_batch: answer tokens and rows of the whole optimizer step, by which the two
+                terms are normalised so that accumulated batches add up to one large batch; this batch's by default.
+
+        Raises:
+            ValueError: no images, or images, questions and `image_index` disagree.
+        """
+        if encoder_outputs is None:
+            if input_ids is None:
+                raise ValueError("neither input_ids nor encoder_outputs given: give the questions' input_ids (B, L).")
+            encoder_outputs = self.encoder(
+                input_ids, attention_mask, pixel_values, image_index, image_states, return_dict=True, **kwargs
+            )
+        elif not isinstance(encoder_outputs, ModelOutput):
+            encoder_outputs = MMJepaEncoderOutput(*encoder_outputs)
+
+        if labels is not None and decoder_input_ids is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            use_cache = False
+        output = MMJepaOutput(
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            image_hidden_states=encoder_outputs.image_hidden_states,
+            image_attentions=encoder_outputs.image_attentions,
+            image_embeds=encoder_outputs.image_embeds,
+        )
+        if decoder_input_ids is not None:
+            decoder_outputs = self.decoder(
+                decoder_input_ids,
+                attention_mask=decoder_attention_mask,
+                encoder_hidden_states=encoder_outputs.last_hidden_state,
+                encoder_attention_mask=encoder_outputs.attention_mask,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+            output.logits = self.lm_head(decoder_outputs.last_hidden_state) + self.final_logits_bias  # (B, A, V)
+            output.past_key_values = decoder_outputs.past_key_values
+            output.decoder_hidden_states = decoder_outputs.hidden_states
+            output.decoder_attentions = decoder_outputs.attentions
+            output.cross_attentions = decoder_outputs.cross_attentions
+
+        if align_input_ids is not None:
+            output.text_embeds = self.encode_texts(align_input_ids, align_attention_mask)
+        elif encoder_outputs.question_embeds is not None:
+            output.text_embeds = self.alignment.text_targets(encoder_outputs.question_embeds)  # (B, D)
+        if labels is not None or return_loss:
+            image_index = resolve_image_index(image_index, len(output.image_embeds), output.text_embeds)
+            losses = self.alignment(output.image_embeds, output.text_embeds, image_index)  # (B,)
+            output.loss_align = losses.sum() / (len(losses) if num_rows_in_batch is None else num_rows_in_batch)
+            output.loss = self.config.lambda_align * output.loss_align
+        if labels is not None:
+            output.loss_ce = answer_loss(output.logits, labels, num_items_in_batch)
+            output.loss = output.loss + self.config.lambda_ce * output.loss_ce
+        return output
+
+
+def answer_loss(logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
+    """Cross-entropy of `logits` (B, A, V) at the labels (B, A) that are not -100, over `num_items` or their count."""
+    if num_items is None:
+        num_items = (labels != -100).sum().clamp(min=1)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum") / num_items
+
+
+MMJepaForConditionalGeneration.register_for_auto_class("AutoModel")
+
+__all__ = ["MMJepaForConditionalGeneration", "MMJepaPreTrainedModel", "MMJepaEncoder", "MMJepaImageStates"]

@@ -1,0 +1,86 @@
+"""Numbers as a table and answers as a picture."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .data_pathvqa import VqaData
+from .metrics.vqa_answers.vqa_answers import normalize_answer
+
+# Row of the table -> what follows the name of its scores.
+TABLE_ROWS = {
+    "model": "",
+    "shuffled images": "_shuffled_images",
+    "blank images": "_blank_images",
+    "majority answer of the kind": "_majority",
+    "majority answer of the question": "_majority_question",
+}
+TABLE_COLUMNS = {"yes/no": "yes_no_accuracy", "open": "open_accuracy", "overall": "accuracy"}
+PICTURE_COLUMNS = 4
+
+
+def answer_table(metrics: dict[str, float]) -> str:
+    """Accuracies of the model and of the controls in percent, a Markdown table, and the image gain below it.
+
+    Args:
+        metrics: the numbers of `evaluate_model`, by their names without prefix. Absent ones are shown as a dash.
+    """
+    lines = [["accuracy, %", *TABLE_COLUMNS]]
+    for row, suffix in TABLE_ROWS.items():
+        scores = [metrics.get(name + suffix) for name in TABLE_COLUMNS.values()]
+        lines.append([row, *("-" if score is None else f"{100 * score:.1f}" for score in scores)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    table = [
+        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines
+    ]
+    gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
+    table.append(f"\nimage gain (model - shuffled images): {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
+    return "\n".join(table)
+
+
+def draw_answers(
+    path: str | Path, data: VqaData, answers: list[dict[str, Any]], image_count: int = 12, seed: int = 0
+) -> None:
+    """A PNG of some images, each with a question, the model's answer (green: right, red: wrong) and the right one.
+
+    Images and, for each, the question are drawn by `seed` without looking at the answers.
+
+    Args:
+        answers: the rows of `evaluate_model` on `data`.
+    """
+    rows_of: dict[int, list[dict[str, Any]]] = {}
+    for row in answers:
+        rows_of.setdefault(row["image_id"], []).append(row)
+    random = np.random.default_rng(seed)
+    image_ids = random.permutation(list(rows_of))[:image_count].tolist()
+    pixels = data.pixels.with_format("numpy", dtype=np.uint8)[image_ids]["pixels"]  # (images, 3, H, W)
+
+    height = -(-len(image_ids) // PICTURE_COLUMNS)
+    figure = Figure(figsize=(3 * PICTURE_COLUMNS, 3.8 * height), layout="constrained")
+    grid = figure.subplots(height, PICTURE_COLUMNS, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, image_id, image in zip(grid, image_ids, pixels, strict=False):
+        row = rows_of[image_id][random.integers(len(rows_of[image_id]))]
+        correct = normalize_answer(row["prediction"]) == normalize_answer(row["answer"])
+        axes.imshow(image.transpose(1, 2, 0))
+        # A dollar sign is text here, not the start of a formula.
+        axes.set_title(textwrap.fill(row["question"], 32), fontsize=9, parse_math=False)
+        verdict = f"{'right' if correct else 'wrong'}: {row['prediction']}\ntruth: {row['answer']}"
+        verdict = "\n".join(textwrap.fill(line, 32) for line in verdict.split("\n"))
+        axes.text(
+            0.5,
+            -0.04,
+            verdict,
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=9,
+            color="green" if correct else "red",
+            parse_math=False,
+        )
+    figure.savefig(path, dpi=100)

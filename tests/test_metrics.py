@@ -1,0 +1,104 @@
+import math
+from pathlib import Path
+
+import evaluate
+import pytest
+from mmjepa.metrics.vqa_answers import vqa_answers
+from mmjepa.metrics.vqa_answers.vqa_answers import (
+    corpus_bleu,
+    normalize_answer,
+    question_kind,
+    score_answers,
+    token_f1,
+)
+
+
+@pytest.mark.parametrize(
+    "answer, normalized",
+    [
+        ("Yes.", "yes"),
+        ("the  Left lobe of an organ", "left lobe of organ"),
+        ("H&E", "he"),
+        ("anthrax theatre a", "anthrax theatre"),
+        ("", ""),
+        ("the", ""),
+    ],
+)
+def test_an_answer_is_compared_without_case_punctuation_articles_and_extra_space(answer, normalized):
+    assert normalize_answer(answer) == normalized
+
+
+@pytest.mark.parametrize(
+    "question, kind",
+    [
+        ("What is present?", "what"),
+        ("where is the tumour?", "where"),
+        ("how is this stained?", "how"),
+        ("how many mitoses?", "how_many"),
+        ("is necrosis seen?", "is_are"),
+        ("Does it invade?", "is_are"),
+        ("why?", "other"),
+        ("", "other"),
+    ],
+)
+def test_the_kind_of_a_question_is_told_by_its_first_words(question, kind):
+    assert question_kind(question) == kind
+
+
+def test_scores_are_split_by_the_right_answer_and_by_the_kind_of_question():
+    scores = score_answers(
+        predictions=["Yes", "no", "liver", "a kidney", "two"],
+        references=["yes", "yes", "the liver", "lung", "3"],
+        questions=["is it?", "is that?", "what is it?", "where?", "how many?"],
+    )
+    assert scores["accuracy"] == 2 / 5
+    assert scores["yes_no_accuracy"] == 1 / 2
+    assert scores["open_accuracy"] == 1 / 3
+    assert (scores["accuracy_is_are"], scores["count_is_are"]) == (1 / 2, 2)
+    assert (scores["accuracy_what"], scores["count_what"]) == (1.0, 1)
+    assert (scores["accuracy_how_many"], scores["count_how_many"]) == (0.0, 1)
+
+
+def test_a_group_without_questions_has_no_score():
+    scores = score_answers(["yes"], ["yes"], ["is it?"])
+    assert "open_accuracy" not in scores and "accuracy_what" not in scores
+    assert score_answers([], [], []) == {}
+
+
+def test_token_f1_equals_a_count_by_hand():
+    # 2 of 3 predicted tokens are right and 2 of 4 right tokens are found: 2 * (2/3) * (2/4) / (2/3 + 2/4).
+    assert token_f1("lobe left lobe".split(), "left lobe of liver".split()) == pytest.approx(4 / 7)
+    assert token_f1([], []) == 1.0
+    assert token_f1(["liver"], []) == 0.0
+
+
+def test_bleu_clips_repeated_tokens_as_in_papineni_2002():
+    # Example 2 there: "the" is found seven times and counts twice.
+    prediction = "the the the the the the the".split()
+    assert corpus_bleu([prediction], ["the cat is on the mat".split()], 1) == pytest.approx(2 / 7)
+
+
+def test_bleu_of_two_rows_equals_a_count_by_hand():
+    predictions = ["left lobe of liver".split(), "kidney".split()]
+    references = ["left lobe of lung tissue".split(), "kidney".split()]
+    # Unigrams 3 + 1 of 4 + 1, bigrams 2 + 0 of 3 + 0, trigrams 1 of 2, no 4-gram; 5 predicted tokens for 6.
+    brevity = math.exp(1 - 6 / 5)
+    assert corpus_bleu(predictions, references, 1) == pytest.approx(brevity * 4 / 5)
+    assert corpus_bleu(predictions, references, 2) == pytest.approx(brevity * math.sqrt(4 / 5 * 2 / 3))
+    assert corpus_bleu(predictions, references, 3) == pytest.approx(brevity * (4 / 5 * 2 / 3 * 1 / 2) ** (1 / 3))
+    assert corpus_bleu(predictions, references, 4) == 0.0
+
+
+def test_bleu_gives_no_reward_for_length():
+    assert corpus_bleu([["liver", "lobe", "left"]], [["liver"]], 1) == pytest.approx(1 / 3)
+
+
+def test_the_metric_loads_by_its_path_and_gives_the_same_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
+    metric = evaluate.load(str(Path(vqa_answers.__file__).parent), keep_in_memory=True, cache_dir=str(tmp_path))
+    columns = {
+        "predictions": ["Yes.", "liver", "two"],
+        "references": ["yes", "the left lobe of the liver", "2"],
+        "questions": ["is necrosis seen?", "where is the tumour?", "how many cells?"],
+    }
+    assert metric.compute(**columns) == score_answers(**columns)

@@ -1,0 +1,417 @@
+"""The model against by-hand computations, stock classes and itself in another form."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import BartForConditionalGeneration, BartModel, Dinov2Model
+
+from mmjepa.configuration_mmjepa import MMJepaConfig
+from mmjepa.modeling_mmjepa import (
+    AlignmentLoss,
+    MMJepaForConditionalGeneration,
+    PatchesPrefix,
+    masked_mean,
+    sincos_positions,
+)
+
+PREFIXES = ("patches", "pooled")
+
+
+@pytest.fixture(params=PREFIXES)
+def model(request, make_model):
+    return make_model(visual_prefix=request.param)
+
+
+def left_padded(batch):
+    """The same questions with their padding in front."""
+    lengths = batch["attention_mask"].sum(dim=1)
+    rolled = {name: batch[name].clone() for name in ("input_ids", "attention_mask")}
+    for row, length in enumerate(lengths.tolist()):
+        shift = batch["input_ids"].shape[1] - length
+        for name in rolled:
+            rolled[name][row] = batch[name][row].roll(shift)
+    return {**batch, **rolled}
+
+
+def without_labels(batch):
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+@pytest.mark.parametrize("image_pooling", ["cls", "mean"])
+def test_loss_equals_a_computation_by_hand(make_model, batch, image_pooling):
+    model = make_model(visual_prefix="pooled", image_pooling=image_pooling, lambda_align=0.3, lambda_ce=0.7)
+    output = model(**batch)
+
+    encoder = model.encoder
+    states = encoder.image_encoder(batch["pixel_values"]).last_hidden_state
+    pooled = states[:, 0] if image_pooling == "cls" else states[:, 1:].mean(1)
+    z = pooled / pooled.norm(dim=-1, keepdim=True)
+    p = z @ encoder.image_projector.weight.T + encoder.image_projector.bias
+    prefix = encoder.visual_prefix
+    hidden = F.gelu(p @ prefix.fc1.weight.T + prefix.fc1.bias)
+    tokens = (hidden @ prefix.fc2.weight.T + prefix.fc2.bias).reshape(len(p), model.config.num_image_tokens, -1)
+    tokens = encoder.prefix_norm(tokens)
+
+    align, answer_log_probs = [], []
+    for row, image in enumerate(batch["image_index"].tolist()):
+        length = int(batch["attention_mask"][row].sum())
+        question = encoder.teacher(batch["input_ids"][row : row + 1, :length]).last_hidden_state
+        t = question[0].mean(0)
+        align.append(1 - F.cosine_similarity(p[image], t, dim=0))
+        read = torch.cat([tokens[image], question[0]]).unsqueeze(0)
+        answer = batch["labels"][row][batch["labels"][row] != -100]
+        shifted = torch.cat([torch.tensor([model.config.text_config.decoder_start_token_id]), answer[:-1]])
+        scores = model.decoder(shifted[None], encoder_hidden_states=read).last_hidden_state @ model.lm_head.weight.T
+        answer_log_probs += scores[0].log_softmax(-1)[range(len(answer)), answer].tolist()
+    align = torch.stack(align).mean()
+    answers = -torch.tensor(answer_log_probs).mean()
+
+    torch.testing.assert_close(output.loss_align, align, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.loss_ce, answers, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.loss, 0.3 * align + 0.7 * answers, atol=1e-5, rtol=0)
+
+
+def test_teacher_is_bitwise_unchanged_by_training_and_never_drops_out(model, batch):
+    before = copy.deepcopy(model.encoder.teacher.state_dict())
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not any(module.training for module in model.encoder.teacher.modules())
+    assert model.decoder.training and model.encoder.image_encoder.training
+    for name, value in model.encoder.teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    targets = [model.encode_texts(batch["input_ids"], batch["attention_mask"]) for _ in range(2)]
+    assert torch.equal(*targets)
+
+
+def test_teacher_stays_frozen_after_loading_and_resizing(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = MMJepaForConditionalGeneration.from_pretrained(tmp_path)
+    loaded.resize_token_embeddings(model.config.text_config.vocab_size + 3)
+    assert not any(parameter.requires_grad for parameter in loaded.encoder.teacher.parameters())
+    assert loaded.decoder.embed_tokens.weight.requires_grad
+
+
+def test_every_other_parameter_gets_a_gradient(model, batch):
+    model.train()(**batch).loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_questions_about_one_image_equal_questions_about_its_copies(model, batch):
+    shared = model(**batch)
+    copies = {**batch, "pixel_values": batch["pixel_values"][batch["image_index"]], "image_index": None}
+    repeated = model(**copies)
+    torch.testing.assert_close(shared.logits, repeated.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shared.loss, repeated.loss, atol=1e-5, rtol=0)
+
+
+def test_left_and_right_padding_and_none_at_all_give_the_same(model, batch):
+    right = model(**batch).logits
+    left = model(**left_padded(batch)).logits
+    torch.testing.assert_close(left, right, atol=1e-5, rtol=0)
+    for row in range(len(right)):
+        length = int(batch["attention_mask"][row].sum())
+        alone = model(
+            input_ids=batch["input_ids"][row : row + 1, :length],
+            pixel_values=batch["pixel_values"][batch["image_index"][row]][None],
+            labels=batch["labels"][row : row + 1],
+        ).logits
+        torch.testing.assert_close(alone[0], right[row], atol=1e-5, rtol=0)
+
+
+def test_padding_tokens_are_padding_where_no_mask_is_given(model, batch):
+    masked = model(**batch).logits
+    unmasked = model(**{**batch, "attention_mask": None}).logits
+    torch.testing.assert_close(unmasked, masked, atol=1e-6, rtol=0)
+
+
+def test_greedy_generate_equals_teacher_forced_argmax_step_by_step(model, batch):
+    inputs = without_labels(batch)
+    model.generation_config.forced_eos_token_id = None
+    generated = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    logits = model(**inputs, decoder_input_ids=generated[:, :-1]).logits
+    finished = torch.zeros(len(generated), dtype=torch.bool)
+    for step in range(generated.shape[1] - 1):
+        assert torch.equal(generated[~finished, step + 1], logits[~finished, step].argmax(-1))
+        finished |= generated[:, step + 1] == model.config.text_config.eos_token_id
+
+
+def test_generate_gives_padded_and_unpadded_rows_the_same_answers(model, batch):
+    inputs = without_labels(batch)
+    together = model.generate(**inputs, max_new_tokens=5)
+    assert torch.equal(model.generate(**left_padded(inputs), max_new_tokens=5), together)
+    for row in range(len(together)):
+        length = int(inputs["attention_mask"][row].sum())
+        alone = model.generate(
+            input_ids=inputs["input_ids"][row : row + 1, :length],
+            pixel_values=inputs["pixel_values"][inputs["image_index"][row]][None],
+            max_new_tokens=5,
+        )
+        assert torch.equal(alone[0], together[row, : alone.shape[1]])
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_images_encoded_once_answer_like_pixels(model, batch, num_beams):
+    inputs = without_labels(batch)
+    settings = {"max_new_tokens": 5, "num_beams": num_beams, "num_return_sequences": num_beams}
+    from_pixels = model.generate(**inputs, **settings)
+    image_states = model.encode_images(inputs.pop("pixel_values"))
+    from_states = model.generate(**inputs, image_states=image_states, **settings)
+    assert torch.equal(from_pixels, from_states)
+    copies = {**inputs, "pixel_values": batch["pixel_values"][batch["image_index"]], "image_index": None}
+    assert torch.equal(model.generate(**copies, **settings), from_pixels)
+
+
+def test_generate_takes_encoder_outputs_in_the_place_of_images_and_questions(model, batch):
+    inputs = without_labels(batch)
+    with torch.no_grad():
+        encoder_outputs = model.encoder(**inputs)
+    assert torch.equal(
+        model.generate(encoder_outputs=encoder_outputs, max_new_tokens=5), model.generate(**inputs, max_new_tokens=5)
+    )
+
+
+def test_answers_depend_on_the_image(model, batch):
+    other = {**batch, "pixel_values": batch["pixel_values"].flip(0)}
+    assert not torch.allclose(model(**batch).logits, model(**other).logits, atol=1e-3)
+
+
+def test_saved_and_loaded_model_gives_the_same_logits(model, batch, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = MMJepaForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    assert loaded.lm_head.weight is loaded.decoder.embed_tokens.weight
+    assert loaded.encoder.teacher.embed_tokens.weight is not loaded.decoder.embed_tokens.weight
+
+
+def test_return_loss_without_labels_is_the_alignment_term_alone(model, batch):
+    full = model(**batch)
+    alone = model(**without_labels(batch), return_loss=True)
+    assert alone.logits is None and alone.loss_ce is None
+    torch.testing.assert_close(alone.loss, model.config.lambda_align * full.loss_align)
+
+
+def test_alignment_text_other_than_the_question_is_what_is_aligned_to(model, batch):
+    other = batch["input_ids"].flip(0)
+    output = model(**batch, align_input_ids=other, align_attention_mask=batch["attention_mask"].flip(0))
+    expected = model(**batch)
+    torch.testing.assert_close(output.text_embeds, expected.text_embeds.flip(0))
+    torch.testing.assert_close(output.loss_ce, expected.loss_ce)
+    assert not torch.isclose(output.loss_align, expected.loss_align)
+
+
+def test_infonce_does_not_count_equal_texts_or_the_images_own_texts_as_wrong(make_config):
+    loss = AlignmentLoss(make_config(alignment_loss="infonce"))
+    torch.nn.init.constant_(loss.log_scale, 0.0)
+    images = F.normalize(torch.randn(3, 64), dim=-1)
+    texts = F.normalize(torch.randn(4, 64), dim=-1)
+    texts[3] = texts[0]  # rows 0 and 3: the same text about images 0 and 2
+    image_index = torch.tensor([0, 0, 1, 2])
+    losses = loss(images, texts, image_index)
+    scores = (images[image_index] @ texts.T).exp()
+    # Wrong texts of each row: row 0 only text 2; row 1 texts 2 and 3; row 2 all others; row 3 texts 1 and 2.
+    wrong = [[2], [2, 3], [0, 1, 3], [1, 2]]
+    for row, columns in enumerate(wrong):
+        expected = -(scores[row, row] / (scores[row, row] + scores[row, columns].sum())).log()
+        torch.testing.assert_close(losses[row], expected, atol=1e-5, rtol=0)
+
+
+def test_sigmoid_loss_equals_a_computation_by_hand(make_config):
+    loss = AlignmentLoss(make_config(alignment_loss="sigmoid"))
+    torch.nn.init.constant_(loss.log_scale, 0.5)
+    torch.nn.init.constant_(loss.bias, -1.0)
+    images, texts = (F.normalize(torch.randn(2, 64), dim=-1) for _ in range(2))
+    losses = loss(images, texts, torch.arange(2))
+    scores = images @ texts.T * torch.tensor(0.5).exp() - 1
+    expected = [-(scores[i, i].sigmoid().log() + (1 - scores[i, 1 - i].sigmoid()).log()) for i in range(2)]
+    torch.testing.assert_close(losses, torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_alignment_targets_are_centered_or_layer_normalised(make_config):
+    pooled = torch.randn(5, 64)
+    centered = AlignmentLoss(make_config(alignment_target="centered"))
+    centered.text_mean = pooled.mean(0)
+    expected = F.normalize(pooled - pooled.mean(0), dim=-1)
+    torch.testing.assert_close(centered.text_targets(pooled), expected)
+    normed = AlignmentLoss(make_config(alignment_target="layer_norm")).text_targets(pooled)
+    shifted = pooled - pooled.mean(-1, keepdim=True)
+    torch.testing.assert_close(normed, F.normalize(shifted, dim=-1), atol=1e-4, rtol=0)
+
+
+def test_masked_mean_ignores_padding_and_gives_zeros_for_an_empty_row():
+    states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]])
+    mean = masked_mean(states, mask)
+    torch.testing.assert_close(mean[0], states[0, :2].mean(0))
+    assert torch.equal(mean[1], torch.zeros(4))
+
+
+def test_bfloat16_sums_keep_their_digits():
+    states = torch.full((1, 1000, 1), 1.01, dtype=torch.bfloat16)
+    mean = masked_mean(states, torch.ones(1, 1000))
+    assert mean.dtype == torch.bfloat16 and mean.item() == states[0, 0, 0].item()
+
+
+def test_a_place_has_the_same_code_at_every_image_size():
+    small, large = sincos_positions(3, 3, 16), sincos_positions(9, 9, 16)
+    torch.testing.assert_close(small[4], large[40])  # the centre
+    torch.testing.assert_close(small[0], large[10])  # the centre of the upper left ninth
+
+
+def test_each_visual_token_starts_reading_its_own_place(make_config):
+    config = make_config(num_image_tokens=4)
+    prefix = MMJepaForConditionalGeneration(config).encoder.visual_prefix
+    assert isinstance(prefix, PatchesPrefix)
+    torch.nn.init.zeros_(prefix.k_proj.weight)
+    patches = torch.zeros(16, 16, config.vision_config.hidden_size)
+    patches[range(16), range(16), :8] = 5.0  # image i has its one bright patch at patch i of a 4 x 4 grid
+    blank = prefix(None, torch.zeros_like(patches), (4, 4))
+    change = (prefix(None, patches, (4, 4)) - blank).norm(dim=-1)  # (16 images, 4 tokens)
+    corners = change[[0, 3, 12, 15]]
+    assert torch.equal(corners.argmax(dim=1), torch.arange(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_give_nearly_the_same_loss(model, batch, dtype):
+    expected = model(**batch).loss
+    half = copy.deepcopy(model).to(dtype)
+    output = half(**{**batch, "pixel_values": batch["pixel_values"].to(dtype)})
+    assert output.logits.dtype == dtype
+    torch.testing.assert_close(output.loss.float(), expected, atol=0.05, rtol=0.02)
+
+
+def test_eager_and_sdpa_attention_agree(model, batch):
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    assert eager.decoder.config._attn_implementation == "eager"
+    torch.testing.assert_close(eager(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model, batch):
+    checkpointed = copy.deepcopy(model).train()
+    checkpointed.gradient_checkpointing_enable()
+    plain = model.train()
+    for module in (*plain.modules(), *checkpointed.modules()):
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    plain(**batch).loss.backward()
+    checkpointed(**batch).loss.backward()
+    for (name, parameter), other in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        if parameter.requires_grad:
+            torch.testing.assert_close(other.grad, parameter.grad, msg=name)
+
+
+def test_cross_attentions_and_hidden_states_of_all_towers_come_out(make_model, batch):
+    model = make_model(attn_implementation="eager")
+    output = model(**batch, output_attentions=True, output_hidden_states=True)
+    config, (rows, answer) = model.config, batch["labels"].shape
+    read = config.num_image_tokens + batch["input_ids"].shape[1]
+    assert output.cross_attentions[0].shape == (rows, config.text_config.decoder_attention_heads, answer, read)
+    assert len(output.decoder_hidden_states) == config.text_config.decoder_layers + 1
+    assert len(output.encoder_hidden_states) == config.text_config.encoder_layers + 1
+    assert len(output.image_hidden_states) == config.vision_config.num_hidden_layers + 1
+    assert len(output.image_attentions) == config.vision_config.num_hidden_layers
+
+
+def test_built_from_checkpoints_each_half_equals_its_stock_class(checkpoints, batch):
+    model = MMJepaForConditionalGeneration.from_vision_text_pretrained(
+        checkpoints["vision"], checkpoints["text"], visual_prefix="pooled", num_image_tokens=3
+    ).eval()
+    dinov2 = Dinov2Model.from_pretrained(checkpoints["vision"]).eval()
+    bart = BartForConditionalGeneration.from_pretrained(checkpoints["text"]).eval()
+    pixels, ids, mask = (batch[name] for name in ("pixel_values", "input_ids", "attention_mask"))
+    torch.testing.assert_close(
+        model.encoder.image_encoder(pixels).last_hidden_state, dinov2(pixels).last_hidden_state
+    )
+    encoded = bart.get_encoder()(ids, attention_mask=mask).last_hidden_state
+    read = model.encoder(**without_labels(batch)).last_hidden_state
+    torch.testing.assert_close(read[:, 3:][mask.bool()], encoded[mask.bool()])
+    answers = bart(encoder_outputs=(read,), decoder_input_ids=ids).logits
+    ours = model(encoder_outputs=model.encoder(**without_labels({**batch, "attention_mask": torch.ones_like(ids)})))
+    assert ours.logits is None
+    full_mask = {**without_labels(batch), "attention_mask": torch.ones_like(ids)}
+    encoder_outputs = model.encoder(**full_mask)
+    answers = bart(encoder_outputs=(encoder_outputs.last_hidden_state,), decoder_input_ids=ids).logits
+    torch.testing.assert_close(model(encoder_outputs=encoder_outputs, decoder_input_ids=ids).logits, answers)
+    assert model.generation_config.forced_bos_token_id == 0
+    assert model.generation_config.forced_eos_token_id == 2
+    assert model.generation_config.decoder_start_token_id == 2
+
+
+def test_resizing_reaches_teacher_and_decoder_and_keeps_them_apart(make_model, batch):
+    model = make_model()
+    old = model(**batch).logits
+    size = model.config.text_config.vocab_size + 5
+    model.resize_token_embeddings(size)
+    assert model.encoder.teacher.embed_tokens.num_embeddings == size
+    assert model.decoder.embed_tokens.num_embeddings == model.lm_head.out_features == size
+    assert model.lm_head.weight is model.decoder.embed_tokens.weight
+    assert model.encoder.teacher.embed_tokens.weight is not model.decoder.embed_tokens.weight
+    torch.testing.assert_close(model(**batch).logits[..., :-5], old)
+
+
+def test_teacher_bart_of_the_same_checkpoint_is_a_separate_tensor(checkpoints):
+    model = MMJepaForConditionalGeneration.from_vision_text_pretrained(checkpoints["vision"], checkpoints["text"])
+    teacher, decoder = model.encoder.teacher.embed_tokens.weight, model.decoder.embed_tokens.weight
+    assert torch.equal(teacher, decoder) and teacher.data_ptr() != decoder.data_ptr()
+    assert torch.equal(teacher, BartModel.from_pretrained(checkpoints["text"]).shared.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": None}, "neither of pixel_values and image_states"),
+        ({"image_index": None}, "2 images for 4 questions"),
+        ({"image_index": torch.tensor([0, 1, 2, 0])}, "runs from 0 to 2, but there are 2 images"),
+        ({"image_index": torch.tensor([0, 1])}, r"shape \(2,\) for 4 questions"),
+        ({"input_ids": None}, "neither input_ids nor encoder_outputs"),
+    ],
+)
+def test_a_bad_call_says_what_to_do(make_model, batch, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_model()(**{**batch, **change})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("visual_prefix", "cls"),
+        ("image_pooling", "max"),
+        ("alignment_loss", "mse"),
+        ("alignment_target", "raw"),
+        ("num_image_tokens", 0),
+        ("num_image_tokens", 2.5),
+        ("lambda_align", -0.1),
+        ("lambda_ce", float("nan")),
+        ("initializer_range", 0),
+        ("vision_config", {"model_type": "vit"}),
+        ("text_config", {"model_type": "t5"}),
+    ],
+)
+def test_config_errors_name_the_field(field, value):
+    with pytest.raises(ValueError, match=field):
+        MMJepaConfig(**{field: value})
+
+
+def test_projection_can_only_be_switched_off_between_equal_widths(make_config, make_model, batch):
+    with pytest.raises(ValueError, match="project_image"):
+        make_config(project_image=False)
+    config = make_config()
+    equal = {**config.vision_config.to_dict(), "hidden_size": config.text_config.d_model}
+    model = MMJepaForConditionalGeneration(make_config(project_image=False, vision_config=equal)).eval()
+    states = model.encoder.image_encoder(batch["pixel_values"]).last_hidden_state
+    torch.testing.assert_close(model(**batch).image_embeds, F.normalize(states[:, 0], dim=-1))
+
+
+def test_config_round_trips_with_its_parts_as_dicts_or_objects(make_config, tmp_path):
+    config = make_config(visual_prefix="pooled", num_image_tokens=5)
+    config.save_pretrained(tmp_path)
+    loaded = MMJepaConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.text_config.d_model == config.text_config.d_model

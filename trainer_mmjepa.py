@@ -1,0 +1,221 @@
+"""The Trainer of this model: two learning rates, an alignment-only warm-up, batches of whole images."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.hf_argparser import HfArg
+from transformers.integrations import TensorBoardCallback
+
+from .data_pathvqa import ImageGroupedSampler, normalize_pixels
+
+PRECISIONS = ("bf16", "fp16", "32")
+
+
+@dataclass
+class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
+    """transformers' training arguments with this project's defaults, second names, and the few it adds."""
+
+    output_dir: str = HfArg(default="./checkpoints", aliases=["--ckpt_dir"], help="Where checkpoints are written.")
+    log_dir: str = HfArg(default="./logs", help="TensorBoard logs are written to its folder mmjepa_joint.")
+    export_dir: str | None = HfArg(default=None, help="Where the trained parts are written, each for its stock class.")
+    per_device_train_batch_size: int = HfArg(default=16, aliases=["--batch_size"], help="Questions a training step.")
+    per_device_eval_batch_size: int = HfArg(default=64, help="Questions a step of evaluation.")
+    dataloader_num_workers: int = HfArg(default=4, aliases=["--num_workers"], help="Processes that load data.")
+    num_train_epochs: float = HfArg(default=3, aliases=["--max_epochs"], help="Times every question is seen.")
+    lr_img: float = HfArg(
+        default=3e-4, help="Peak learning rate of the image encoder, projector, visual prefix and alignment loss."
+    )
+    learning_rate: float = HfArg(default=3e-5, aliases=["--lr_dec"], help="Peak learning rate of the text decoder.")
+    use_cosine_schedule: bool = HfArg(default=False, help="Decay by a cosine instead of --lr_scheduler_type.")
+    warmup_steps: float = HfArg(
+        default=0.06, aliases=["--warmup_ratio"], help="Learning-rate warm-up: below 1 a share of all steps, else steps."
+    )
+    gradient_accumulation_steps: int = HfArg(
+        default=1, aliases=["--accumulate_grad_batches"], help="Batches added up before a step."
+    )
+    max_grad_norm: float = HfArg(default=1.0, aliases=["--gradient_clip_val"], help="Norm gradients are cut to.")
+    precision: str | None = HfArg(
+        default=None, help="bf16, fp16 or 32 (float32); left out: bf16 on a GPU that has it, else float32."
+    )
+    align_warmup_epochs: float = HfArg(default=1.0, help="Epochs of the alignment loss alone, at the start.")
+    questions_per_image: int = HfArg(
+        default=8, help="At most so many questions of an image in a row of the training order; 1 shuffles questions."
+    )
+    fast_dev_run: bool = HfArg(default=False, help="Two training steps and little data: does everything run?")
+    remove_unused_columns: bool = HfArg(default=False, help="The collator reads the text columns.")
+    eval_strategy: str = HfArg(default="epoch", help="When to evaluate.")
+    save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint.")
+    save_total_limit: int | None = HfArg(default=2, help="The best and the last checkpoint.")
+    load_best_model_at_end: bool = HfArg(default=True, help="Whether the best checkpoint is what is saved at the end.")
+    metric_for_best_model: str | None = HfArg(default="accuracy", help="What the best checkpoint is best at.")
+    greater_is_better: bool | None = HfArg(default=True, help="Whether more of that metric is better.")
+    logging_steps: float = HfArg(default=20, help="Steps between two lines of the log.")
+    report_to: list[str] | str | None = field(default="tensorboard", metadata={"help": "Where logs go."})
+
+    def __post_init__(self):
+        if self.use_cosine_schedule:
+            self.lr_scheduler_type = "cosine"
+        if self.precision is None and not (self.bf16 or self.fp16):
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.use_cpu
+        elif self.precision is not None:
+            if self.precision not in PRECISIONS:
+                raise ValueError(f"precision is {self.precision!r}: allowed are {', '.join(PRECISIONS)}.")
+            self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
+        for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
+            if not getattr(self, name) >= low:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
+        if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
+            # During the warm-up the decoder takes no part in the loss, which DDP refuses unless told.
+            self.ddp_find_unused_parameters = True
+        if self.fast_dev_run:
+            self.max_steps = 2
+        super().__post_init__()
+
+
+class MMJepaTensorBoardCallback(TensorBoardCallback):
+    """Writes the losses under their own names, `train_align` and `val_ce`, where the library groups all by prefix."""
+
+    NAMES = {"eval_align": "val_align", "eval_ce": "val_ce"}
+
+    def __init__(self, log_dir: str):
+        super().__init__()
+        self.logging_dir = os.path.join(log_dir, "mmjepa_joint")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        if self.tb_writer is None:
+            self._init_summary_writer(args)
+        for name, value in logs.items():
+            if isinstance(value, (int, float)):
+                self.tb_writer.add_scalar(self.NAMES.get(name, name), value, state.global_step)
+        self.tb_writer.flush()
+
+
+class MMJepaTrainer(Seq2SeqTrainer):
+    """Seq2SeqTrainer for [`MMJepaForConditionalGeneration`].
+
+    Args:
+        compute_answer_metrics: called with the model after every evaluation's losses; gives numbers, by names without
+            prefix, that are added to the evaluation's. It answers by `generate`, so that every image is encoded once.
+        kwargs: as for `Seq2SeqTrainer`; `processing_class` is a [`MMJepaProcessor`].
+    """
+
+    args: MMJepaTrainingArguments
+
+    def __init__(self, *args, compute_answer_metrics: Callable[[Any], dict[str, float]] | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.compute_answer_metrics = compute_answer_metrics
+        self.loss_sums: dict[str, Any] = defaultdict(float)
+        self.num_rows_in_batch = None
+        if self.pop_callback(TensorBoardCallback) is not None:
+            self.add_callback(MMJepaTensorBoardCallback(self.args.log_dir))
+
+    @property
+    def in_align_warmup(self) -> bool:
+        """Whether the next step trains the alignment alone. By progress, so that it holds after a resume."""
+        return (self.state.epoch or 0) < self.args.align_warmup_epochs
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return ImageGroupedSampler(
+            dataset["image_id"],
+            batch_size=self._train_batch_size,
+            questions_per_image=self.args.questions_per_image,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        if inputs["pixel_values"].dtype == torch.uint8:
+            pixels = normalize_pixels(inputs["pixel_values"], self.processing_class.image_processor)
+            inputs = {**inputs, "pixel_values": pixels}
+        return inputs
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Counts, beside the answer tokens, the rows of the whole step, by which the alignment loss is normalised."""
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        num_rows = torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device)
+        if self.args.world_size > 1 and self.args.average_tokens_across_devices:
+            num_rows = self.accelerator.gather(num_rows).sum()
+        self.num_rows_in_batch = num_rows
+        return batches, num_items_in_batch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        rows, tokens = len(inputs["input_ids"]), (inputs["labels"] != -100).sum()
+        if num_items_in_batch is not None:
+            inputs = {**inputs, "num_rows_in_batch": self.num_rows_in_batch}
+        if model.training and self.in_align_warmup:
+            inputs = {**inputs, "labels": None, "return_loss": True}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+
+        # Sums over rows and tokens, whatever the loss was normalised by.
+        self.loss_sums["align"] += outputs.loss_align.detach() * inputs.get("num_rows_in_batch", rows)
+        self.loss_sums["rows"] += rows
+        if outputs.loss_ce is not None:
+            self.loss_sums["ce"] += outputs.loss_ce.detach() * (
+                tokens if num_items_in_batch is None else num_items_in_batch
+            )
+            self.loss_sums["tokens"] += tokens
+        return (loss, outputs) if return_outputs else loss
+
+    def _mean_losses(self) -> dict[str, float]:
+        """The means since the last call, over all processes: alignment by row and, where there was any, answer by token."""
+        sums = {name: torch.as_tensor(value, device=self.args.device) for name, value in self.loss_sums.items()}
+        self.loss_sums.clear()
+        names = ("align", "rows", "ce", "tokens")
+        totals = torch.stack([sums.get(name, torch.zeros((), device=self.args.device)).double() for name in names])
+        totals = dict(zip(names, self.accelerator.reduce(totals, "sum").tolist(), strict=True))
+        means = {"align": totals["align"] / totals["rows"]} if totals["rows"] else {}
+        return means | ({"ce": totals["ce"] / totals["tokens"]} if totals["tokens"] else {})
+
+    def log(self, logs, start_time=None):
+        if "grad_norm" in logs:  # a training line, not an evaluation's or the last summary
+            rows = float(self.loss_sums["rows"]) * self.args.world_size
+            logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
+            learning_rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+            logs |= {f"lr_{name}": rate for name, rate in learning_rates.items()}
+            logs["samples_per_second"] = rows / self._seconds_since_last_log()
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        training_sums, self.loss_sums = self.loss_sums, defaultdict(float)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics = self._mean_losses()
+        self.loss_sums = training_sums
+        if self.compute_answer_metrics is not None:
+            metrics |= self.compute_answer_metrics(self.model)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def create_optimizer(self, model=None):
+        """Two learning rates, each with and without weight decay; the frozen teacher is in no group."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        with_decay = set(self.get_decay_parameter_names(model))
+        groups = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                half = "dec" if {"decoder", "lm_head"} & set(name.split(".")) else "img"
+                groups[half, name in with_decay].append(parameter)
+        rates = {"img": self.args.lr_img, "dec": self.args.learning_rate}
+        self.optimizer = optimizer_class(
+            [
+                {
+                    "params": parameters,
+                    "name": half,
+                    "lr": rates[half],
+                    "weight_decay": self.args.weight_decay if decays else 0.0,
+                }
+                for (half, decays), parameters in groups.items()
+            ],
+            **optimizer_kwargs,
+        )
+        return self.optimizer
