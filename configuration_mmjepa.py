@@ -58,11 +58,12 @@ class MMJepaConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
+        # The library would read another model's dict as if it were one of ours.
+        self._check_sub_config("vision_config", Dinov2Config)
+        self._check_sub_config("text_config", BartConfig)
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict.fromkeys(AUTO_MODEL_CLASSES, "modeling_mmjepa.MMJepaForConditionalGeneration")
-        self._check_sub_config("vision_config", Dinov2Config)
-        self._check_sub_config("text_config", BartConfig)
         self._check_choice("visual_prefix", VISUAL_PREFIXES)
         self._check_choice("image_pooling", IMAGE_POOLINGS)
         self._check_choice("alignment_loss", ALIGNMENT_LOSSES)
@@ -81,10 +82,13 @@ class MMJepaConfig(PreTrainedConfig):
             )
 
     def _check_sub_config(self, name: str, config_class: type):
-        if not isinstance(getattr(self, name), config_class):
-            raise ValueError(
-                f"{name} is a {type(getattr(self, name)).__name__}: give a {config_class.__name__} or its dict."
-            )
+        config = getattr(self, name)
+        if isinstance(config, dict):
+            model_type = config.get("model_type", config_class.model_type)
+        else:
+            model_type = config_class.model_type if config is None else config.model_type
+        if model_type != config_class.model_type:
+            raise ValueError(f"{name} is of model type {model_type!r}: give a {config_class.__name__} or its dict.")
 
     def _check_choice(self, name: str, allowed: tuple[str, ...]):
         if getattr(self, name) not in allowed:

@@ -11,7 +11,7 @@ question.
 import argparse
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,7 +103,7 @@ class SlideFacts:
         return {finding: seen[finding] for finding in FINDINGS}
 
 
-def _pick(rng: np.random.Generator, options) -> str:
+def _pick(rng: np.random.Generator, options: Iterable[str]) -> str:
     options = list(options)
     return options[rng.integers(len(options))]
 
@@ -234,7 +234,7 @@ def draw_slide(rng: np.random.Generator, image_size: int = 96) -> tuple[PILImage
 # --- asking ------------------------------------------------------------------------------------------------------
 
 
-def _true_or_other(rng: np.random.Generator, true, others) -> tuple[str, str]:
+def _true_or_other(rng: np.random.Generator, true: Iterable[str], others: Iterable[str]) -> tuple[str, str]:
     """Something that is so and "yes", or something that isn't and "no", each half of the time."""
     return (_pick(rng, true), "yes") if rng.integers(2) else (_pick(rng, others), "no")
 
@@ -251,9 +251,9 @@ def _subject_and_answer(rng: np.random.Generator, facts: SlideFacts, kind: str) 
         return {}, getattr(facts, kind)
     if kind in ("is_stain", "is_nuclei", "is_density"):
         aspect = kind.removeprefix("is_")
-        options = {"stain": STAINS, "nuclei": NUCLEI, "density": DENSITIES}[aspect]
+        options: dict[str, Iterable[str]] = {"stain": STAINS, "nuclei": NUCLEI, "density": DENSITIES}
         true = getattr(facts, aspect)
-        named, answer = _true_or_other(rng, [true], [option for option in options if option != true])
+        named, answer = _true_or_other(rng, [true], [option for option in options[aspect] if option != true])
         return {aspect: named}, answer
     if kind == "contents":
         finding = _pick(rng, present)

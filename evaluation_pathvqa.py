@@ -51,39 +51,68 @@ def evaluate_model(
         `alignment_metrics`. Rows have question, answer (the right one), prediction, shuffled, blank and image_id.
         With torch.distributed every process gets them all.
     """
-    questions, truths, image_ids = (list(data.questions[name]) for name in ("question", "answer", "image_id"))
+    image_ids = list(data.questions["image_id"])
     other_ids = other_images(image_ids, seed)
     image_states = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
+    rows = answer_with_controls(model, processor, data, image_states, other_ids, batch_size, **generate_kwargs)
+    metrics = score_with_controls(rows, train_questions)
+    correct, correct_shuffled = are_correct(rows, "prediction"), are_correct(rows, "shuffled")
+    metrics |= image_gain(correct, correct_shuffled, image_ids, seed)
 
-    def answer(questions: list[str], image_states: MMJepaImageStates, image_ids: list[int]) -> list[str]:
+    texts = [alignment_text(row) for row in data.questions]
+    distinct = sorted(set(texts))
+    text_ids = [bisect_left(distinct, text) for text in texts]
+    text_embeds = encode_all_texts(model, processor, distinct, batch_size)
+    metrics |= alignment_metrics(image_states.image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    return metrics, rows
+
+
+def answer_with_controls(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    data: VqaData,
+    image_states: MMJepaImageStates,
+    other_ids: Sequence[int],
+    batch_size: int,
+    **generate_kwargs,
+) -> list[dict[str, Any]]:
+    """The rows that `evaluate_model` returns: each question answered about its image, another image and a blank one.
+
+    Args:
+        image_states: of all images of `data`.
+        other_ids: the other image of each row.
+    """
+
+    def answer(questions: list[str], image_states: MMJepaImageStates, image_ids: Sequence[int]) -> list[str]:
         return answer_questions(model, processor, questions, image_states, image_ids, batch_size, **generate_kwargs)
 
+    questions, truths, image_ids = (list(data.questions[name]) for name in ("question", "answer", "image_id"))
     predictions = answer(questions, image_states, image_ids)
     shuffled = answer(questions, image_states, other_ids)
     # Without an image equal questions have equal answers.
     distinct = sorted(set(questions))
     blank_states = encode_blank_image(model, processor.image_processor, data.pixels)
     blank_answers = dict(zip(distinct, answer(distinct, blank_states, [0] * len(distinct)), strict=True))
+    blank = [blank_answers[question] for question in questions]
+    names = ("question", "answer", "prediction", "shuffled", "blank", "image_id")
+    columns = (questions, truths, predictions, shuffled, blank, image_ids)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def score_with_controls(rows: list[dict[str, Any]], train_questions: Dataset) -> dict[str, float]:
+    """Scores of the rows' answers and, in the three numbers of the table, of the four controls."""
+    questions, truths = [row["question"] for row in rows], [row["answer"] for row in rows]
     controls = {
-        "shuffled_images": shuffled,
-        "blank_images": [blank_answers[question] for question in questions],
+        "shuffled_images": [row["shuffled"] for row in rows],
+        "blank_images": [row["blank"] for row in rows],
         "majority": majority_answers(train_questions, questions),
         "majority_question": majority_answers(train_questions, questions, first_words=(None, 3, 2, 1, 0)),
     }
-
-    metrics = score_answers(predictions, truths, questions)
+    metrics = score_answers([row["prediction"] for row in rows], truths, questions)
     for control, answers in controls.items():
         scores = score_answers(answers, truths, questions)
         metrics |= {f"{name}_{control}": scores[name] for name in CONTROL_SCORES if name in scores}
-    metrics |= image_gain(are_correct(predictions, truths), are_correct(shuffled, truths), image_ids, seed)
-    texts = [alignment_text(row) for row in data.questions]
-    distinct_texts = sorted(set(texts))
-    text_ids = [bisect_left(distinct_texts, text) for text in texts]
-    text_embeds = encode_all_texts(model, processor, distinct_texts, batch_size)
-    metrics |= alignment_metrics(image_states.image_embeds, text_embeds, image_ids, text_ids, other_ids)
-    columns = (questions, truths, predictions, shuffled, controls["blank_images"], image_ids)
-    names = ("question", "answer", "prediction", "shuffled", "blank", "image_id")
-    return metrics, [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return metrics
 
 
 @contextmanager
@@ -125,7 +154,7 @@ def encode_all_images(
     pixels = pixels.with_format("torch", dtype=torch.uint8)
 
     def encode(image_ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        states = []
+        states: list[tuple[torch.Tensor, torch.Tensor]] = []
         for batch in batches(image_ids, batch_size):
             values = normalize_pixels(pixels[batch]["pixels"].to(model.device), image_processor)  # (I, 3, H, W)
             output = model.encode_images(values)
@@ -171,7 +200,7 @@ def answer_questions(
     by_length = sorted(range(len(questions)), key=lengths.__getitem__)
 
     def answer(rows: Sequence[int]) -> list[str]:
-        answers = []
+        answers: list[str] = []
         for batch in batches(rows, batch_size):
             ids, image_index = torch.tensor([image_ids[row] for row in batch]).unique(return_inverse=True)
             states = MMJepaImageStates(
@@ -198,7 +227,7 @@ def encode_all_texts(
     """The unit alignment targets (T, D) of T texts, on the model's device."""
 
     def encode(texts: Sequence[str]) -> list[torch.Tensor]:
-        embeds = []
+        embeds: list[torch.Tensor] = []
         for batch in batches(texts, batch_size):
             text = processor(text=list(batch), return_tensors="pt").to(model.device)
             embeds += model.encode_texts(text["input_ids"], text["attention_mask"]).cpu()
@@ -245,9 +274,8 @@ def other_images(image_ids: Sequence[int], seed: int) -> list[int]:
     return [other_of[image_id] for image_id in image_ids]
 
 
-def are_correct(predictions: Sequence[str], truths: Sequence[str]) -> list[bool]:
-    pairs = zip(predictions, truths, strict=True)
-    return [normalize_answer(prediction) == normalize_answer(truth) for prediction, truth in pairs]
+def are_correct(rows: list[dict[str, Any]], column: str) -> list[bool]:
+    return [normalize_answer(row[column]) == normalize_answer(row["answer"]) for row in rows]
 
 
 def image_gain(

@@ -38,7 +38,9 @@ def answer_table(metrics: dict[str, float]) -> str:
         "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines
     ]
     gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
-    table.append(f"\nimage gain (model - shuffled images): {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
+    table.append(
+        f"\nimage gain (model - shuffled images): {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+    )
     return "\n".join(table)
 
 
@@ -70,12 +72,11 @@ def draw_answers(
         axes.imshow(image.transpose(1, 2, 0))
         # A dollar sign is text here, not the start of a formula.
         axes.set_title(textwrap.fill(row["question"], 32), fontsize=9, parse_math=False)
-        verdict = f"{'right' if correct else 'wrong'}: {row['prediction']}\ntruth: {row['answer']}"
-        verdict = "\n".join(textwrap.fill(line, 32) for line in verdict.split("\n"))
+        lines = (f"answer: {row['prediction']} {'✓' if correct else '✗'}", f"truth: {row['answer']}")
         axes.text(
             0.5,
             -0.04,
-            verdict,
+            "\n".join(textwrap.fill(line, 32) for line in lines),
             transform=axes.transAxes,
             ha="center",
             va="top",

@@ -17,21 +17,27 @@ from pathlib import Path
 
 import torch
 import yaml
+from datasets import DatasetDict
+from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoImageProcessor,
-    AutoTokenizer,
     BartConfig,
+    BartTokenizer,
+    BaseImageProcessor,
+    BitImageProcessor,
     Dinov2Config,
     HfArgumentParser,
     set_seed,
 )
 from transformers.hf_argparser import HfArg
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.trainer_utils import get_last_checkpoint
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
-from mmjepa.data_pathvqa import VqaCollator, load_rows, prepare
-from mmjepa.evaluation_pathvqa import evaluate_model
+from mmjepa.data_pathvqa import VqaCollator, VqaData, load_rows, prepare
+from mmjepa.evaluation_pathvqa import answer_questions, encode_all_images, evaluate_model
 from mmjepa.export_mmjepa import export_parts
+from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.report_mmjepa import answer_table, draw_answers
@@ -122,7 +128,8 @@ def load_processor(arguments: ModelArguments, training_texts: list[str]) -> MMJe
         return MMJepaProcessor.from_pretrained(arguments.model_name_or_path)
     tokenizer_name = arguments.tokenizer_name or arguments.text_model
     if tokenizer_name is not None:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+        # Not AutoTokenizer: it asks for a config.json beside the vocab.json and merges.txt that make a BART tokenizer.
+        tokenizer = BartTokenizer.from_pretrained(tokenizer_name)
     else:
         tokenizer = train_tokenizer(training_texts, arguments.text_config.get("vocab_size", 2000))
     if arguments.image_encoder is not None:
@@ -166,8 +173,93 @@ def build_model(arguments: ModelArguments) -> MMJepaForConditionalGeneration:
     return model
 
 
-def image_processor_of_size(size: int) -> "BaseImageProcessor":
-    """DINOv2's own image processor for square images of `size` pixels."""
+def image_processor_of_size(size: int) -> BaseImageProcessor:
+    """DINOv2's image processor for square images of `size` pixels: the shorter edge is resized to it, the rest cut."""
+    return BitImageProcessor(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
+    """A byte-level BPE in published BART's format, trained on `texts`; their words get at most `vocab_size` tokens."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    byte_level = ByteLevelBPETokenizer(add_prefix_space=False)
+    byte_level.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=tokens, show_progress=False)
+    model = json.loads(byte_level.to_str())["model"]
+    return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+
+
+def set_text_mean(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: list[str]) -> None:
+    """Centres the alignment target on the mean of the teacher's embeddings of the distinct training texts."""
+    if model.config.alignment_target == "centered":
+        embeds = model.encoder.encode_texts
+        distinct = sorted(set(texts))
+        pooled = []
+        for start in range(0, len(distinct), 256):
+            text = processor(text=distinct[start : start + 256], return_tensors="pt")
+            pooled.append(embeds(text["input_ids"], text["attention_mask"]))
+        model.alignment.text_mean.copy_(torch.cat(pooled).mean(dim=0))
+
+
+def limit_rows(rows: DatasetDict, data_args: DataArguments, training_args: MMJepaTrainingArguments) -> DatasetDict:
+    """The first rows of each split, as many as the flags allow; few in a fast run."""
+    limits = {"train": data_args.max_train_samples, "validation": data_args.max_val_samples}
+    if training_args.fast_dev_run:
+        limits = dict.fromkeys(rows, 2 * training_args.per_device_train_batch_size)
+    return DatasetDict(
+        {split: data.select(range(min(len(data), limits.get(split) or len(data)))) for split, data in rows.items()}
+    )
+
+
+def score_validation(
+    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, data: VqaData, batch_size: int
+) -> dict[str, float]:
+    """Scores of the answers alone, by which the best checkpoint is chosen; the controls wait for the end."""
+    states = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
+    questions = data.questions
+    predictions = answer_questions(
+        model, processor, questions["question"], states, questions["image_id"], batch_size
+    )
+    return score_answers(predictions, questions["answer"], questions["question"])
+
+
+def report_split(split: str, data: VqaData) -> None:
+    logger.info("%s: %d questions about %d images", split, len(data.questions), len(data.pixels))
+    if data.unreadable:
+        logger.warning(
+            "%s: %d images are missing or can't be decoded and are read as zeros; the first: %s",
+            split,
+            len(data.unreadable),
+            ", ".join(data.unreadable[:10]),
+        )
+
+
+def evaluate_split(trainer: MMJepaTrainer, processor: MMJepaProcessor, data: dict, split: str, prefix: str) -> None:
+    """Losses, answers, controls and retrieval of a split: numbers, every answer, a table and a picture."""
+    args = trainer.args
+    answers: list[dict] = []
+
+    def with_controls(model: MMJepaForConditionalGeneration) -> dict[str, float]:
+        metrics, rows = evaluate_model(
+            model, processor, data[split], data["train"].questions, args.per_device_eval_batch_size, args.seed
+        )
+        answers.extend(rows)
+        return metrics
+
+    trainer.compute_answer_metrics = with_controls
+    metrics = trainer.evaluate(data[split], metric_key_prefix=prefix)
+    trainer.log_metrics(prefix, metrics)
+    trainer.save_metrics(prefix, metrics)
+    if trainer.is_world_process_zero():
+        folder = Path(args.output_dir)
+        with open(folder / f"{prefix}_answers.jsonl", "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in answers)
+        draw_answers(folder / f"{prefix}_answers.png", data[split], answers, seed=args.seed)
+        print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))
+        print(f"\npicture: {folder / f'{prefix}_answers.png'}\nmodel:   {folder}")
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -175,3 +267,45 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     set_seed(training_args.seed)
+
+    rows = load_rows(data_args.dataset_name, data_args.dataset_config_name, data_args.columns())
+    rows = limit_rows(rows, data_args, training_args)
+    training_texts = sorted({text for name in ("question", "answer") for text in rows["train"][name]})
+    processor = load_processor(model_args, training_texts)
+    model = build_model(model_args)
+    model.generation_config.max_new_tokens = data_args.max_answer_tokens
+    set_text_mean(model, processor, rows["train"]["question"])
+    data = {
+        split: prepare(rows[split], processor.image_processor, data_args.preprocessing_num_workers) for split in rows
+    }
+    for split, split_data in data.items():
+        report_split(split, split_data)
+
+    def answer_scores(model: MMJepaForConditionalGeneration) -> dict[str, float]:
+        return score_validation(model, processor, data["validation"], training_args.per_device_eval_batch_size)
+
+    trainer = MMJepaTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        data_collator=VqaCollator(processor),
+        processing_class=processor,
+        compute_answer_metrics=answer_scores,
+    )
+    if training_args.do_train:
+        result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        trainer.save_model()
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        if split in data and (training_args.do_eval if prefix == "eval" else training_args.do_predict):
+            evaluate_split(trainer, processor, data, split, prefix)
+    if training_args.export_dir is not None and trainer.is_world_process_zero():
+        export_parts(trainer.accelerator.unwrap_model(trainer.model), processor, training_args.export_dir)
+    return json.loads(Path(training_args.output_dir, "all_results.json").read_text())
+
+
+if __name__ == "__main__":
+    main()

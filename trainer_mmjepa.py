@@ -1,6 +1,7 @@
 """The Trainer of this model: two learning rates, an alignment-only warm-up, batches of whole images."""
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
     precision: str | None = HfArg(
         default=None, help="bf16, fp16 or 32 (float32); left out: bf16 on a GPU that has it, else float32."
     )
+    do_train: bool = HfArg(default=True, help="Whether to train.")
+    do_eval: bool = HfArg(default=True, help="Whether to evaluate the validation split at the end, controls included.")
     align_warmup_epochs: float = HfArg(default=1.0, help="Epochs of the alignment loss alone, at the start.")
     questions_per_image: int = HfArg(
         default=8, help="At most so many questions of an image in a row of the training order; 1 shuffles questions."
@@ -113,6 +116,7 @@ class MMJepaTrainer(Seq2SeqTrainer):
         self.compute_answer_metrics = compute_answer_metrics
         self.loss_sums: dict[str, Any] = defaultdict(float)
         self.num_rows_in_batch = None
+        self.log_time = time.perf_counter()  # when the rows in loss_sums began to be trained on
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(MMJepaTensorBoardCallback(self.args.log_dir))
 
@@ -124,7 +128,7 @@ class MMJepaTrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         return ImageGroupedSampler(
-            dataset["image_id"],
+            dataset.questions["image_id"],
             batch_size=self._train_batch_size,
             questions_per_image=self.args.questions_per_image,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
@@ -148,8 +152,10 @@ class MMJepaTrainer(Seq2SeqTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows, tokens = len(inputs["input_ids"]), (inputs["labels"] != -100).sum()
-        if num_items_in_batch is not None:
+        if model.training:
             inputs = {**inputs, "num_rows_in_batch": self.num_rows_in_batch}
+        else:
+            num_items_in_batch = None  # the batch's own mean: weighted by its tokens and rows below
         if model.training and self.in_align_warmup:
             inputs = {**inputs, "labels": None, "return_loss": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -176,20 +182,22 @@ class MMJepaTrainer(Seq2SeqTrainer):
 
     def log(self, logs, start_time=None):
         if "grad_norm" in logs:  # a training line, not an evaluation's or the last summary
-            rows = float(self.loss_sums["rows"]) * self.args.world_size
+            now = time.perf_counter()
+            logs["samples_per_second"] = self.loss_sums["rows"] * self.args.world_size / (now - self.log_time)
+            self.log_time = now
             logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
-            learning_rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
-            logs |= {f"lr_{name}": rate for name, rate in learning_rates.items()}
-            logs["samples_per_second"] = rows / self._seconds_since_last_log()
+            logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         training_sums, self.loss_sums = self.loss_sums, defaultdict(float)
+        start = time.perf_counter()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self._mean_losses()
         self.loss_sums = training_sums
         if self.compute_answer_metrics is not None:
             metrics |= self.compute_answer_metrics(self.model)
+        self.log_time += time.perf_counter() - start
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 

@@ -199,10 +199,10 @@ def test_return_loss_without_labels_is_the_alignment_term_alone(model, batch):
 
 
 def test_alignment_text_other_than_the_question_is_what_is_aligned_to(model, batch):
-    other = batch["input_ids"].flip(0)
-    output = model(**batch, align_input_ids=other, align_attention_mask=batch["attention_mask"].flip(0))
+    other = batch["input_ids"].roll(1, 0)
+    output = model(**batch, align_input_ids=other, align_attention_mask=batch["attention_mask"].roll(1, 0))
     expected = model(**batch)
-    torch.testing.assert_close(output.text_embeds, expected.text_embeds.flip(0))
+    torch.testing.assert_close(output.text_embeds, expected.text_embeds.roll(1, 0))
     torch.testing.assert_close(output.loss_ce, expected.loss_ce)
     assert not torch.isclose(output.loss_align, expected.loss_align)
 
@@ -290,7 +290,7 @@ def test_eager_and_sdpa_attention_agree(model, batch):
     eager = copy.deepcopy(model)
     eager.set_attn_implementation("eager")
     assert eager.decoder.config._attn_implementation == "eager"
-    torch.testing.assert_close(eager(**batch).logits, model(**batch).logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(eager(**batch).logits, model(**batch).logits, atol=1e-4, rtol=0)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(model, batch):

@@ -1,0 +1,29 @@
+PYTHON ?= $(shell command -v python3 || command -v python)
+BIN := .venv/bin
+
+.PHONY: demo test quality style
+
+demo: .venv/installed
+	$(BIN)/python run_pathvqa.py configs/demo.json
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+quality: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	MYPYPATH=.venv/package $(BIN)/mypy
+
+style: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# torch comes first and alone: what else needs it takes the build that is there.
+# mypy finds the package by its name only in a folder of that name, which a clone need not have: hence the link.
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	mkdir .venv/package
+	ln -s ../.. .venv/package/mmjepa
+	touch $@

@@ -1,0 +1,221 @@
+"""Images, questions and answers as users have them -> the model's tensors, and token ids back to text."""
+
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from transformers import BatchFeature, ProcessorMixin
+from transformers.image_utils import ChannelDimension, ImageInput, is_valid_image, load_image, to_numpy_array
+from transformers.processing_utils import ProcessingKwargs, Unpack
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# A chat is the words of its messages: the question alone, where it is one turn of an image and a question.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '' if loop.first else '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{{ message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+class MMJepaProcessorKwargs(ProcessingKwargs, total=False):
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
+
+
+class MMJepaProcessor(ProcessorMixin):
+    """DINOv2's image processor and BART's tokenizer in one.
+
+    Args:
+        image_processor: makes `pixel_values` of images; normally a `BitImageProcessor`.
+        tokenizer: makes token ids of questions and answers; normally a `BartTokenizer`. Its `model_max_length` is the
+            length that text is truncated to, with one warning.
+        chat_template: Jinja template of `apply_chat_template`; by default the text of the turns.
+    """
+
+    valid_processor_kwargs = MMJepaProcessorKwargs
+
+    def __init__(self, image_processor, tokenizer, chat_template: str | dict[str, str] | None = None):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    def __call__(
+        self,
+        images: ImageInput | str | list[str] | None = None,
+        text: str | list[str] | None = None,
+        answers: str | list[str] | None = None,
+        image_index: list[int] | None = None,
+        **kwargs: Unpack[MMJepaProcessorKwargs],
+    ) -> BatchFeature:
+        """Tensors of I images and B questions, as far as they are given; lists without `return_tensors="pt"`.
+
+        Args:
+            images: one image or I: PIL images of any mode, arrays or tensors (H, W), (H, W, C) or (C, H, W), paths, URLs.
+                Values are 8 bit, 16 bit, or between 0 and 1.
+            text: one question or B.
+            answers: one answer a question.
+            image_index: which image each question is about, where that is not one image a question.
+            kwargs: for the tokenizer and the image processor; `padding` defaults to the longest question of the batch.
+
+        Returns:
+            `pixel_values` (I, 3, H, W); `input_ids` and `attention_mask` (B, L); `labels` (B, A), padded on the right
+            with -100; `image_index` (B,).
+
+        Raises:
+            ValueError: the numbers of images, questions, answers and indices do not fit each other.
+            TypeError: an image, a question or an answer is of a type that is not listed above.
+        """
+        if images is None and text is None and answers is None:
+            raise ValueError("nothing to process: give `images`, `text`, `answers` or several of them.")
+        merged = self._merge_kwargs(
+            MMJepaProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+        )
+        images_kwargs, text_kwargs = merged["images_kwargs"], merged["text_kwargs"]
+        layout = images_kwargs.pop("input_data_format", None)
+        images = None if images is None else [load_rgb(image, layout) for image in flat_list(images)]
+        questions = None if text is None else check_strings("text", text)
+        check_counts(images, questions, image_index)
+
+        data: dict[str, Any] = {}
+        if images is not None:
+            data |= self.image_processor(images, **images_kwargs)
+        if questions is not None:
+            data |= self._tokenize(questions, **text_kwargs)
+        if answers is not None:
+            data["labels"] = self._labels(check_strings("answers", answers, like=questions))
+        if image_index is not None:
+            data["image_index"] = [int(index) for index in image_index]
+        return BatchFeature(data, tensor_type=text_kwargs.get("return_tensors"))
+
+    def _tokenize(self, texts: list[str], **kwargs):
+        tokens = self.tokenizer(texts, **kwargs)
+        if any(encoding.overflowing for encoding in tokens.encodings):
+            limit = kwargs.get("max_length") or self.tokenizer.model_max_length
+            logger.warning_once(f"Text of more than {limit} tokens is truncated to its first {limit}.")
+        return tokens
+
+    def _labels(self, answers: list[str]) -> list[list[int]]:
+        # By the mask, not by the id: a tokenizer may pad with a token that also ends an answer.
+        tokens = self._tokenize(answers, padding=True, truncation=True, padding_side="right")
+        return [
+            [token if is_text else -100 for token, is_text in zip(ids, mask, strict=True)]
+            for ids, mask in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)
+        ]
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """`image` of any mode as 8-bit RGB: upright as its EXIF tag says, over white where it is transparent.
+
+    16-bit grey values are scaled to 8 bit; Pillow by itself would cut them off at 255.
+    """
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = PIL.Image.fromarray(to_8_bit(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Image.Image:
+    """An image in any of the forms that [`MMJepaProcessor`] takes as 8-bit RGB; `layout` says where an array's
+    channels are, which its shape tells if it does not."""
+    if isinstance(image, (str, Path)):
+        image = open_image(str(image))
+    elif not is_valid_image(image):
+        raise TypeError(
+            f"an image is a {type(image).__name__}: give a PIL image, a numpy array or torch tensor, a path or a URL."
+        )
+    return to_rgb(image if isinstance(image, PIL.Image.Image) else array_image(to_numpy_array(image), layout))
+
+
+def open_image(source: str) -> PIL.Image.Image:
+    """The image of a URL, a path or a base64 string, in the mode it is stored in."""
+    # transformers' load_image answers in RGB, where 16-bit values are already cut off and transparency is lost.
+    if source.startswith(("http://", "https://", "data:")):
+        with urlopen(Request(source, headers={"User-Agent": "mmjepa"}), timeout=30) as response:
+            return PIL.Image.open(BytesIO(response.read()))
+    return PIL.Image.open(source) if os.path.isfile(source) else load_image(source)
+
+
+def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None) -> PIL.Image.Image:
+    """An array (H, W), (H, W, C) or (C, H, W) of 1 to 4 channels as an 8-bit image of mode L, LA, RGB or RGBA."""
+    channels = range(1, 5)
+    if layout is None and values.ndim == 3:
+        layout = ChannelDimension.FIRST if values.shape[0] in channels else ChannelDimension.LAST
+    if layout is not None and ChannelDimension(layout) == ChannelDimension.FIRST:
+        values = np.moveaxis(values, 0, -1)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] not in channels):
+        raise ValueError(f"an image is an array {values.shape}: give (H, W), (H, W, C) or (C, H, W) with 1 <= C <= 4.")
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return PIL.Image.fromarray(np.ascontiguousarray(to_8_bit(values)))
+
+
+def to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Brightness as 8-bit integers: 16-bit integers and numbers between 0 and 1 are scaled, 0 to 255 stay."""
+    kind, size, low, high = values.dtype.kind, values.dtype.itemsize, values.min(), values.max()
+    if values.dtype == np.uint8:
+        return values
+    if kind == "u" and size == 2 or kind in "iu" and 255 < high <= 65535:
+        scale = 255 / 65535
+    elif kind == "b" or kind == "f" and high <= 1:
+        scale = 255
+    elif high <= 255:
+        scale = 1
+    else:
+        scale = None
+    if scale is None or low < 0:
+        raise ValueError(
+            f"an image has values from {low} to {high}: give 0 to 1, 0 to 255, or integers from 0 to 65535. "
+            "Images that are already normalised go to the model as `pixel_values`."
+        )
+    return (values * scale).round().astype(np.uint8)
+
+
+def flat_list(images: Any) -> list:
+    """One image, a batch as one array (I, ...) or a list, whose items may be lists of one image, as chats have."""
+    if not isinstance(images, (list, tuple)):
+        return list(images) if getattr(images, "ndim", 0) == 4 else [images]
+    for row, item in enumerate(images):
+        if isinstance(item, (list, tuple)) and len(item) != 1:
+            raise ValueError(f"question {row} comes with {len(item)} images: give one image a question.")
+    return [item[0] if isinstance(item, (list, tuple)) else item for item in images]
+
+
+def check_strings(name: str, texts: Any, like: list[str] | None = None) -> list[str]:
+    """`texts` as a list of strings, one for each of `like`."""
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        kinds = {type(text).__name__ for text in texts} if isinstance(texts, (list, tuple)) else {type(texts).__name__}
+        raise TypeError(f"`{name}` holds {', '.join(sorted(kinds))}: give a string or a list of strings.")
+    if like is not None and len(texts) != len(like):
+        raise ValueError(f"{len(texts)} {name} for {len(like)} questions: give one for each question.")
+    return list(texts)
+
+
+def check_counts(images: list | None, questions: list | None, image_index: list[int] | None) -> None:
+    """Raises ValueError where images, questions and indices do not fit each other."""
+    if image_index is None:
+        if images is not None and questions is not None and len(images) != len(questions):
+            raise ValueError(
+                f"{len(images)} images for {len(questions)} questions: give one image a question, or `image_index` to "
+                "say which image each question is about."
+            )
+        return
+    if questions is not None and len(image_index) != len(questions):
+        raise ValueError(f"{len(image_index)} values in image_index for {len(questions)} questions: give one for each.")
+    for row, index in enumerate(image_index):
+        if index < 0 or images is not None and index >= len(images):
+            allowed = "0 or more" if images is None else f"0 to {len(images) - 1}, the number of an image"
+            raise ValueError(f"image_index is {index} for question {row}: give {allowed}.")
+
+
+MMJepaProcessor.register_for_auto_class()
+
+__all__ = ["MMJepaProcessor"]

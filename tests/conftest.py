@@ -1,0 +1,132 @@
+"""The tiny parts that all tests share, each made once."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartTokenizer,
+    BitImageProcessorPil,
+    Dinov2Config,
+    Dinov2Model,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from mmjepa.configuration_mmjepa import MMJepaConfig
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.processing_mmjepa import MMJepaProcessor
+
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 7,
+    "mlp_ratio": 2,
+    "initializer_range": 0.2,
+}
+TEXT = {
+    "vocab_size": 300,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 32,
+    "init_std": 0.2,
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_config():
+    """A function that makes a tiny configuration, with fields of one's own."""
+
+    def make(**fields) -> MMJepaConfig:
+        return MMJepaConfig(**{"vision_config": VISION, "text_config": TEXT, "num_image_tokens": 4, **fields})
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_config):
+    """A function that makes a tiny model in eval mode, with configuration fields of one's own."""
+
+    def make(**fields) -> MMJepaForConditionalGeneration:
+        return MMJepaForConditionalGeneration(make_config(**fields)).eval()
+
+    return make
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Four questions about two images, with padding in questions and answers."""
+    input_ids = torch.randint(5, 300, (4, 6))
+    attention_mask = torch.ones_like(input_ids)
+    labels = torch.randint(5, 300, (4, 5))
+    for row, (question, answer) in enumerate([(6, 5), (4, 3), (3, 4), (5, 2)]):
+        input_ids[row, question:] = 1
+        attention_mask[row, question:] = 0
+        labels[row, answer - 1] = 2
+        labels[row, answer:] = -100
+    return {
+        "pixel_values": torch.randn(2, 3, 28, 28),
+        "image_index": torch.tensor([0, 1, 1, 0]),
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "labels": labels,
+    }
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, str]:
+    """Folders of a tiny DINOv2 and a tiny BART as transformers saves them, with published bart-base's settings."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    Dinov2Model(Dinov2Config(**VISION)).save_pretrained(folder / "vision")
+    bart = BartForConditionalGeneration(BartConfig(**TEXT))
+    bart.generation_config.update(forced_bos_token_id=0, num_beams=4, no_repeat_ngram_size=3, early_stopping=True)
+    bart.save_pretrained(folder / "text")
+    return {"vision": str(folder / "vision"), "text": str(folder / "text")}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> BartTokenizer:
+    """A byte-level BPE in published BART's format, trained on a few sentences, for texts of at most 32 tokens."""
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    texts = ["what is present?", "is necrosis seen?", "where is the tumour?", "yes", "no", "in the liver"]
+    byte_level = ByteLevelBPETokenizer()
+    byte_level.train_from_iterator(
+        texts, vocab_size=TEXT["vocab_size"], min_frequency=1, special_tokens=tokens, show_progress=False
+    )
+    model = json.loads(byte_level.to_str())["model"]
+    return BartTokenizer(
+        vocab=model["vocab"],
+        merges=[tuple(merge) for merge in model["merges"]],
+        model_max_length=TEXT["max_position_embeddings"],
+    )
+
+
+@pytest.fixture(scope="session")
+def image_processor() -> BitImageProcessorPil:
+    """DINOv2's image processor for 28 x 28 pixels. The backend is fixed: torchvision's gives slightly other pixels."""
+    size = VISION["image_size"]
+    return BitImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
+
+
+@pytest.fixture(scope="session")
+def processor(image_processor, tokenizer) -> MMJepaProcessor:
+    return MMJepaProcessor(image_processor, tokenizer)
