@@ -150,8 +150,7 @@ def in_shares(items: Sequence, work: Callable[[Sequence], list]) -> list:
 def encode_all_images(
     model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset, batch_size: int
 ) -> MMJepaImageStates:
-    """States of the N images of `pixels` (uint8 (3, H, W) each), each encoded once, on the model's device."""
-    pixels = pixels.with_format("torch", dtype=torch.uint8)
+    """States of the N images of a [`VqaData`]'s `pixels`, each encoded once, on the model's device."""
 
     def encode(image_ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         states: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -172,8 +171,8 @@ def encode_all_images(
 def encode_blank_image(
     model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset
 ) -> MMJepaImageStates:
-    """States of one black image as large as those of `pixels`."""
-    blank = torch.zeros_like(pixels.with_format("torch", dtype=torch.uint8)[:1]["pixels"])  # (1, 3, H, W)
+    """States of one black image as large as those of a [`VqaData`]'s `pixels`."""
+    blank = torch.zeros_like(pixels[:1]["pixels"])  # (1, 3, H, W)
     with evaluating(model):
         return model.encode_images(normalize_pixels(blank.to(model.device), image_processor))
 

@@ -226,6 +226,15 @@ class MMJepaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
 
+    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
+        """As in the library, but weights are saved under the names they have here.
+
+        By default transformers 5 writes DINOv2's attention under the names of old checkpoints. `from_pretrained` maps
+        them back, but the Trainer's resume and its loading of the best checkpoint do not (`_load_from_checkpoint`,
+        `_load_best_model`): they only warn, and go on with an attention that was not loaded.
+        """
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """The new layers alone: each tower initialises its own the way its library class does.
@@ -487,6 +496,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         past_key_values=None,
         use_cache: bool | None = None,
         return_loss: bool | None = None,
+        return_logits: bool = True,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_rows_in_batch: torch.Tensor | int | None = None,
         **kwargs,
@@ -502,6 +512,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             align_input_ids, align_attention_mask: alignment texts (B, L') where they are not the questions.
             decoder_input_ids: (B, A), by default the labels shifted right. Without either the decoder is not run.
             return_loss: gives the loss without labels too: then it is the alignment term alone, as in the warm-up.
+            return_logits: without, training saves the scores of padding, and with labels `logits` is None.
             num_items_in_batch, num_rows_in_batch: answer tokens and rows of the whole optimizer step, by which the two
                 terms are normalised so that accumulated batches add up to one large batch; this batch's by default.
 
@@ -538,7 +549,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                 use_cache=use_cache,
                 **kwargs,
             )
-            output.logits = self.lm_head(decoder_outputs.last_hidden_state) + self.final_logits_bias  # (B, A, V)
+            answer_states = decoder_outputs.last_hidden_state  # (B, A, D)
+            if return_logits or labels is None:
+                output.logits = self.lm_head(answer_states) + self.final_logits_bias  # (B, A, V)
             output.past_key_values = decoder_outputs.past_key_values
             output.decoder_hidden_states = decoder_outputs.hidden_states
             output.decoder_attentions = decoder_outputs.attentions
@@ -554,16 +567,16 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             output.loss_align = losses.sum() / (len(losses) if num_rows_in_batch is None else num_rows_in_batch)
             output.loss = self.config.lambda_align * output.loss_align
         if labels is not None:
-            output.loss_ce = answer_loss(output.logits, labels, num_items_in_batch)
+            answered = labels != -100
+            if output.logits is not None:
+                logits = output.logits[answered]  # (answer tokens, V)
+            else:
+                # Half of PathVQA's answers are one word: most of (B, A) is padding that needs no vocabulary scores.
+                logits = self.lm_head(answer_states[answered]) + self.final_logits_bias
+            num_items = answered.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            output.loss_ce = F.cross_entropy(logits.float(), labels[answered], reduction="sum") / num_items
             output.loss = output.loss + self.config.lambda_ce * output.loss_ce
         return output
-
-
-def answer_loss(logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
-    """Cross-entropy of `logits` (B, A, V) at the labels (B, A) that are not -100, over `num_items` or their count."""
-    if num_items is None:
-        num_items = (labels != -100).sum().clamp(min=1)
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum") / num_items
 
 
 MMJepaForConditionalGeneration.register_for_auto_class("AutoModel")

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 )
 
 
-class MMJepaProcessorKwargs(ProcessingKwargs, total=False):
+class MMJepaProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
 
 
@@ -43,6 +43,8 @@ class MMJepaProcessor(ProcessorMixin):
 
     def __init__(self, image_processor, tokenizer, chat_template: str | dict[str, str] | None = None):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        # Saving sets it and loading drops it: without it a loaded processor would differ from the saved one.
+        self.auto_map = {"AutoProcessor": "processing_mmjepa.MMJepaProcessor"}
 
     def __call__(
         self,
@@ -55,11 +57,11 @@ class MMJepaProcessor(ProcessorMixin):
         """Tensors of I images and B questions, as far as they are given; lists without `return_tensors="pt"`.
 
         Args:
-            images: one image or I: PIL images of any mode, arrays or tensors (H, W), (H, W, C) or (C, H, W), paths, URLs.
-                Values are 8 bit, 16 bit, or between 0 and 1.
+            images: one image or I, each a PIL image of any mode, an array or tensor (H, W), (H, W, C) or (C, H, W) of
+                8-bit or 16-bit values or of values between 0 and 1, a path or a URL.
             text: one question or B.
-            answers: one answer a question.
-            image_index: which image each question is about, where that is not one image a question.
+            answers: one answer for each question.
+            image_index: for each question the number of the image it is about; left out, I is B.
             kwargs: for the tokenizer and the image processor; `padding` defaults to the longest question of the batch.
 
         Returns:
@@ -72,29 +74,27 @@ class MMJepaProcessor(ProcessorMixin):
         """
         if images is None and text is None and answers is None:
             raise ValueError("nothing to process: give `images`, `text`, `answers` or several of them.")
-        merged = self._merge_kwargs(
-            MMJepaProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
+        merged = self._merge_kwargs(MMJepaProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         images_kwargs, text_kwargs = merged["images_kwargs"], merged["text_kwargs"]
         layout = images_kwargs.pop("input_data_format", None)
+        data: dict[str, Any] = {}
+        if image_index is not None:
+            data["image_index"] = [int(index) for index in image_index]
         images = None if images is None else [load_rgb(image, layout) for image in flat_list(images)]
         questions = None if text is None else check_strings("text", text)
-        check_counts(images, questions, image_index)
+        check_counts(images, questions, data.get("image_index"))
 
-        data: dict[str, Any] = {}
         if images is not None:
             data |= self.image_processor(images, **images_kwargs)
         if questions is not None:
             data |= self._tokenize(questions, **text_kwargs)
         if answers is not None:
             data["labels"] = self._labels(check_strings("answers", answers, like=questions))
-        if image_index is not None:
-            data["image_index"] = [int(index) for index in image_index]
         return BatchFeature(data, tensor_type=text_kwargs.get("return_tensors"))
 
     def _tokenize(self, texts: list[str], **kwargs):
         tokens = self.tokenizer(texts, **kwargs)
-        if any(encoding.overflowing for encoding in tokens.encodings):
+        if any(encoding.overflowing for encoding in tokens.encodings or []):
             limit = kwargs.get("max_length") or self.tokenizer.model_max_length
             logger.warning_once(f"Text of more than {limit} tokens is truncated to its first {limit}.")
         return tokens
@@ -137,7 +137,7 @@ def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Im
 def open_image(source: str) -> PIL.Image.Image:
     """The image of a URL, a path or a base64 string, in the mode it is stored in."""
     # transformers' load_image answers in RGB, where 16-bit values are already cut off and transparency is lost.
-    if source.startswith(("http://", "https://", "data:")):
+    if source.startswith(("http://", "https://")):
         with urlopen(Request(source, headers={"User-Agent": "mmjepa"}), timeout=30) as response:
             return PIL.Image.open(BytesIO(response.read()))
     return PIL.Image.open(source) if os.path.isfile(source) else load_image(source)
@@ -209,7 +209,9 @@ def check_counts(images: list | None, questions: list | None, image_index: list[
             )
         return
     if questions is not None and len(image_index) != len(questions):
-        raise ValueError(f"{len(image_index)} values in image_index for {len(questions)} questions: give one for each.")
+        raise ValueError(
+            f"image_index holds {len(image_index)} numbers for {len(questions)} questions: give one for each."
+        )
     for row, index in enumerate(image_index):
         if index < 0 or images is not None and index >= len(images):
             allowed = "0 or more" if images is None else f"0 to {len(images) - 1}, the number of an image"
@@ -218,4 +220,4 @@ def check_counts(images: list | None, questions: list | None, image_index: list[
 
 MMJepaProcessor.register_for_auto_class()
 
-__all__ = ["MMJepaProcessor"]
+__all__ = ["MMJepaProcessor", "to_rgb"]

@@ -59,7 +59,7 @@ def draw_answers(
         rows_of.setdefault(row["image_id"], []).append(row)
     random = np.random.default_rng(seed)
     image_ids = random.permutation(list(rows_of))[:image_count].tolist()
-    pixels = data.pixels.with_format("numpy", dtype=np.uint8)[image_ids]["pixels"]  # (images, 3, H, W)
+    pixels = data.pixels[image_ids]["pixels"]  # (images, 3, H, W)
 
     height = -(-len(image_ids) // PICTURE_COLUMNS)
     figure = Figure(figsize=(3 * PICTURE_COLUMNS, 3.8 * height), layout="constrained")
@@ -69,7 +69,7 @@ def draw_answers(
     for axes, image_id, image in zip(grid, image_ids, pixels, strict=False):
         row = rows_of[image_id][random.integers(len(rows_of[image_id]))]
         correct = normalize_answer(row["prediction"]) == normalize_answer(row["answer"])
-        axes.imshow(image.transpose(1, 2, 0))
+        axes.imshow(image.permute(1, 2, 0).numpy())
         # A dollar sign is text here, not the start of a formula.
         axes.set_title(textwrap.fill(row["question"], 32), fontsize=9, parse_math=False)
         lines = (f"answer: {row['prediction']} {'✓' if correct else '✗'}", f"truth: {row['answer']}")

@@ -152,6 +152,7 @@ class MMJepaTrainer(Seq2SeqTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows, tokens = len(inputs["input_ids"]), (inputs["labels"] != -100).sum()
+        inputs = {**inputs, "return_logits": False}
         if model.training:
             inputs = {**inputs, "num_rows_in_batch": self.num_rows_in_batch}
         else:

@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array3D, Dataset, Features
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from transformers import BatchFeature, BitImageProcessorPil
+
 from mmjepa.data_pathvqa import VqaData
 from mmjepa.evaluation_pathvqa import (
     alignment_metrics,
@@ -26,10 +31,6 @@ from mmjepa.evaluation_pathvqa import (
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaImageStates
 from mmjepa.report_mmjepa import answer_table, draw_answers
-from PIL import Image
-from torch import nn
-from torch.nn import functional as F
-from transformers import BatchFeature, BitImageProcessorPil
 
 PATHVQA = Path(__file__).parents[2] / "shared" / "data" / "pathvqa"
 
@@ -76,9 +77,12 @@ class EchoModel(nn.Module):
         return nn.utils.rnn.pad_sequence([torch.cat(row) for row in zip(prefixes, input_ids, strict=True)], True)
 
 
-def images_of_grey(*values):
-    pixels = np.stack([np.full((3, 2, 2), value, dtype=np.uint8) for value in values])
-    return Dataset.from_dict({"pixels": pixels}, features=Features({"pixels": Array3D((3, 2, 2), "uint8")}))
+def vqa_data(questions, answers, image_ids, pixels):
+    features = Features({"pixels": Array3D(pixels.shape[1:], "uint8")})
+    return VqaData(
+        questions=Dataset.from_dict({"question": questions, "answer": answers, "image_id": image_ids}),
+        pixels=Dataset.from_dict({"pixels": pixels}, features=features),
+    )
 
 
 @pytest.fixture
@@ -87,8 +91,8 @@ def data():
     image_ids = [0, 0, 1, 1, 2, 2]
     # The model is right about the second and the fourth question.
     answers = ["yes", "10 why?", "no", "20 what is it?", "liver", "left"]
-    rows = Dataset.from_dict({"question": questions, "answer": answers, "image_id": image_ids})
-    return VqaData(questions=rows, pixels=images_of_grey(10, 20, 30), unreadable=[])
+    greys = np.array([10, 20, 30], dtype=np.uint8)[:, None, None, None]
+    return vqa_data(questions, answers, image_ids, pixels=greys.repeat(3, 1).repeat(2, 2).repeat(2, 3))
 
 
 def test_answers_come_in_the_order_of_the_questions_and_each_about_its_image(data):
@@ -103,13 +107,12 @@ def test_answers_come_in_the_order_of_the_questions_and_each_about_its_image(dat
 def test_the_answers_equal_those_of_one_question_and_its_image_at_a_time(make_model):
     model, processor = make_model(), CharacterProcessor()
     pixels = torch.randint(0, 256, (3, 3, 28, 28), dtype=torch.uint8)
-    features = Features({"pixels": Array3D((3, 28, 28), "uint8")})
     questions, image_ids = ["is it round?", "why?", "where?", "is it?", "why?"], [0, 2, 1, 0, 1]
+    data = vqa_data(questions, questions, image_ids, pixels.numpy())
 
     images_encoded = []
     hook = model.encoder.image_encoder.register_forward_pre_hook(lambda _, args: images_encoded.append(len(args[0])))
-    dataset = Dataset.from_dict({"pixels": pixels.numpy()}, features=features)
-    states = encode_all_images(model, processor.image_processor, dataset, batch_size=2)
+    states = encode_all_images(model, processor.image_processor, data.pixels, batch_size=2)
     answers = answer_questions(model, processor, questions, states, image_ids, batch_size=2, max_new_tokens=6)
     hook.remove()
     assert sum(images_encoded) == 3

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import evaluate
 import pytest
+
 from mmjepa.metrics.vqa_answers import vqa_answers
 from mmjepa.metrics.vqa_answers.vqa_answers import (
     corpus_bleu,

@@ -198,6 +198,18 @@ def test_return_loss_without_labels_is_the_alignment_term_alone(model, batch):
     torch.testing.assert_close(alone.loss, model.config.lambda_align * full.loss_align)
 
 
+def test_loss_without_logits_is_the_same_loss_and_gradient(model, batch):
+    for return_logits in (True, False):
+        output = model(**batch, return_logits=return_logits)
+        assert (output.logits is not None) == return_logits
+        model.zero_grad()
+        output.loss.backward()
+        results = (output.loss.detach(), model.decoder.embed_tokens.weight.grad.clone())
+        if return_logits:
+            expected = results
+    torch.testing.assert_close(results, expected)
+
+
 def test_alignment_text_other_than_the_question_is_what_is_aligned_to(model, batch):
     other = batch["input_ids"].roll(1, 0)
     output = model(**batch, align_input_ids=other, align_attention_mask=batch["attention_mask"].roll(1, 0))

@@ -1,0 +1,85 @@
+"""The folder of parts: each loads with its stock class, and together they answer as the model did."""
+
+import json
+
+import pytest
+import torch
+from transformers import BartForConditionalGeneration, BartModel, Dinov2Model
+
+from mmjepa.export_mmjepa import export_parts, rebuild_from_parts
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.processing_mmjepa import MMJepaProcessor
+
+
+@pytest.fixture(params=[("patches", "cosine", True), ("pooled", "sigmoid", False)], ids=["patches", "pooled"])
+def exported(request, make_model, processor, tmp_path):
+    """A model whose halves have moved apart, and the folder it was exported to."""
+    prefix, alignment_loss, tied = request.param
+    model = make_model(
+        visual_prefix=prefix, alignment_loss=alignment_loss, alignment_target="centered", tie_word_embeddings=tied
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        model.final_logits_bias.normal_()
+        model.alignment.text_mean.normal_()
+    model.generation_config.forced_bos_token_id = 0
+    export_parts(model, processor, tmp_path)
+    return model, tmp_path
+
+
+def test_rebuilt_model_has_the_same_losses_and_answers(exported, batch):
+    model, folder = exported
+    rebuilt = rebuild_from_parts(folder)
+    torch.testing.assert_close(rebuilt(**batch).logits, model(**batch).logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(rebuilt(**batch).loss, model(**batch).loss)
+    questions = {name: value for name, value in batch.items() if name != "labels"}
+    answers = [one.generate(**questions, max_new_tokens=6) for one in (model, rebuilt)]
+    assert torch.equal(*answers)
+
+
+def test_native_folder_has_the_same_answers(exported, batch):
+    model, folder = exported
+    native = MMJepaForConditionalGeneration.from_pretrained(folder / "mmjepa")
+    assert torch.equal(native(**batch).logits, model(**batch).logits)
+    assert MMJepaProcessor.from_pretrained(folder / "processors").tokenizer("is it?")["input_ids"]
+
+
+def test_each_part_loads_whole_with_its_stock_class(exported, batch):
+    model, folder = exported
+    loaded = {
+        stock_class: stock_class.from_pretrained(folder / part, output_loading_info=True)
+        for stock_class, part in [
+            (Dinov2Model, "image_encoder"),
+            (BartForConditionalGeneration, "generator_bart"),
+            (BartModel, "teacher_bart"),
+        ]
+    }
+    for _, info in loaded.values():
+        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    dinov2, generator, teacher = (part.eval() for part, _ in loaded.values())
+    pixels, ids = batch["pixel_values"], batch["input_ids"]
+    torch.testing.assert_close(
+        dinov2(pixels).last_hidden_state, model.encoder.image_encoder(pixels).last_hidden_state
+    )
+    mask = batch["attention_mask"]
+    expected = model.encoder.teacher(ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(teacher.get_encoder()(ids, attention_mask=mask).last_hidden_state, expected)
+    encoder_outputs = model.encoder(**{name: value for name, value in batch.items() if name != "labels"})
+    stock = generator(
+        encoder_outputs=(encoder_outputs.last_hidden_state,),
+        attention_mask=encoder_outputs.attention_mask,
+        decoder_input_ids=ids,
+    )
+    ours = model(encoder_outputs=encoder_outputs, decoder_input_ids=ids)
+    torch.testing.assert_close(stock.logits, ours.logits)
+
+
+def test_adapters_are_plain_state_dicts_and_json(exported):
+    model, folder = exported
+    state = torch.load(folder / "adapters" / "img_to_txt.pt", weights_only=True)
+    assert torch.equal(state["weight"], model.encoder.image_projector.weight)
+    for name in ("visual_prefix", "prefix_ln"):
+        assert all(isinstance(value, torch.Tensor) for value in torch.load(folder / f"adapters/{name}.pt").values())
+    own = json.loads((folder / "adapters" / "mm_config.json").read_text())
+    assert own["visual_prefix"] == model.config.visual_prefix

@@ -1,0 +1,317 @@
+"""The processor against the stock image processor and tokenizer, and against values worked out by hand."""
+
+import base64
+import os
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.utils import logging
+
+from mmjepa.processing_mmjepa import MMJepaProcessor, to_rgb
+
+QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is the tumour?"]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """An image (H, W, 3) with every value from 0 to 255 in it."""
+    return np.random.default_rng(0).permutation(np.arange(40 * 30 * 3) % 256).astype(np.uint8).reshape(40, 30, 3)
+
+
+@pytest.fixture(scope="module")
+def image(pixels) -> Image.Image:
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def image_file(image, tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "slide.png"
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def image_url(image_file, monkeypatch):
+    """The address of the image on a server that runs as long as the test."""
+    monkeypatch.setenv("no_proxy", "*")
+    folder = str(image_file.parent)
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/{image_file.name}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def warnings_again(caplog):
+    """caplog, with the warnings that are given once forgotten."""
+    logging.warning_once.cache_clear()
+    return caplog
+
+
+def one_pixel(mode: str, value) -> Image.Image:
+    return Image.new(mode, (1, 1), value)
+
+
+def test_images_and_questions_give_what_the_stock_parts_give(processor, image_processor, tokenizer, image):
+    batch = processor(images=[image] * 3, text=QUESTIONS, return_tensors="pt")
+    assert set(batch) == {"pixel_values", "input_ids", "attention_mask"} == set(processor.model_input_names)
+    torch.testing.assert_close(
+        batch["pixel_values"], image_processor([image] * 3, return_tensors="pt")["pixel_values"]
+    )
+    tokens = tokenizer(QUESTIONS, padding=True, return_tensors="pt")
+    assert batch["input_ids"].equal(tokens["input_ids"])
+    assert batch["attention_mask"].equal(tokens["attention_mask"])
+
+
+def test_labels_are_the_tokens_of_the_answers_followed_by_minus_100(processor, tokenizer):
+    answers = ["yes", "in the liver"]
+    labels = processor(text=QUESTIONS[:2], answers=answers, return_tensors="pt")["labels"]
+    for row, answer in zip(labels.tolist(), answers, strict=True):
+        tokens = tokenizer(answer)["input_ids"]
+        assert row == tokens + [-100] * (labels.shape[1] - len(tokens))
+    assert (labels == -100).any()
+
+
+def test_labels_stay_right_padded_where_questions_are_padded_on_the_left(processor, monkeypatch):
+    monkeypatch.setattr(processor.tokenizer, "padding_side", "left")
+    batch = processor(text=QUESTIONS[:2], answers=["yes", "in the liver"], return_tensors="pt")
+    assert batch["attention_mask"][0, 0] == 0
+    assert batch["labels"][0, 0] != -100 and batch["labels"][0, -1] == -100
+
+
+def test_decoded_labels_are_the_answers(processor):
+    answers = ["yes", "in the liver"]
+    labels = processor(answers=answers, return_tensors="pt")["labels"]
+    ids = labels.masked_fill(labels == -100, processor.tokenizer.pad_token_id)
+    assert processor.batch_decode(ids, skip_special_tokens=True) == answers
+    assert processor.post_process_image_text_to_text(ids) == answers
+
+
+def test_image_index_says_which_image_each_question_is_about(processor, image):
+    batch = processor(images=[image] * 2, text=QUESTIONS, image_index=[1, 0, 1], return_tensors="pt")
+    assert batch["pixel_values"].shape == (2, 3, 28, 28)
+    assert batch["image_index"].equal(torch.tensor([1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda pixels, path: pixels,
+        lambda pixels, path: pixels.transpose(2, 0, 1),
+        lambda pixels, path: torch.from_numpy(pixels),
+        lambda pixels, path: torch.from_numpy(pixels).permute(2, 0, 1) / 255,
+        lambda pixels, path: pixels.astype(np.float32),
+        lambda pixels, path: pixels.astype(np.uint16) * 257,
+        lambda pixels, path: pixels[None],
+        lambda pixels, path: [[Image.fromarray(pixels)]],
+        lambda pixels, path: path,
+        lambda pixels, path: str(path),
+        lambda pixels, path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
+        lambda pixels, path: base64.b64encode(path.read_bytes()).decode(),
+    ],
+    ids="array channels_first tensor unit_range float 16_bit batch nested Path path data_url base64".split(),
+)
+def test_an_image_gives_the_same_pixels_in_every_form(processor, pixels, image, image_file, form):
+    expected = processor(images=image, return_tensors="pt")["pixel_values"]
+    given = processor(images=form(pixels, image_file), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(given, expected, rtol=0, atol=0)
+
+
+def test_an_image_is_read_from_a_url(processor, image, image_url):
+    expected = processor(images=image, return_tensors="pt")["pixel_values"]
+    assert processor(images=[image_url], return_tensors="pt")["pixel_values"].equal(expected)
+
+
+def test_an_ambiguous_array_is_read_as_input_data_format_says(processor):
+    values = np.zeros((3, 30, 3), dtype=np.uint8)
+    values[..., 0] = 255
+    red = processor(images=Image.fromarray(values), return_tensors="pt")["pixel_values"]
+    assert processor(images=values, input_data_format="channels_last", return_tensors="pt")["pixel_values"].equal(red)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (one_pixel("1", 1), (255, 255, 255)),
+        (one_pixel("L", 7), (7, 7, 7)),
+        (one_pixel("LA", (0, 51)), (204, 204, 204)),
+        (one_pixel("RGBA", (255, 0, 0, 51)), (255, 204, 204)),
+        (one_pixel("RGBA", (255, 0, 0, 255)), (255, 0, 0)),
+        (one_pixel("CMYK", (0, 255, 255, 0)), (255, 0, 0)),
+        (one_pixel("I;16", 65535), (255, 255, 255)),
+        (one_pixel("I;16", 257 * 100), (100, 100, 100)),
+        (one_pixel("I;16", 257), (1, 1, 1)),
+        (one_pixel("I;16B", 257 * 100), (100, 100, 100)),
+        (one_pixel("I", 257 * 100), (100, 100, 100)),
+        (one_pixel("I", 100), (100, 100, 100)),
+        (one_pixel("F", 0.2), (51, 51, 51)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else "",
+)
+def test_every_mode_becomes_rgb_over_white_and_in_8_bit(image, expected):
+    assert to_rgb(image).mode == "RGB"
+    assert to_rgb(image).getpixel((0, 0)) == expected
+
+
+def test_a_transparent_palette_colour_becomes_white(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "palette.png", transparency=0)
+    with Image.open(tmp_path / "palette.png") as stored:
+        assert stored.mode == "P"
+        assert np.asarray(to_rgb(stored)).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+
+
+def test_16_bit_files_are_scaled_and_not_cut_off(processor, tmp_path):
+    grey = np.linspace(0, 255, 30 * 30).round().astype(np.uint16).reshape(30, 30)
+    Image.fromarray(grey * 257).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "flat.png")
+    deep, flat = processor(images=[tmp_path / "deep.png", tmp_path / "flat.png"], return_tensors="pt")["pixel_values"]
+    assert deep.equal(flat)
+
+
+def test_an_image_is_turned_as_its_exif_tag_says(processor, image, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    turned = processor(images=tmp_path / "turned.png", return_tensors="pt")["pixel_values"]
+    assert turned.equal(
+        processor(images=image.transpose(Image.Transpose.ROTATE_270), return_tensors="pt")["pixel_values"]
+    )
+
+
+def test_long_text_is_truncated_to_the_position_limit_with_one_warning(processor, warnings_again):
+    long = "is necrosis seen? " * 40
+    for _ in range(2):
+        batch = processor(text=["yes", long], answers=["no", long], return_tensors="pt")
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, processor.tokenizer.model_max_length)
+    assert batch["input_ids"][1, -1] == processor.tokenizer.eos_token_id
+    assert [record.getMessage() for record in warnings_again.records] == [
+        "Text of more than 32 tokens is truncated to its first 32."
+    ]
+
+
+def test_text_at_the_position_limit_is_kept_without_a_warning(processor, warnings_again):
+    words = "yes" * 30
+    batch = processor(text=[words], return_tensors="pt")
+    assert batch["input_ids"].shape == (1, processor.tokenizer.model_max_length)
+    assert processor.batch_decode(batch["input_ids"], skip_special_tokens=True) == [words]
+    assert not warnings_again.records
+
+
+def test_arguments_reach_the_part_they_are_for(processor, image):
+    batch = processor(
+        images=image,
+        text="yes",
+        text_kwargs={"padding": "max_length", "max_length": 12},
+        images_kwargs={"crop_size": {"height": 14, "width": 14}},
+        return_tensors="np",
+    )
+    assert batch["input_ids"].shape == (1, 12)
+    assert batch["pixel_values"].shape == (1, 3, 14, 14)
+
+
+def test_an_unknown_argument_is_reported(processor, warnings_again):
+    processor(text="yes", magnification=40)
+    assert "`magnification` is not a valid argument" in warnings_again.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "nothing to process: give `images`"),
+        (
+            {"images": 2, "text": 3},
+            ValueError,
+            "2 images for 3 questions: give one image a question, or `image_index`",
+        ),
+        ({"images": 2, "text": 3, "image_index": [0, 1]}, ValueError, "image_index holds 2 numbers for 3 questions"),
+        ({"images": 2, "text": 3, "image_index": [0, 1, 2]}, ValueError, "is 2 for question 2: give 0 to 1"),
+        ({"images": 2, "text": 3, "image_index": [0, -1, 1]}, ValueError, "is -1 for question 1: give 0 to 1"),
+        ({"text": 2, "answers": ["yes"]}, ValueError, "1 answers for 2 questions"),
+        ({"text": 2, "answers": ["yes", None]}, TypeError, "`answers` holds NoneType, str: give a string"),
+        ({"text": 7.5}, TypeError, "`text` holds float: give a string"),
+        ({"images": [{"path": "a.png"}]}, TypeError, "an image is a dict: give a PIL image"),
+        ({"images": "no-such-file.png"}, ValueError, "no-such-file.png"),
+        ({"images": np.zeros((5, 30, 30))}, ValueError, r"an array \(5, 30, 30\): give \(H, W\)"),
+        ({"images": np.full((3, 30, 30), -0.5)}, ValueError, "values from -0.5 to -0.5: give 0 to 1, 0 to 255"),
+        ({"images": [[], []], "text": 2}, ValueError, "question 0 comes with 0 images: give one image a question"),
+    ],
+)
+def test_bad_input_is_refused_with_what_to_do(processor, image, arguments, error, message):
+    if isinstance(arguments.get("images"), int):
+        arguments = {**arguments, "images": [image] * arguments["images"]}
+    if isinstance(arguments.get("text"), int):
+        arguments = {**arguments, "text": QUESTIONS[: arguments["text"]]}
+    with pytest.raises(error, match=message):
+        processor(**arguments)
+
+
+def test_a_chat_of_an_image_and_a_question_is_that_image_and_that_question(processor, image, image_file):
+    def chat(image, question):
+        content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+        return [{"role": "user", "content": content}]
+
+    assert processor.apply_chat_template(chat(image, QUESTIONS[0])) == QUESTIONS[0]
+    batch = processor.apply_chat_template(
+        [chat(image, QUESTIONS[0]), chat(str(image_file), QUESTIONS[1])],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+    )
+    expected = processor(images=[image, image], text=QUESTIONS[:2], return_tensors="pt")
+    assert set(batch) == set(expected)
+    for name in expected:
+        assert batch[name].equal(expected[name])
+
+
+def test_a_saved_and_loaded_processor_is_the_same(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = MMJepaProcessor.from_pretrained(tmp_path)
+    assert loaded.to_json_string() == (tmp_path / "processor_config.json").read_text() == processor.to_json_string()
+    assert loaded.chat_template == processor.chat_template
+    assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert loaded.tokenizer.model_max_length == processor.tokenizer.model_max_length
+
+
+def test_a_saved_processor_loads_where_the_package_is_not_installed(processor, image, image_file, tmp_path):
+    processor.save_pretrained(tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "saved").glob("*.py")} == {"processing_mmjepa.py"}
+    script = """
+import sys
+sys.modules["mmjepa"] = None  # so that importing it fails
+import torch
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor.save_pretrained(sys.argv[1] + "-again")
+processor = AutoProcessor.from_pretrained(sys.argv[1] + "-again", trust_remote_code=True)
+torch.save(dict(processor(images=sys.argv[2], text="what is present?", return_tensors="pt")), sys.argv[3])
+"""
+    subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "saved", image_file, tmp_path / "batch.pt"],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+    )
+    expected = processor(images=image, text="what is present?", return_tensors="pt")
+    loaded = torch.load(tmp_path / "batch.pt", weights_only=True)
+    assert set(loaded) == set(expected)
+    for name in expected:
+        assert loaded[name].equal(expected[name])
