@@ -1,6 +1,7 @@
 """A data set by name or folder -> rows, images decoded and resized once, batches of whole images."""
 
 import hashlib
+import json
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,26 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import torch
-from datasets import Array3D, Dataset, DatasetDict, Features, Image, Value, load_dataset, load_from_disk
+from datasets import (
+    Array3D,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 from torch.utils.data import Sampler
 from transformers import BaseImageProcessor
 
 from .processing_mmjepa import MMJepaProcessor, to_rgb
 
 REQUIRED_COLUMNS = ("image", "question", "answer")
-COLUMNS = (*REQUIRED_COLUMNS, "caption", "text")
+TEXT_COLUMNS = ("question", "answer", "caption", "text")
 ALIGNMENT_COLUMNS = ("question", "caption", "answer", "text")
-SPLIT_OF_FILE = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
-TABLE_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+# Other names that splits go by, in folders and on the Hub.
+SPLIT_NAMES = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(
+    ("valid", "val", "dev"), "validation"
+)
+TABLE_SUFFIXES = (".csv", ".json", ".jsonl")
 # How many image groups the sampler looks through for one that fills a batch exactly.
 PACKING_LOOKAHEAD = 64
 
 
-def load_rows(
-    dataset_name: str, config_name: str | None = None, columns: dict[str, str] | None = None
-) -> DatasetDict:
+def load_rows(dataset_name: str, config_name: str | None = None, columns: dict[str, str] | None = None) -> DatasetDict:
     """The splits of a data set with columns `image`, `question`, `answer` and, where it has them, `caption`, `text`.
 
     Images stay encoded: `image` is bytes or a path (`datasets.Image(decode=False)`). A missing text is "".
@@ -44,59 +57,91 @@ def load_rows(
         ValueError: a column is missing, or a folder has no data in one of these forms.
     """
     folder = Path(dataset_name)
-    splits = load_folder(folder) if folder.is_dir() else load_dataset(dataset_name, config_name)
-    return DatasetDict({split: rename_columns(rows, columns or {}, folder) for split, rows in splits.items()})
+    splits = load_folder(folder, config_name) if folder.is_dir() else load_dataset(dataset_name, config_name)
+    return DatasetDict(
+        {
+            SPLIT_NAMES.get(split, split): with_own_columns(rows, columns or {}, folder.absolute(), split)
+            for split, rows in splits.items()
+        }
+    )
 
 
-def load_folder(folder: Path) -> DatasetDict:
+def load_folder(folder: Path, config_name: str | None = None) -> DatasetDict:
     """The splits in a local folder, whatever their columns."""
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         rows = load_from_disk(str(folder))
         return rows if isinstance(rows, DatasetDict) else DatasetDict(train=rows)
-    tables = {
-        SPLIT_OF_FILE[path.stem]: path
-        for path in sorted(folder.iterdir())
-        if path.suffix in TABLE_READERS and path.stem in SPLIT_OF_FILE
-    }
+    tables: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in TABLE_SUFFIXES and path.stem in SPLIT_NAMES:
+            other = tables.setdefault(SPLIT_NAMES[path.stem], path)
+            if other != path:
+                raise ValueError(f"{folder} holds {other.name} and {path.name}: leave one table for each split.")
     if tables:
-        # Named files: by itself `datasets` takes a folder of images with a table for an image folder.
-        reader = TABLE_READERS[next(iter(tables.values())).suffix]
-        # An answer may be the word null or NA.
-        options = {"keep_default_na": False} if reader == "csv" else {}
-        return load_dataset(reader, data_files={split: str(path) for split, path in tables.items()}, **options)
+        # Table by table: by itself `datasets` takes a folder of images and tables for an image folder.
+        return DatasetDict({split: load_table(path) for split, path in tables.items()})
     if any(folder.rglob("*.parquet")):
-        return load_dataset(str(folder))
+        return load_dataset(str(folder), config_name)
     raise ValueError(
         f"{folder} holds no data: give a folder of save_to_disk, of parquet files, or of train.csv, validation.csv, "
         "... (or .json, .jsonl)."
     )
 
 
-def rename_columns(rows: Dataset, columns: dict[str, str], folder: Path) -> Dataset:
+def load_table(path: Path) -> Dataset:
+    """The rows of a CSV or JSON file; all columns of a CSV file are text, so that 007, NA and null stay answers."""
+    if path.suffix != ".csv":
+        return load_dataset("json", data_files=str(path), split="train")
+    features = Features({name: Value("string") for name in pd.read_csv(path, nrows=0).columns})
+    return load_dataset("csv", data_files=str(path), split="train", features=features, keep_default_na=False)
+
+
+def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split: str) -> Dataset:
     """`rows` with this project's columns alone, by their names here; images encoded, texts without None."""
-    found = {name.lower(): name for name in rows.column_names} | columns
-    for name in REQUIRED_COLUMNS:
-        if found.get(name) not in rows.column_names:
-            raise ValueError(
-                f"no column {found.get(name, name)!r} for the {name}: there are {', '.join(rows.column_names)}; name "
-                f"the one that holds it with --{name}_column."
-            )
-    found = {name: found[name] for name in COLUMNS if found.get(name) in rows.column_names}
-    rows = rows.select_columns(list(found.values()))
-    rows = rows.rename_columns({column: name for name, column in found.items() if column != name})
-    if isinstance(rows.features["image"], Value):
-        rows = rows.map(absolute_path, fn_kwargs={"folder": str(folder)}, input_columns="image")
+    by_name = {name.lower(): name for name in rows.column_names if name not in columns.values()} | columns
+    found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in rows.column_names}
+    missing = [name for name in {*REQUIRED_COLUMNS, *columns} if name not in found]
+    if missing:
+        raise ValueError(
+            f"{split} has no column {', '.join(repr(by_name.get(name, name)) for name in missing)}: there are "
+            f"{', '.join(rows.column_names)}; needed are {', '.join(REQUIRED_COLUMNS)}. Name the columns that hold "
+            f"them with {', '.join(f'--{name}_column' for name in missing)}."
+        )
+    names = {column: name for name, column in found.items()}
+    rows = rows.select_columns(list(names)).rename_columns(names)
     texts = [name for name in rows.column_names if name != "image"]
-    rows = rows.map(fill_missing, input_columns=texts, fn_kwargs={"columns": texts})
-    return rows.cast(Features({"image": Image(decode=False)} | {name: Value("string") for name in texts}))
-
-
-def absolute_path(image: str, folder: str) -> dict[str, str]:
-    return {"image": str(Path(folder) / image)}
+    # Apart from the images, whose bytes would otherwise be copied.
+    filled = rows.select_columns(texts).map(
+        fill_missing,
+        input_columns=texts,
+        fn_kwargs={"columns": texts},
+        features=Features({name: Value("string") for name in texts}),
+        desc="Reading texts",
+    )
+    images = rows.select_columns("image")
+    if images.features["image"] in (Value("string"), Value("large_string")):
+        images = with_absolute_paths(images, folder)
+    return concatenate_datasets([images.cast_column("image", Image(decode=False)), filled], axis=1)
 
 
 def fill_missing(*texts: Any, columns: list[str]) -> dict[str, str]:
     return {name: "" if text is None else str(text) for name, text in zip(columns, texts, strict=True)}
+
+
+def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
+    files = [folder / name for name in images.unique("image") if name]
+    # Part of the fingerprint: an image that was exchanged or repaired since is not to come from the cache.
+    states = [(path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in files]
+    return images.map(
+        absolute_path,
+        fn_kwargs={"folder": str(folder), "states": states},
+        input_columns="image",
+        desc="Finding images",
+    )
+
+
+def absolute_path(image: str | None, folder: str, states: list) -> dict[str, str | None]:
+    return {"image": str(Path(folder) / image) if image else None}
 
 
 @dataclass
@@ -129,6 +174,12 @@ class VqaData(torch.utils.data.Dataset):
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{**row, "pixels": pixels[row["image_id"]]} for row in rows]
 
+    def blank(self) -> "VqaData":
+        """The same questions, all about one black image: what a model learns from it, the questions alone give."""
+        questions = self.questions.remove_columns("image_id").add_column("image_id", [0] * len(self))
+        black = {"pixels": [np.zeros_like(self.pixels[0]["pixels"])]}
+        return VqaData(questions, Dataset.from_dict(black, features=self.pixels.features))
+
 
 def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | None = None) -> VqaData:
     """Finds the distinct images of `rows` and decodes, resizes and crops each of them once.
@@ -136,33 +187,49 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
     Images are the same where their encoded bytes are. The work is cached by `datasets` under a fingerprint of the rows
     and of the image processor's settings; `num_proc` processes share it.
     """
+    shape = prepared_shape(image_processor)
     hashes = rows.select_columns("image").map(
         image_hash, with_indices=True, remove_columns="image", num_proc=num_proc, desc="Hashing images"
-    )["hash"]
+    )["hash"][:]
     first_rows: dict[str, int] = {}
     for row, image in enumerate(hashes):
         first_rows.setdefault(image, row)
-    image_ids = {image: number for number, image in enumerate(first_rows)}
-    images = rows.select(first_rows.values()).select_columns("image")
+    images = rows.select_columns("image").select(list(first_rows.values()))
 
-    size = image_processor.crop_size if image_processor.do_center_crop else image_processor.size
-    shape = (3, size["height"], size["width"])
     pixels = images.map(
         prepare_image,
-        fn_kwargs={"image_processor": image_processor, "shape": shape},
+        fn_kwargs={"image_processor": same_processor(image_processor), "shape": shape},
         remove_columns="image",
         features=Features({"pixels": Array3D(shape, "uint8"), "readable": Value("bool")}),
+        writer_batch_size=100,  # so many images wait in memory to be written
         num_proc=num_proc,
         desc="Preparing images",
     )
-    readable = pixels["readable"]
     unreadable = [
-        image["path"] or f"row {row}"
-        for image, row, is_readable in zip(images["image"], first_rows.values(), readable, strict=True)
-        if not is_readable
-    ] if not all(readable) else []
-    questions = rows.remove_columns("image").add_column("image_id", [image_ids[image] for image in hashes])
+        image_name(images[number]["image"], row)
+        for number, (row, readable) in enumerate(zip(first_rows.values(), pixels["readable"][:], strict=True))
+        if not readable
+    ]
+    numbers = {image: number for number, image in enumerate(first_rows)}
+    questions = rows.remove_columns("image").add_column("image_id", [numbers[image] for image in hashes])
     return VqaData(questions, pixels.remove_columns("readable"), unreadable)
+
+
+def prepared_shape(image_processor: BaseImageProcessor) -> tuple[int, int, int]:
+    """(3, H, W) of the images that the image processor makes; raises ValueError where they have several sizes."""
+    size = image_processor.size if image_processor.do_resize else {}
+    size = dict(image_processor.crop_size if image_processor.do_center_crop else size)
+    if not (size.get("height") and size.get("width")):
+        raise ValueError(
+            f"the image processor leaves images of different sizes, by its size {image_processor.size}: a batch needs "
+            "one, by a `size` of height and width or by `do_center_crop` and `crop_size`."
+        )
+    return 3, size["height"], size["width"]
+
+
+def same_processor(image_processor: BaseImageProcessor) -> BaseImageProcessor:
+    """A copy that has the same fingerprint whether the image processor was made here or loaded from a checkpoint."""
+    return type(image_processor).from_dict(json.loads(image_processor.to_json_string()))
 
 
 def image_bytes(image: dict[str, Any] | None) -> bytes:
@@ -175,24 +242,28 @@ def image_bytes(image: dict[str, Any] | None) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def image_hash(row: dict[str, Any], index: int) -> dict[str, str]:
-    """A name of the image's encoded bytes; images without any are each their own."""
-    encoded = image_bytes(row["image"])
-    missing = (row["image"] or {}).get("path") or f"row {index}"
-    return {"hash": hashlib.blake2b(encoded, digest_size=16).hexdigest() if encoded else missing}
+def image_name(image: dict[str, Any] | None, row: int) -> str:
+    return (image or {}).get("path") or f"row {row}"
+
+
+def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:
+    """What tells images apart: their encoded bytes, or the name of one that is missing."""
+    encoded = image_bytes(example["image"])
+    name = image_name(example["image"], row)
+    return {"hash": hashlib.blake2b(encoded, digest_size=16).hexdigest() if encoded else name}
 
 
 def prepare_image(
-    row: dict[str, Any], image_processor: BaseImageProcessor, shape: tuple[int, int, int]
+    example: dict[str, Any], image_processor: BaseImageProcessor, shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     """Pixels (3, H, W), uint8, of an encoded image; zeros, and not readable, where it is missing or broken."""
     try:
-        image = to_rgb(PIL.Image.open(BytesIO(image_bytes(row["image"]))))
+        image = to_rgb(PIL.Image.open(BytesIO(image_bytes(example["image"]))))
     # Broken files make Pillow's decoders raise errors of a dozen types; one image must not end the run.
     except Exception:
         return {"pixels": np.zeros(shape, np.uint8), "readable": False}
-    pixels = image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
-    return {"pixels": pixels.round().clip(0, 255).astype(np.uint8), "readable": True}
+    pixels = image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+    return {"pixels": pixels.numpy().round().clip(0, 255).astype(np.uint8), "readable": True}
 
 
 def normalize_pixels(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
@@ -217,24 +288,19 @@ def alignment_text(row: dict[str, Any]) -> str:
 class VqaCollator:
     """Rows of [`VqaData`] -> the model's inputs, each distinct image once.
 
-    pixel_values (I, 3, H, W) uint8, image_index (B,), input_ids and attention_mask (B, L), labels (B, A) and, where some
-    row's alignment text is not its question, align_input_ids and align_attention_mask (B, L').
-
-    Args:
-        blank: gives black images in the place of all: what do the questions alone teach?
+    pixel_values (I, 3, H, W) uint8, image_index (B,), input_ids and attention_mask (B, L), labels (B, A) and, where
+    some row's alignment text is not its question, align_input_ids and align_attention_mask (B, L').
     """
 
-    def __init__(self, processor: MMJepaProcessor, blank: bool = False):
+    def __init__(self, processor: MMJepaProcessor):
         self.processor = processor
-        self.blank = blank
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         images = {row["image_id"]: row["pixels"] for row in rows}
         positions = {image_id: position for position, image_id in enumerate(images)}
-        pixel_values = torch.stack(list(images.values()))  # (I, 3, H, W)
         questions = [row["question"] for row in rows]
         batch = {
-            "pixel_values": torch.zeros_like(pixel_values) if self.blank else pixel_values,
+            "pixel_values": torch.stack(list(images.values())),  # (I, 3, H, W)
             "image_index": torch.tensor([positions[row["image_id"]] for row in rows]),
             **self.processor(text=questions, answers=[row["answer"] for row in rows], return_tensors="pt"),
         }

@@ -1,11 +1,11 @@
 """The trained model as a folder of parts, each for its own stock class, and back.
 
-    image_encoder/    Dinov2Model
-    generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the encoder layers it read
-    teacher_bart/     BartModel without decoder layers: the frozen teacher with embeddings of its own
-    adapters/         img_to_txt.pt, visual_prefix.pt, prefix_ln.pt, alignment.pt: state dicts; mm_config.json: the rest
-    processors/       MMJepaProcessor
-    mmjepa/           the whole, as `save_pretrained` writes it
+image_encoder/    Dinov2Model
+generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the encoder layers it read
+teacher_bart/     BartModel without decoder layers: the frozen teacher with embeddings of its own
+adapters/         img_to_txt.pt, visual_prefix.pt, prefix_ln.pt, alignment.pt: state dicts; mm_config.json: the rest
+processors/       MMJepaProcessor
+mmjepa/           the whole, as `save_pretrained` writes it
 """
 
 import copy

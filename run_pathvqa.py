@@ -35,7 +35,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data_pathvqa import VqaCollator, VqaData, load_rows, prepare
-from mmjepa.evaluation_pathvqa import answer_questions, encode_all_images, evaluate_model
+from mmjepa.evaluation_pathvqa import answer_questions, batches, encode_all_images, evaluate_model
 from mmjepa.export_mmjepa import export_parts
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
@@ -96,7 +96,9 @@ class DataArguments:
     max_train_samples: int | None = HfArg(default=None, help="Train on so many rows.")
     max_val_samples: int | None = HfArg(default=None, aliases=["--max_eval_samples"], help="Evaluate so many rows.")
     preprocessing_num_workers: int = HfArg(default=2, help="Processes that decode and resize the images, once.")
-    blank_images: bool = HfArg(default=False, help="Train without images: what do the questions alone give?")
+    blank_images: bool = HfArg(
+        default=False, help="Train and evaluate on black images: what do the questions alone give?"
+    )
     max_answer_tokens: int = HfArg(default=32, help="Tokens generated at most.")
 
     def columns(self) -> dict[str, str]:
@@ -195,12 +197,10 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
 def set_text_mean(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: list[str]) -> None:
     """Centres the alignment target on the mean of the teacher's embeddings of the distinct training texts."""
     if model.config.alignment_target == "centered":
-        embeds = model.encoder.encode_texts
-        distinct = sorted(set(texts))
         pooled = []
-        for start in range(0, len(distinct), 256):
-            text = processor(text=distinct[start : start + 256], return_tensors="pt")
-            pooled.append(embeds(text["input_ids"], text["attention_mask"]))
+        for batch in batches(sorted(set(texts)), 256):
+            text = processor(text=batch, return_tensors="pt")
+            pooled.append(model.encoder.encode_texts(text["input_ids"], text["attention_mask"]))  # (256, D)
         model.alignment.text_mean.copy_(torch.cat(pooled).mean(dim=0))
 
 
@@ -220,9 +220,7 @@ def score_validation(
     """Scores of the answers alone, by which the best checkpoint is chosen; the controls wait for the end."""
     states = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
     questions = data.questions
-    predictions = answer_questions(
-        model, processor, questions["question"], states, questions["image_id"], batch_size
-    )
+    predictions = answer_questions(model, processor, questions["question"], states, questions["image_id"], batch_size)
     return score_answers(predictions, questions["answer"], questions["question"])
 
 
@@ -280,6 +278,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     }
     for split, split_data in data.items():
         report_split(split, split_data)
+    if data_args.blank_images:
+        data = {split: split_data.blank() for split, split_data in data.items()}
 
     def answer_scores(model: MMJepaForConditionalGeneration) -> dict[str, float]:
         return score_validation(model, processor, data["validation"], training_args.per_device_eval_batch_size)
@@ -296,8 +296,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
-        trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
+        metrics = result.metrics | {"train_samples": len(data["train"])}
+        trainer.log_metrics("train", metrics)
+        trainer.save_metrics("train", metrics)
         trainer.save_state()
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split in data and (training_args.do_eval if prefix == "eval" else training_args.do_predict):

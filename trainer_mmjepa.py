@@ -34,7 +34,9 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
     learning_rate: float = HfArg(default=3e-5, aliases=["--lr_dec"], help="Peak learning rate of the text decoder.")
     use_cosine_schedule: bool = HfArg(default=False, help="Decay by a cosine instead of --lr_scheduler_type.")
     warmup_steps: float = HfArg(
-        default=0.06, aliases=["--warmup_ratio"], help="Learning-rate warm-up: below 1 a share of all steps, else steps."
+        default=0.06,
+        aliases=["--warmup_ratio"],
+        help="Learning-rate warm-up: below 1 a share of all steps, else steps.",
     )
     gradient_accumulation_steps: int = HfArg(
         default=1, aliases=["--accumulate_grad_batches"], help="Batches added up before a step."

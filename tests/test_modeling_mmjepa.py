@@ -338,9 +338,7 @@ def test_built_from_checkpoints_each_half_equals_its_stock_class(checkpoints, ba
     dinov2 = Dinov2Model.from_pretrained(checkpoints["vision"]).eval()
     bart = BartForConditionalGeneration.from_pretrained(checkpoints["text"]).eval()
     pixels, ids, mask = (batch[name] for name in ("pixel_values", "input_ids", "attention_mask"))
-    torch.testing.assert_close(
-        model.encoder.image_encoder(pixels).last_hidden_state, dinov2(pixels).last_hidden_state
-    )
+    torch.testing.assert_close(model.encoder.image_encoder(pixels).last_hidden_state, dinov2(pixels).last_hidden_state)
     encoded = bart.get_encoder()(ids, attention_mask=mask).last_hidden_state
     read = model.encoder(**without_labels(batch)).last_hidden_state
     torch.testing.assert_close(read[:, 3:][mask.bool()], encoded[mask.bool()])

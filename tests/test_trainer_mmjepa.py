@@ -191,9 +191,7 @@ def test_alignment_text_that_is_not_the_question_is_trained_on(make_trainer, dat
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"), [("precision", "bf32"), ("lr_img", -1.0), ("questions_per_image", 0)]
-)
+@pytest.mark.parametrize(("argument", "value"), [("precision", "bf32"), ("lr_img", -1.0), ("questions_per_image", 0)])
 def test_a_bad_argument_is_named(tmp_path, argument, value):
     with pytest.raises(ValueError, match=argument):
         MMJepaTrainingArguments(output_dir=str(tmp_path), **{argument: value})

@@ -1,0 +1,235 @@
+"""The script, from flags to files: on drawn slides, on stand-ins of published checkpoints and of PathVQA itself."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+from transformers import Dinov2Model
+
+from mmjepa.drawn_slides import write_drawn_slides
+from mmjepa.export_mmjepa import rebuild_from_parts
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.processing_mmjepa import MMJepaProcessor
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+import run_pathvqa  # noqa: E402
+
+TINY_VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+TINY_TEXT = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 32,
+    "vocab_size": 320,
+}
+FROM_RANDOM = ["--vision_config", json.dumps(TINY_VISION), "--text_config", json.dumps(TINY_TEXT)]
+FAST = ["--dataloader_num_workers", "0", "--preprocessing_num_workers", "1", "--disable_tqdm", "true", "--use_cpu"]
+
+
+@pytest.fixture(scope="session")
+def slides(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("data") / "slides"
+    write_drawn_slides(folder, num_train=8, num_validation=4, num_test=3, image_size=32)
+    return str(folder)
+
+
+@pytest.fixture
+def folders(tmp_path) -> list[str]:
+    return ["--ckpt_dir", str(tmp_path / "checkpoints"), "--log_dir", str(tmp_path / "logs")]
+
+
+def parsed(*flags):
+    return run_pathvqa.parse_arguments([*FROM_RANDOM, *flags])
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "group", "name", "expected"),
+    [
+        ("batch_size", "5", 2, "per_device_train_batch_size", 5),
+        ("per_device_train_batch_size", "5", 2, "train_batch_size", 5),
+        ("num_workers", "3", 2, "dataloader_num_workers", 3),
+        ("max_train_samples", "7", 1, "max_train_samples", 7),
+        ("max_val_samples", "7", 1, "max_val_samples", 7),
+        ("max_eval_samples", "7", 1, "max_val_samples", 7),
+        ("fast_dev_run", "true", 2, "max_steps", 2),
+        ("max_epochs", "9", 2, "num_train_epochs", 9),
+        ("lr_img", "0.5", 2, "lr_img", 0.5),
+        ("lr_dec", "0.25", 2, "learning_rate", 0.25),
+        ("m_image_tokens", "3", 0, "num_image_tokens", 3),
+        ("log_dir", "here", 2, "log_dir", "here"),
+        ("ckpt_dir", "there", 2, "output_dir", "there"),
+        ("export_dir", "out", 2, "export_dir", "out"),
+        ("use_cosine_schedule", "true", 2, "lr_scheduler_type", "cosine"),
+        ("warmup_ratio", "0.5", 2, "warmup_steps", 0.5),
+        ("gradient_checkpointing", "true", 2, "gradient_checkpointing", True),
+        ("accumulate_grad_batches", "4", 2, "gradient_accumulation_steps", 4),
+        ("gradient_clip_val", "2.5", 2, "max_grad_norm", 2.5),
+        ("precision", "bf16", 2, "bf16", True),
+        ("precision", "fp16", 2, "fp16", True),
+        ("lambda_align", "0.1", 0, "lambda_align", 0.1),
+        ("lambda_ce", "2", 0, "lambda_ce", 2.0),
+        ("align_warmup_epochs", "2", 2, "align_warmup_epochs", 2.0),
+    ],
+)
+def test_every_flag_reaches_what_it_sets(flag, value, group, name, expected):
+    arguments = parsed(f"--{flag}", value, "--use_cpu")
+    assert getattr(arguments[group], name) == expected
+    default = getattr(parsed("--use_cpu")[group], name)
+    assert default != expected
+
+
+def test_defaults_are_the_documented_ones():
+    model, data, training = parsed("--use_cpu")
+    assert (training.per_device_train_batch_size, training.dataloader_num_workers) == (16, 4)
+    assert (training.num_train_epochs, training.lr_img, training.learning_rate) == (3, 3e-4, 3e-5)
+    assert (model.num_image_tokens, model.lambda_align, model.lambda_ce) == (8, 0.5, 1.0)
+    assert (training.align_warmup_epochs, training.warmup_steps, training.max_grad_norm) == (1, 0.06, 1.0)
+    assert (training.log_dir, training.output_dir, training.export_dir) == ("./logs", "./checkpoints", None)
+    assert not (training.use_cosine_schedule or training.gradient_checkpointing or training.bf16 or training.fp16)
+    assert data.dataset_name == "flaviagiammarino/path-vqa"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
+    flags = {"vision_config": TINY_VISION, "text_config": TINY_TEXT, "batch_size": 6, "lr_img": 0.01, "use_cpu": True}
+    path = tmp_path / f"run{suffix}"
+    path.write_text(json.dumps(flags) if suffix == ".json" else yaml.safe_dump(flags))
+    model, _, training = run_pathvqa.parse_arguments([str(path), "--lr_img", "0.02"])
+    assert model.vision_config == TINY_VISION
+    assert (training.per_device_train_batch_size, training.lr_img) == (6, 0.02)
+
+
+@pytest.mark.parametrize("flags", [[], [*FROM_RANDOM, "--model_name_or_path", "x"], ["--image_encoder", "x"]])
+def test_the_model_must_be_given_in_exactly_one_way(flags):
+    with pytest.raises(ValueError, match="exactly one way"):
+        run_pathvqa.parse_arguments(flags)
+
+
+def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folders, tmp_path, capsys):
+    export = tmp_path / "export"
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--max_epochs", "2", "--do_predict"]
+    results = run_pathvqa.main([*flags, "--export_dir", str(export), "--logging_steps", "1"])
+    checkpoints = tmp_path / "checkpoints"
+
+    assert results == json.loads((checkpoints / "all_results.json").read_text())
+    for name in ("accuracy", "yes_no_accuracy", "open_accuracy", "image_gain", "align", "ce"):
+        assert f"eval_{name}" in results
+    for control in ("majority", "shuffled_images", "blank_images"):
+        assert f"eval_accuracy_{control}" in results
+    assert "train_runtime" in results and "test_accuracy" in results
+    assert "image gain" in capsys.readouterr().out
+
+    rows = [json.loads(line) for line in (checkpoints / "eval_answers.jsonl").read_text().splitlines()]
+    correct = sum(row["prediction"] == row["answer"] for row in rows) / len(rows)
+    assert results["eval_accuracy"] == pytest.approx(correct)
+    assert PILImage.open(checkpoints / "eval_answers.png").size[0] > 500
+    assert len(list(checkpoints.glob("checkpoint-*"))) <= 2
+    assert list((tmp_path / "logs" / "mmjepa_joint").glob("events*"))
+
+    saved = MMJepaForConditionalGeneration.from_pretrained(checkpoints)
+    rebuilt = rebuild_from_parts(export)
+    processor = MMJepaProcessor.from_pretrained(checkpoints)
+    inputs = processor(images=np.zeros((32, 32, 3), np.uint8), text=rows[0]["question"], return_tensors="pt")
+    assert torch.equal(saved.generate(**inputs), rebuilt.generate(**inputs))
+
+
+def test_saved_model_is_evaluated_again_with_the_same_numbers(slides, folders, tmp_path):
+    flags = [*FAST, "--dataset_name", slides, "--max_epochs", "1"]
+    first = run_pathvqa.main([*FROM_RANDOM, *flags, *folders])
+    again = ["--ckpt_dir", str(tmp_path / "again"), "--log_dir", str(tmp_path / "again")]
+    second = run_pathvqa.main(
+        ["--model_name_or_path", str(tmp_path / "checkpoints"), "--do_train", "false", *flags, *again]
+    )
+    for name in ("eval_accuracy", "eval_ce", "eval_align", "eval_accuracy_blank_images"):
+        assert second[name] == pytest.approx(first[name], abs=1e-6), name
+
+
+def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
+    results = run_pathvqa.main(
+        [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--blank_images", "--max_epochs", "1"]
+    )
+    assert results["eval_image_gain"] == 0
+    assert results["eval_accuracy"] == results["eval_accuracy_blank_images"]
+
+
+def test_centered_targets_are_centred_on_the_training_questions(slides, folders, tmp_path):
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run", "--batch_size", "4"]
+    run_pathvqa.main([*flags, "--alignment_target", "centered"])
+    saved = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "checkpoints")
+    questions = DatasetDict.load_from_disk(slides)["train"]["question"][:8]
+    processor = MMJepaProcessor.from_pretrained(tmp_path / "checkpoints")
+    text = processor(text=sorted(set(questions)), return_tensors="pt")
+    mean = saved.encoder.encode_texts(**text).mean(0)
+    torch.testing.assert_close(saved.alignment.text_mean, mean, atol=1e-5, rtol=0)
+
+
+def encoded(image: PILImage.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def path_vqa(tmp_path) -> str:
+    """A folder of parquet shards of the published data set's schema: the same bytes on every row of an image."""
+    random = np.random.default_rng(0)
+    features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+    folder = tmp_path / "path-vqa" / "data"
+    folder.mkdir(parents=True)
+    for split, images in (("train", 4), ("validation", 3), ("test", 2)):
+        rows = []
+        for _ in range(images):
+            bytes_ = encoded(PILImage.fromarray(random.integers(0, 255, (30, 40, 3), np.uint8)))
+            for question, answer in (
+                ("is necrosis seen?", "yes"),
+                ("what is present?", "the liver"),
+                ("is it?", "no"),
+            ):
+                rows.append({"image": {"bytes": bytes_, "path": None}, "question": question, "answer": answer})
+        Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return str(folder.parent)
+
+
+def test_published_checkpoints_and_data_set_are_trained_offline(
+    path_vqa, checkpoints, tokenizer, image_processor, folders, tmp_path, monkeypatch
+):
+    """The path of --dataset_name flaviagiammarino/path-vqa --image_encoder dinov2 --text_model bart, on stand-ins."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tokenizer.save_pretrained(checkpoints["text"])
+    image_processor.save_pretrained(checkpoints["vision"])
+    flags = ["--image_encoder", checkpoints["vision"], "--text_model", checkpoints["text"], "--dataset_name", path_vqa]
+    results = run_pathvqa.main([*flags, *FAST, *folders, "--batch_size", "4", "--max_epochs", "1", "--do_predict"])
+    assert results["train_samples"] == 12 and results["eval_count_what"] == 3 and results["test_count_what"] == 2
+
+    trained = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "checkpoints")
+    start = Dinov2Model.from_pretrained(checkpoints["vision"])
+    assert not torch.equal(trained.encoder.image_encoder.layernorm.weight, start.layernorm.weight)
+    assert trained.generation_config.forced_bos_token_id == 0
+    assert trained.generation_config.forced_eos_token_id == 2
+    assert trained.generation_config.num_beams == 1
+
+
+def test_missing_and_broken_images_are_counted_and_named(folders, tmp_path, caplog):
+    folder = tmp_path / "table"
+    folder.mkdir()
+    (folder / "good.jpg").write_bytes(encoded(PILImage.new("RGB", (30, 30), "red")))
+    (folder / "broken.jpg").write_bytes(b"not an image")
+    lines = ["image,question,answer", "good.jpg,is it?,yes", "broken.jpg,is it?,no", "missing.jpg,is it?,no"]
+    for split in ("train", "validation"):
+        (folder / f"{split}.csv").write_text("\n".join(lines))
+    with caplog.at_level("WARNING"):
+        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(folder), "--fast_dev_run"])
+    assert "train: 2 images are missing or can't be decoded" in caplog.text
+    assert "broken.jpg" in caplog.text and "missing.jpg" in caplog.text and "good.jpg" not in caplog.text
