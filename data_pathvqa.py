@@ -74,9 +74,9 @@ def load_folder(folder: Path, config_name: str | None = None) -> DatasetDict:
     tables: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in TABLE_SUFFIXES and path.stem in SPLIT_NAMES:
-            other = tables.setdefault(SPLIT_NAMES[path.stem], path)
-            if other != path:
-                raise ValueError(f"{folder} holds {other.name} and {path.name}: leave one table for each split.")
+            first = tables.setdefault(SPLIT_NAMES[path.stem], path)
+            if first != path:
+                raise ValueError(f"{folder} holds {first.name} and {path.name}: leave one table for each split.")
     if tables:
         # Table by table: by itself `datasets` takes a folder of images and tables for an image folder.
         return DatasetDict({split: load_table(path) for split, path in tables.items()})
@@ -100,7 +100,7 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
     """`rows` with this project's columns alone, by their names here; images encoded, texts without None."""
     by_name = {name.lower(): name for name in rows.column_names if name not in columns.values()} | columns
     found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in rows.column_names}
-    missing = [name for name in {*REQUIRED_COLUMNS, *columns} if name not in found]
+    missing = [name for name in dict.fromkeys((*REQUIRED_COLUMNS, *columns)) if name not in found]
     if missing:
         raise ValueError(
             f"{split} has no column {', '.join(repr(by_name.get(name, name)) for name in missing)}: there are "
@@ -129,9 +129,9 @@ def fill_missing(*texts: Any, columns: list[str]) -> dict[str, str]:
 
 
 def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
-    files = [folder / name for name in images.unique("image") if name]
+    """`images` whose paths were relative to `folder`."""
     # Part of the fingerprint: an image that was exchanged or repaired since is not to come from the cache.
-    states = [(path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in files]
+    states = [file_state(folder / image) for image in images.unique("image") if image]
     return images.map(
         absolute_path,
         fn_kwargs={"folder": str(folder), "states": states},
@@ -142,6 +142,15 @@ def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
 
 def absolute_path(image: str | None, folder: str, states: list) -> dict[str, str | None]:
     return {"image": str(Path(folder) / image) if image else None}
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file that is there."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):  # ValueError: no path at all, such as text with a null character
+        return None
+    return state.st_size, state.st_mtime_ns
 
 
 @dataclass
@@ -236,10 +245,10 @@ def image_bytes(image: dict[str, Any] | None) -> bytes:
     """The encoded bytes of an undecoded image; empty where there is none."""
     if image is None or not (image["bytes"] or image["path"]):
         return b""
-    if image["bytes"]:
-        return image["bytes"]
-    path = Path(image["path"])
-    return path.read_bytes() if path.is_file() else b""
+    try:
+        return image["bytes"] or Path(image["path"]).read_bytes()
+    except (OSError, ValueError):
+        return b""
 
 
 def image_name(image: dict[str, Any] | None, row: int) -> str:

@@ -31,7 +31,6 @@ from transformers import (
 )
 from transformers.hf_argparser import HfArg
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.trainer_utils import get_last_checkpoint
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data_pathvqa import VqaCollator, VqaData, load_rows, prepare

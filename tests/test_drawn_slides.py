@@ -7,6 +7,7 @@ from statistics import mean, median
 import numpy as np
 import pytest
 from datasets import Image, load_from_disk
+
 from mmjepa import drawn_slides as slides
 from mmjepa.drawn_slides import SlideFacts, ask_questions, draw_facts, paint_slide
 
