@@ -285,8 +285,9 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
     def train(self, mode: bool = True):
         """The teacher stays frozen and in eval mode: its dropout would give the same text a new target each step.
 
-        So does DINOv2's mask token, which only its own pretraining uses. Frozen here and not once in `__init__`, because loading a checkpoint makes parameters anew with gradients on
-        (transformers' `set_param_for_module`) and then calls `eval()`.
+        So does DINOv2's mask token, which only its own pretraining uses. Frozen here and not once in `__init__`,
+        because loading a checkpoint makes parameters anew with gradients on (transformers' `set_param_for_module`) and
+        then calls `eval()`.
         """
         super().train(mode)
         self.teacher.train(False).requires_grad_(False)

@@ -174,7 +174,7 @@ class MMJepaTrainer(Seq2SeqTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _mean_losses(self) -> dict[str, float]:
-        """The means since the last call, over all processes: alignment by row and, where there was any, answer by token."""
+        """Means since the last call, over all processes: alignment by row, answers, where there were any, by token."""
         sums = {name: torch.as_tensor(value, device=self.args.device) for name, value in self.loss_sums.items()}
         self.loss_sums.clear()
         names = ("align", "rows", "ce", "tokens")
