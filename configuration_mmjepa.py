@@ -81,7 +81,7 @@ class MMJepaConfig(PreTrainedConfig):
                 f"model {self.text_config.d_model}: only equal widths can do without the projection; set it to True."
             )
 
-    def _check_sub_config(self, name: str, config_class: type):
+    def _check_sub_config(self, name: str, config_class: type[PreTrainedConfig]):
         config = getattr(self, name)
         if isinstance(config, dict):
             model_type = config.get("model_type", config_class.model_type)

@@ -27,10 +27,10 @@ class MMJepaImageStates(ModelOutput):
     hidden_states, attentions: of the image encoder, where asked for.
     """
 
-    image_embeds: torch.FloatTensor | None = None
-    visual_tokens: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_embeds: torch.Tensor | None = None
+    visual_tokens: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -43,14 +43,14 @@ class MMJepaEncoderOutput(ModelOutput):
     hidden_states, attentions: of the teacher; image_hidden_states, image_attentions: of the image encoder.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    attention_mask: torch.LongTensor | None = None
-    image_embeds: torch.FloatTensor | None = None
-    question_embeds: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    image_attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    question_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: tuple[torch.Tensor, ...] | None = None
+    image_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -64,21 +64,21 @@ class MMJepaOutput(ModelOutput):
     attentions; image_*: the image encoder's; decoder_* and cross_attentions: the decoder's.
     """
 
-    loss: torch.FloatTensor | None = None
-    loss_align: torch.FloatTensor | None = None
-    loss_ce: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    loss_align: torch.Tensor | None = None
+    loss_ce: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: ModelOutput | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-    encoder_last_hidden_state: torch.FloatTensor | None = None
-    encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    image_attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_embeds: torch.FloatTensor | None = None
-    text_embeds: torch.FloatTensor | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: tuple[torch.Tensor, ...] | None = None
+    image_attentions: tuple[torch.Tensor, ...] | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
 
 
 def l2_normalize(embeds: torch.Tensor) -> torch.Tensor:
@@ -177,6 +177,8 @@ class PatchesPrefix(nn.Module):
 class AlignmentLoss(nn.Module):
     """How far image embeddings are from the embeddings of their texts, a number a row."""
 
+    text_mean: torch.Tensor
+
     def __init__(self, config: MMJepaConfig):
         super().__init__()
         self.loss = config.alignment_loss
@@ -187,7 +189,7 @@ class AlignmentLoss(nn.Module):
             self.bias = nn.Parameter(torch.empty(()))
         if self.target == "centered":
             # The mean of the teacher's embeddings over the training texts; the run sets it before the first step.
-            self.register_buffer("text_mean", torch.empty(config.text_config.d_model))
+            self.register_buffer("text_mean", torch.zeros(config.text_config.d_model))
 
     def text_targets(self, pooled: torch.Tensor) -> torch.Tensor:
         """Unit targets (B, D) of the teacher's pooled embeddings (B, D)."""
@@ -216,6 +218,7 @@ class AlignmentLoss(nn.Module):
 
 class MMJepaPreTrainedModel(PreTrainedModel):
     config_class = MMJepaConfig
+    base_model_prefix = "encoder"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
@@ -321,10 +324,10 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_index: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
         image_states: MMJepaImageStates | None = None,
         return_dict: bool | None = None,
         **kwargs,
@@ -410,7 +413,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         self.decoder = BartDecoder(config.text_config)
         self.lm_head = nn.Linear(config.text_config.d_model, config.text_config.vocab_size, bias=False)
         # BART's own buffer, kept so that a BART checkpoint's scores are reproduced and given back on export.
-        self.register_buffer("final_logits_bias", torch.empty(1, config.text_config.vocab_size))
+        self.register_buffer("final_logits_bias", torch.zeros(1, config.text_config.vocab_size))
         self.alignment = AlignmentLoss(config)
         self.post_init()
 
@@ -472,27 +475,27 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         text_config = self.config.text_config
         return shift_tokens_right(labels, text_config.pad_token_id, text_config.decoder_start_token_id)
 
-    def encode_images(self, pixel_values: torch.FloatTensor) -> MMJepaImageStates:
+    def encode_images(self, pixel_values: torch.Tensor) -> MMJepaImageStates:
         """Encodes images (I, 3, H, W) once, for any number of later `forward` or `generate(image_states=...)`."""
         return self.encoder.encode_images(pixel_values)
 
-    def encode_texts(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The unit alignment targets (B, D) of texts (B, L), to compare with `encode_images(...).image_embeds`."""
         return self.alignment.text_targets(self.encoder.encode_texts(input_ids, attention_mask))
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        image_index: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        align_input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        align_input_ids: torch.Tensor | None = None,
         align_attention_mask: torch.Tensor | None = None,
         image_states: MMJepaImageStates | None = None,
         encoder_outputs: MMJepaEncoderOutput | tuple | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         past_key_values=None,
         use_cache: bool | None = None,

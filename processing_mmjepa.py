@@ -1,6 +1,7 @@
 """Images, questions and answers as users have them -> the model's tensors, and token ids back to text."""
 
 import os
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,10 @@ class MMJepaProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images: ImageInput | str | list[str] | None = None,
-        text: str | list[str] | None = None,
-        answers: str | list[str] | None = None,
-        image_index: list[int] | None = None,
+        images: ImageInput | str | Sequence[str] | None = None,
+        text: str | Sequence[str] | None = None,
+        answers: str | Sequence[str] | None = None,
+        image_index: Sequence[int] | None = None,
         **kwargs: Unpack[MMJepaProcessorKwargs],
     ) -> BatchFeature:
         """Tensors of I images and B questions, as far as they are given; lists without `return_tensors="pt"`.
@@ -159,28 +160,26 @@ def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None
 
 def to_8_bit(values: np.ndarray) -> np.ndarray:
     """Brightness as 8-bit integers: 16-bit integers and numbers between 0 and 1 are scaled, 0 to 255 stay."""
-    kind, size, low, high = values.dtype.kind, values.dtype.itemsize, values.min(), values.max()
     if values.dtype == np.uint8:
         return values
-    if kind == "u" and size == 2 or kind in "iu" and 255 < high <= 65535:
-        scale = 255 / 65535
-    elif kind == "b" or kind == "f" and high <= 1:
-        scale = 255
-    elif high <= 255:
-        scale = 1
-    else:
-        scale = None
-    if scale is None or low < 0:
+    kind, low, high = values.dtype.kind, values.min(), values.max()
+    if not 0 <= low <= high <= (255 if kind == "f" else 65535):
         raise ValueError(
             f"an image has values from {low} to {high}: give 0 to 1, 0 to 255, or integers from 0 to 65535. "
             "Images that are already normalised go to the model as `pixel_values`."
         )
+    if kind == "b" or (kind == "f" and high <= 1):
+        scale = 255.0
+    elif (kind == "u" and values.dtype.itemsize == 2) or high > 255:
+        scale = 255 / 65535
+    else:
+        scale = 1.0
     return (values * scale).round().astype(np.uint8)
 
 
 def flat_list(images: Any) -> list:
     """One image, a batch as one array (I, ...) or a list, whose items may be lists of one image, as chats have."""
-    if not isinstance(images, (list, tuple)):
+    if isinstance(images, str) or not isinstance(images, Sequence):
         return list(images) if getattr(images, "ndim", 0) == 4 else [images]
     for row, item in enumerate(images):
         if isinstance(item, (list, tuple)) and len(item) != 1:
@@ -190,13 +189,13 @@ def flat_list(images: Any) -> list:
 
 def check_strings(name: str, texts: Any, like: list[str] | None = None) -> list[str]:
     """`texts` as a list of strings, one for each of `like`."""
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        kinds = {type(text).__name__ for text in texts} if isinstance(texts, (list, tuple)) else {type(texts).__name__}
-        raise TypeError(f"`{name}` holds {', '.join(sorted(kinds))}: give a string or a list of strings.")
+    texts = [texts] if isinstance(texts, str) or not isinstance(texts, Sequence) else list(texts)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"`{name}` holds a {type(text).__name__}: give a string or a list of strings.")
     if like is not None and len(texts) != len(like):
         raise ValueError(f"{len(texts)} {name} for {len(like)} questions: give one for each question.")
-    return list(texts)
+    return texts
 
 
 def check_counts(images: list | None, questions: list | None, image_index: list[int] | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.hf_argparser import HfArg
 from transformers.integrations import TensorBoardCallback
 
@@ -102,6 +102,18 @@ class MMJepaTensorBoardCallback(TensorBoardCallback):
         self.tb_writer.flush()
 
 
+class SamplerEpochCallback(TrainerCallback):
+    """Tells the sampler its epoch: on a mid-epoch resume with several processes, accelerate's `set_epoch` can't reach it
+    (`SkipBatchSampler` over `BatchSamplerShard` has no `.sampler`), and the resumed epoch would have the first's order.
+    """
+
+    def __init__(self, sampler: ImageGroupedSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
 class MMJepaTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer for [`MMJepaForConditionalGeneration`].
 
@@ -129,12 +141,14 @@ class MMJepaTrainer(Seq2SeqTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return ImageGroupedSampler(
+        sampler = ImageGroupedSampler(
             dataset.questions["image_id"],
             batch_size=self._train_batch_size,
             questions_per_image=self.args.questions_per_image,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
+        self.add_callback(SamplerEpochCallback(sampler))
+        return sampler
 
     def _prepare_inputs(self, inputs):
         inputs = super()._prepare_inputs(inputs)

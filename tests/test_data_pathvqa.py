@@ -150,8 +150,8 @@ def write_table(folder, rows: list[dict], name: str = "train.jsonl") -> str:
     return str(folder)
 
 
-def test_answers_in_a_csv_stay_as_they_are_written(tmp_path):
-    answers = ["007", "NA", "null", "1.50", "", "yes, often"]
+@pytest.mark.parametrize("answers", [["NA", "null", "", "yes, often"], ["007", "1.50", "10"]])
+def test_answers_in_a_csv_stay_as_they_are_written(tmp_path, answers):
     rows = [{"image": "a.png", "question": "?", "answer": answer} for answer in answers]
     pd.DataFrame(rows).to_csv(tmp_path / "train.csv", index=False)
     assert list(load_rows(str(tmp_path))["train"]["answer"]) == answers
@@ -319,9 +319,9 @@ def test_prepared_pixels_equal_the_image_processors_for_all_its_settings(image_p
     torch.testing.assert_close(normalize_pixels(data.pixels[:]["pixels"], image_processor), expected)
 
 
-@pytest.mark.parametrize("settings", [{"do_center_crop": False}, {"do_center_crop": False, "do_resize": False}])
+@pytest.mark.parametrize("settings", [{}, {"do_resize": False, "size": {"height": 28, "width": 28}}], ids=str)
 def test_an_image_processor_that_leaves_several_sizes_is_refused(image_processor, settings):
-    image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | settings)
+    image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"do_center_crop": False} | settings)
     with pytest.raises(ValueError, match="do_center_crop"):
         prepare(rows_of([{"bytes": encoded(noise(0)), "path": None}]), image_processor)
 
@@ -408,13 +408,12 @@ def test_alignment_texts_are_there_only_where_a_row_has_no_question(data, proces
     assert torch.equal(batch["align_attention_mask"], expected["attention_mask"])
 
 
-def test_blank_images_change_nothing_but_the_pixels(data, processor):
+def test_blank_data_asks_the_same_about_one_black_image(data, processor):
     seen, blank = (VqaCollator(processor)(rows.__getitems__([3, 0, 2])) for rows in (data, data.blank()))
-    assert blank["pixel_values"].shape == seen["pixel_values"].shape
-    assert blank["pixel_values"].dtype == torch.uint8
+    assert blank["pixel_values"].shape == (1, 3, 28, 28) and blank["pixel_values"].dtype == torch.uint8
     assert blank["pixel_values"].max() == 0 < seen["pixel_values"].max()
-    assert len(data.blank().pixels) == len(data.pixels)
-    for name in seen.keys() - {"pixel_values"}:
+    assert blank["image_index"].tolist() == [0, 0, 0]
+    for name in ("input_ids", "attention_mask", "labels"):
         assert torch.equal(blank[name], seen[name])
 
 
@@ -466,6 +465,15 @@ def test_groups_that_fit_a_batch_are_not_split():
     image_ids = np.repeat(np.arange(40), 5)
     batches = batches_of(list(ImageGroupedSampler(image_ids, 15, 5, seed=0)), 15)
     assert all(set(Counter(image_ids[rows].tolist()).values()) == {5} for rows in batches)
+
+
+def test_other_questions_of_an_image_stand_together_in_another_epoch():
+    sampler = ImageGroupedSampler(np.repeat(np.arange(5), 16), 8, 8, seed=0)
+    together = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        together.append({frozenset(rows) for rows in batches_of(list(sampler), 8)})
+    assert not together[0] & together[1]
 
 
 def test_one_question_an_image_is_a_plain_shuffle(image_ids):

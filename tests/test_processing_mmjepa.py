@@ -57,8 +57,9 @@ def image_url(image_file, monkeypatch):
 
 
 @pytest.fixture
-def warnings_again(caplog):
-    """caplog, with the warnings that are given once forgotten."""
+def warnings_again(caplog, monkeypatch):
+    """caplog that hears transformers too, with the warnings that are given once forgotten."""
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
     logging.warning_once.cache_clear()
     return caplog
 
@@ -245,8 +246,8 @@ def test_an_unknown_argument_is_reported(processor, warnings_again):
         ({"images": 2, "text": 3, "image_index": [0, 1, 2]}, ValueError, "is 2 for question 2: give 0 to 1"),
         ({"images": 2, "text": 3, "image_index": [0, -1, 1]}, ValueError, "is -1 for question 1: give 0 to 1"),
         ({"text": 2, "answers": ["yes"]}, ValueError, "1 answers for 2 questions"),
-        ({"text": 2, "answers": ["yes", None]}, TypeError, "`answers` holds NoneType, str: give a string"),
-        ({"text": 7.5}, TypeError, "`text` holds float: give a string"),
+        ({"text": 2, "answers": ["yes", None]}, TypeError, "`answers` holds a NoneType: give a string"),
+        ({"text": 7.5}, TypeError, "`text` holds a float: give a string"),
         ({"images": [{"path": "a.png"}]}, TypeError, "an image is a dict: give a PIL image"),
         ({"images": "no-such-file.png"}, ValueError, "no-such-file.png"),
         ({"images": np.zeros((5, 30, 30))}, ValueError, r"an array \(5, 30, 30\): give \(H, W\)"),

@@ -218,7 +218,7 @@ def test_published_checkpoints_and_data_set_are_trained_offline(
     assert not torch.equal(trained.encoder.image_encoder.layernorm.weight, start.layernorm.weight)
     assert trained.generation_config.forced_bos_token_id == 0
     assert trained.generation_config.forced_eos_token_id == 2
-    assert trained.generation_config.num_beams == 1
+    assert trained.generation_config.num_beams in (None, 1)
 
 
 def test_missing_and_broken_images_are_counted_and_named(folders, tmp_path, caplog):
