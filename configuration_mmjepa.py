@@ -75,11 +75,36 @@ class MMJepaConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0.")
         if not self.initializer_range > 0:
             raise ValueError(f"initializer_range is {self.initializer_range!r}: give a number above 0.")
+        # Questions without a mask are read by their padding, and answers are shifted by these two.
+        for name in ("pad_token_id", "decoder_start_token_id"):
+            if getattr(self.text_config, name) is None:
+                raise ValueError(f"text_config.{name} is None: give the tokenizer's number for it.")
+        head_width = self.text_config.d_model // self.text_config.decoder_attention_heads
+        if self.visual_prefix == "patches" and head_width % 4 != 0:
+            raise ValueError(
+                f"text_config has d_model / decoder_attention_heads = {head_width}: visual_prefix='patches' gives each "
+                "head a position code, whose width must be a multiple of 4; choose other widths or 'pooled'."
+            )
         if not self.project_image and self.vision_config.hidden_size != self.text_config.d_model:
             raise ValueError(
                 f"project_image is False, but the image encoder is {self.vision_config.hidden_size} wide and the text "
                 f"model {self.text_config.d_model}: only equal widths can do without the projection; set it to True."
             )
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in the library, which only warns when the dict is another model's and goes on to random weights.
+
+        Raises:
+            ValueError: `config_dict` is of another model type.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"the checkpoint is of model type {model_type!r}, not {cls.model_type!r}: a model is built from a DINOv2 "
+                "and a BART checkpoint with MMJepaForConditionalGeneration.from_vision_text_pretrained."
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     def _check_sub_config(self, name: str, config_class: type[PreTrainedConfig]):
         config = getattr(self, name)

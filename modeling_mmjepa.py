@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import BartForConditionalGeneration, Dinov2Model, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, BartForConditionalGeneration, Dinov2Model, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.bart.modeling_bart import BartDecoder, BartEncoder, shift_tokens_right
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mmjepa import MMJepaConfig
@@ -68,7 +71,7 @@ class MMJepaOutput(ModelOutput):
     loss_align: torch.Tensor | None = None
     loss_ce: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: ModelOutput | None = None
+    past_key_values: Cache | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
@@ -306,6 +309,8 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
 
     def encode_images(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageStates:
         """Image states of `pixel_values` (I, 3, H, W), normalised as the image processor does it."""
+        if pixel_values.ndim != 4:
+            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give images as (I, 3, H, W).")
         outputs = self.image_encoder(pixel_values, **kwargs)
         states = outputs.last_hidden_state  # (I, 1+P, Dv)
         pooled = states[:, 0] if self.config.image_pooling == "cls" else states[:, 1:].mean(dim=1)  # (I, Dv)
@@ -330,7 +335,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         image_index: torch.Tensor | None = None,
         image_states: MMJepaImageStates | None = None,
         return_dict: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MMJepaEncoderOutput | tuple:
         """Visual tokens and question states (B, M+L, D) of questions (B, L) about images (I, 3, H, W) or their states.
 
@@ -434,15 +439,19 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             text: checkpoint of a BART model; its encoder becomes the teacher, its decoder the generator. Its
                 generation settings give the special and forced tokens.
             config_kwargs: fields of [`MMJepaConfig`].
+
+        Raises:
+            ValueError: a checkpoint is of another model type.
         """
-        image_encoder = Dinov2Model.from_pretrained(vision)
-        bart = BartForConditionalGeneration.from_pretrained(text)
+        text_config = AutoConfig.from_pretrained(text)
         config = MMJepaConfig(
-            vision_config=image_encoder.config,
-            text_config=bart.config,
-            tie_word_embeddings=bart.config.tie_word_embeddings,
+            vision_config=AutoConfig.from_pretrained(vision),
+            text_config=text_config,
+            tie_word_embeddings=text_config.tie_word_embeddings,
             **config_kwargs,
         )
+        image_encoder = Dinov2Model.from_pretrained(vision)
+        bart = BartForConditionalGeneration.from_pretrained(text)
         model = cls(config)
         model.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
         model.encoder.teacher.load_state_dict(bart.get_encoder().state_dict())
@@ -497,13 +506,13 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         encoder_outputs: MMJepaEncoderOutput | tuple | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        past_key_values=None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         return_loss: bool | None = None,
         return_logits: bool = True,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_rows_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MMJepaOutput:
         """
         Args:
@@ -521,7 +530,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                 terms are normalised so that accumulated batches add up to one large batch; this batch's by default.
 
         Raises:
-            ValueError: no images, or images, questions and `image_index` disagree.
+            ValueError: no images, or images, questions, answers and `image_index` disagree.
         """
         if encoder_outputs is None:
             if input_ids is None:
@@ -532,17 +541,15 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = MMJepaEncoderOutput(*encoder_outputs)
 
+        if labels is not None and len(labels) != len(encoder_outputs.last_hidden_state):
+            raise ValueError(
+                f"labels hold {len(labels)} answers for {len(encoder_outputs.last_hidden_state)} questions: give one "
+                "answer a question, shape (B, A)."
+            )
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             use_cache = False
-        output = MMJepaOutput(
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
-            image_hidden_states=encoder_outputs.image_hidden_states,
-            image_attentions=encoder_outputs.image_attentions,
-            image_embeds=encoder_outputs.image_embeds,
-        )
+        decoder_outputs, logits = BaseModelOutputWithPastAndCrossAttentions(), None
         if decoder_input_ids is not None:
             decoder_outputs = self.decoder(
                 decoder_input_ids,
@@ -553,34 +560,52 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                 use_cache=use_cache,
                 **kwargs,
             )
-            answer_states = decoder_outputs.last_hidden_state  # (B, A, D)
             if return_logits or labels is None:
-                output.logits = self.lm_head(answer_states) + self.final_logits_bias  # (B, A, V)
-            output.past_key_values = decoder_outputs.past_key_values
-            output.decoder_hidden_states = decoder_outputs.hidden_states
-            output.decoder_attentions = decoder_outputs.attentions
-            output.cross_attentions = decoder_outputs.cross_attentions
+                logits = self._score(decoder_outputs.last_hidden_state)  # (B, A, V)
 
+        text_embeds = None
         if align_input_ids is not None:
-            output.text_embeds = self.encode_texts(align_input_ids, align_attention_mask)
+            text_embeds = self.encode_texts(align_input_ids, align_attention_mask)  # (B, D)
         elif encoder_outputs.question_embeds is not None:
-            output.text_embeds = self.alignment.text_targets(encoder_outputs.question_embeds)  # (B, D)
+            text_embeds = self.alignment.text_targets(encoder_outputs.question_embeds)  # (B, D)
+
+        loss = loss_align = loss_ce = None
         if labels is not None or return_loss:
-            image_index = resolve_image_index(image_index, len(output.image_embeds), output.text_embeds)
-            losses = self.alignment(output.image_embeds, output.text_embeds, image_index)  # (B,)
-            output.loss_align = losses.sum() / (len(losses) if num_rows_in_batch is None else num_rows_in_batch)
-            output.loss = self.config.lambda_align * output.loss_align
+            image_index = resolve_image_index(image_index, len(encoder_outputs.image_embeds), text_embeds)
+            losses = self.alignment(encoder_outputs.image_embeds, text_embeds, image_index)  # (B,)
+            loss_align = losses.sum() / (len(losses) if num_rows_in_batch is None else num_rows_in_batch)
+            loss = self.config.lambda_align * loss_align
         if labels is not None:
             answered = labels != -100
-            if output.logits is not None:
-                logits = output.logits[answered]  # (answer tokens, V)
+            if logits is not None:
+                answer_logits = logits[answered]  # (answer tokens, V)
             else:
                 # Half of PathVQA's answers are one word: most of (B, A) is padding that needs no vocabulary scores.
-                logits = self.lm_head(answer_states[answered]) + self.final_logits_bias
+                answer_logits = self._score(decoder_outputs.last_hidden_state[answered])
             num_items = answered.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            output.loss_ce = F.cross_entropy(logits.float(), labels[answered], reduction="sum") / num_items
-            output.loss = output.loss + self.config.lambda_ce * output.loss_ce
-        return output
+            loss_ce = F.cross_entropy(answer_logits.float(), labels[answered], reduction="sum") / num_items
+            loss = loss + self.config.lambda_ce * loss_ce
+
+        return MMJepaOutput(
+            loss=loss,
+            loss_align=loss_align,
+            loss_ce=loss_ce,
+            logits=logits,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            decoder_attentions=decoder_outputs.attentions,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            image_hidden_states=encoder_outputs.image_hidden_states,
+            image_attentions=encoder_outputs.image_attentions,
+            image_embeds=encoder_outputs.image_embeds,
+            text_embeds=text_embeds,
+        )
+
+    def _score(self, answer_states: torch.Tensor) -> torch.Tensor:
+        return self.lm_head(answer_states) + self.final_logits_bias
 
 
 MMJepaForConditionalGeneration.register_for_auto_class("AutoModel")

@@ -103,8 +103,10 @@ class MMJepaTensorBoardCallback(TensorBoardCallback):
 
 
 class SamplerEpochCallback(TrainerCallback):
-    """Tells the sampler its epoch: on a mid-epoch resume with several processes, accelerate's `set_epoch` can't reach it
-    (`SkipBatchSampler` over `BatchSamplerShard` has no `.sampler`), and the resumed epoch would have the first's order.
+    """Tells the sampler its epoch.
+
+    On a mid-epoch resume with several processes accelerate's `set_epoch` can't reach it (`SkipBatchSampler` over
+    `BatchSamplerShard` has no `.sampler`), and the resumed epoch would have the first one's order.
     """
 
     def __init__(self, sampler: ImageGroupedSampler):

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     BartConfig,
@@ -130,3 +132,24 @@ def image_processor() -> BitImageProcessorPil:
 @pytest.fixture(scope="session")
 def processor(image_processor, tokenizer) -> MMJepaProcessor:
     return MMJepaProcessor(image_processor, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def saved_folder(processor, tmp_path_factory) -> str:
+    """A folder with a tiny model and its processor, as `save_pretrained` writes them."""
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(0)
+    model = MMJepaForConditionalGeneration(MMJepaConfig(vision_config=VISION, text_config=TEXT, num_image_tokens=4))
+    model.generation_config.forced_bos_token_id = 0
+    model.generation_config.max_new_tokens = 8
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def image_file(tmp_path_factory) -> str:
+    """A PNG of 40 x 30 pixels of noise."""
+    path = tmp_path_factory.mktemp("image") / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)).save(path)
+    return str(path)
