@@ -20,7 +20,7 @@ style: .venv/installed
 
 # torch comes first and alone: what else needs it takes the build that is there.
 # mypy finds the package by its name only in a folder of that name, which a clone need not have: hence the link.
-.venv/installed: setup.cfg pyproject.toml constraints.txt
+.venv/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'

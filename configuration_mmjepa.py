@@ -82,8 +82,8 @@ class MMJepaConfig(PreTrainedConfig):
         head_width = self.text_config.d_model // self.text_config.decoder_attention_heads
         if self.visual_prefix == "patches" and head_width % 4 != 0:
             raise ValueError(
-                f"text_config has d_model / decoder_attention_heads = {head_width}: visual_prefix='patches' gives each "
-                "head a position code, whose width must be a multiple of 4; choose other widths or 'pooled'."
+                f"text_config has d_model / decoder_attention_heads = {head_width}: visual_prefix 'patches' gives each "
+                "head a position code, which needs a multiple of 4; choose another width or 'pooled'."
             )
         if not self.project_image and self.vision_config.hidden_size != self.text_config.d_model:
             raise ValueError(
@@ -101,8 +101,8 @@ class MMJepaConfig(PreTrainedConfig):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"the checkpoint is of model type {model_type!r}, not {cls.model_type!r}: a model is built from a DINOv2 "
-                "and a BART checkpoint with MMJepaForConditionalGeneration.from_vision_text_pretrained."
+                f"the checkpoint is of model type {model_type!r}, not {cls.model_type!r}: to build a model from a "
+                "DINOv2 and a BART checkpoint, use MMJepaForConditionalGeneration.from_vision_text_pretrained."
             )
         return super().from_dict(config_dict, **kwargs)
 

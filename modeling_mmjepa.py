@@ -21,6 +21,10 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_mmjepa import MMJepaConfig
 
 
+# How strongly a new query prefers its own place: a patch an eighth of the image away weighs about a fifth of its own.
+POSITION_SHARPNESS = 3.0
+
+
 @dataclass
 class MMJepaImageStates(ModelOutput):
     """What the model knows of I images; made once, it answers any number of questions about them.
@@ -167,7 +171,7 @@ class PatchesPrefix(nn.Module):
         positions = sincos_positions(*grid, self.queries.shape[-1] // self.num_heads, patches.device)
         positions = positions.to(patches.dtype).repeat(1, self.num_heads)  # (P, D)
         query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))  # (I, heads, M, D/heads)
-        key = self._split_heads(self.k_proj(patches) + positions)  # (I, heads, P, D/heads)
+        key = self._split_heads(self.k_proj(patches) + POSITION_SHARPNESS * positions)  # (I, heads, P, D/heads)
         value = self._split_heads(self.v_proj(patches))
         read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (I, M, D)
         tokens = self.queries + self.o_proj(read)
@@ -309,8 +313,11 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
 
     def encode_images(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageStates:
         """Image states of `pixel_values` (I, 3, H, W), normalised as the image processor does it."""
-        if pixel_values.ndim != 4:
-            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give images as (I, 3, H, W).")
+        if pixel_values.ndim != 4 or not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values is {pixel_values.dtype} of shape {tuple(pixel_values.shape)}: give images (I, 3, H, W), "
+                "rescaled and normalised by the processor."
+            )
         outputs = self.image_encoder(pixel_values, **kwargs)
         states = outputs.last_hidden_state  # (I, 1+P, Dv)
         pooled = states[:, 0] if self.config.image_pooling == "cls" else states[:, 1:].mean(dim=1)  # (I, Dv)
@@ -443,13 +450,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: a checkpoint is of another model type.
         """
-        text_config = AutoConfig.from_pretrained(text)
-        config = MMJepaConfig(
-            vision_config=AutoConfig.from_pretrained(vision),
-            text_config=text_config,
-            tie_word_embeddings=text_config.tie_word_embeddings,
-            **config_kwargs,
-        )
+        vision_config, text_config = AutoConfig.from_pretrained(vision), AutoConfig.from_pretrained(text)
+        config = MMJepaConfig(vision_config=vision_config, text_config=text_config, **config_kwargs)
+        config.tie_word_embeddings = text_config.tie_word_embeddings
         image_encoder = Dinov2Model.from_pretrained(vision)
         bart = BartForConditionalGeneration.from_pretrained(text)
         model = cls(config)

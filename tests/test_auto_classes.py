@@ -160,9 +160,7 @@ def test_every_auto_class_gives_a_working_object(loaded, expected, processor, im
     assert loaded["pixels"] == pixels.tolist()
 
 
-@pytest.mark.parametrize(
-    "how", ["one by one", "as a batch", "about one image", "chat by chat", "chats two at a time"]
-)
+@pytest.mark.parametrize("how", ["one by one", "as a batch", "about one image", "chat by chat", "chats two at a time"])
 def test_the_pipeline_gives_the_whole_answers(loaded, expected, how):
     records = [reply[0] if isinstance(reply, list) else reply for reply in loaded["replies"][how]]
     assert [record["generated_text"] for record in records] == expected

@@ -1,0 +1,112 @@
+"""The model card: what the Hub shows and searches of a trained model, with its measured numbers and their controls."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .report_mmjepa import TABLE_COLUMNS, TABLE_ROWS, answer_table
+
+# Prefix of a split's numbers in all_results.json -> its name.
+SPLITS = {"eval_": "validation", "test_": "test"}
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ model_name }}
+
+Answers a question about a pathology image in a few words: a [DINOv2](https://huggingface.co/papers/2304.07193) image
+encoder, aligned with a frozen [BART](https://huggingface.co/papers/1910.13461) encoder, is read beside the question by
+a BART decoder. {{ origin }}
+
+For research on question answering. It is not a medical device; do not use it for diagnosis.
+
+## Ask it
+
+```python
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{{ model_id }}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{{ model_id }}", trust_remote_code=True)
+
+inputs = processor(images="slide.png", text="what is present?", return_tensors="pt")
+print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])
+```
+
+`images` are paths, URLs, PIL images or arrays. Several questions about one image: `image_index=[0, 0, 0]` beside one
+image and three questions.
+{% for split, table in tables.items() %}
+## Measured on the {{ split }} split
+
+{{ table }}
+{% endfor %}{% if tables %}
+The controls are asked the same questions: the model with each image exchanged for another, the model with black
+images, and the training set's most frequent answer to questions of the same first words, or to the same question. What
+the image itself brought is the model's lead over shuffled images.
+{% endif %}"""
+
+
+def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalResult]:
+    """Accuracies of the model and of its controls and the image gain, for each split in `metrics`."""
+    results = []
+    for prefix, split in SPLITS.items():
+        names = {"image_gain": "image gain (accuracy - accuracy with shuffled images)"}
+        for row, suffix in TABLE_ROWS.items():
+            for column, score in TABLE_COLUMNS.items():
+                names[score + suffix] = f"accuracy, {column}" + (f", {row}" if suffix else "")
+        results += [
+            EvalResult(
+                task_type="image-text-to-text",
+                task_name="visual question answering",
+                dataset_type=dataset_id,
+                dataset_name=dataset_id.split("/")[-1],
+                dataset_split=split,
+                metric_type="accuracy",
+                metric_name=name,
+                metric_value=round(metrics[prefix + score], 4),
+            )
+            for score, name in names.items()
+            if prefix + score in metrics
+        ]
+    return results
+
+
+def model_card(model_id: str, metrics: dict[str, float], dataset_name: str, base_models: list[str]) -> ModelCard:
+    """The card of a model.
+
+    Args:
+        model_id: Hub id or folder, from which the card's code loads the model.
+        metrics: the run's numbers as in `all_results.json`, with the prefixes of their splits.
+        dataset_name, base_models: Hub ids or folders. A folder is nothing that the Hub could link to: of the data set
+            only its name is given then, of a base model nothing.
+    """
+    on_hub = [name for name in [dataset_name, *base_models] if not Path(name).exists()]
+    hub_base_models = [name for name in base_models if name in on_hub]
+    dataset_id = dataset_name if dataset_name in on_hub else Path(dataset_name).name
+    model_name = Path(model_id).name
+    data = ModelCardData(
+        model_name=model_name,
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["visual-question-answering", "pathology"],
+        base_model=hub_base_models or None,
+        datasets=[dataset_id] if dataset_name in on_hub else None,
+        metrics=["accuracy"],
+        eval_results=evaluation_results(metrics, dataset_id) or None,
+    )
+    start = " and ".join(base_models) or "random weights"
+    tables = {
+        split: answer_table({name.removeprefix(prefix): value for name, value in metrics.items()})
+        for prefix, split in SPLITS.items()
+        if f"{prefix}image_gain" in metrics
+    }
+    return ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        model_name=model_name,
+        model_id=model_id,
+        origin=f"Trained from {start} on {dataset_id}.",
+        tables=tables,
+    )
