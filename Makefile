@@ -3,8 +3,11 @@ BIN := .venv/bin
 
 .PHONY: demo test quality style
 
-demo: .venv/installed
+demo: data/drawn_slides
 	$(BIN)/python run_pathvqa.py configs/demo.json
+
+data/drawn_slides: | .venv/installed
+	$(BIN)/python -m mmjepa.drawn_slides $@ --num_train 3000 --num_validation 300
 
 test: .venv/installed
 	$(BIN)/python -m pytest

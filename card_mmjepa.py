@@ -71,42 +71,44 @@ def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalR
     return results
 
 
+def shown_name(name: str) -> str:
+    """A Hub id as it is; of a local folder, which nobody else has, the last part."""
+    return Path(name).absolute().name if Path(name).exists() else name
+
+
 def model_card(model_id: str, metrics: dict[str, float], dataset_name: str, base_models: list[str]) -> ModelCard:
     """The card of a model.
 
     Args:
         model_id: Hub id or folder, from which the card's code loads the model.
         metrics: the run's numbers as in `all_results.json`, with the prefixes of their splits.
-        dataset_name, base_models: Hub ids or folders. A folder is nothing that the Hub could link to: of the data set
-            only its name is given then, of a base model nothing.
+        dataset_name, base_models: Hub ids or folders. Folders are named in the text alone: the Hub can't link to them.
     """
-    on_hub = [name for name in [dataset_name, *base_models] if not Path(name).exists()]
-    hub_base_models = [name for name in base_models if name in on_hub]
-    dataset_id = dataset_name if dataset_name in on_hub else Path(dataset_name).name
-    model_name = Path(model_id).name
+    dataset, model_name = shown_name(dataset_name), shown_name(model_id)
+    results = evaluation_results(metrics, dataset)
     data = ModelCardData(
-        model_name=model_name,
+        model_name=model_name if results else None,
         language="en",
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["visual-question-answering", "pathology"],
-        base_model=hub_base_models or None,
-        datasets=[dataset_id] if dataset_name in on_hub else None,
+        base_model=[name for name in base_models if not Path(name).exists()] or None,
+        datasets=None if Path(dataset_name).exists() else [dataset],
         metrics=["accuracy"],
-        eval_results=evaluation_results(metrics, dataset_id) or None,
+        eval_results=results or None,
     )
-    start = " and ".join(base_models) or "random weights"
     tables = {
         split: answer_table({name.removeprefix(prefix): value for name, value in metrics.items()})
         for prefix, split in SPLITS.items()
         if f"{prefix}image_gain" in metrics
     }
+    start = " and ".join(map(shown_name, base_models)) or "random weights"
     return ModelCard.from_template(
         data,
         template_str=TEMPLATE,
         model_name=model_name,
         model_id=model_id,
-        origin=f"Trained from {start} on {dataset_id}.",
+        origin=f"Trained from {start} on {dataset}.",
         tables=tables,
     )

@@ -82,8 +82,8 @@ class MMJepaConfig(PreTrainedConfig):
         head_width = self.text_config.d_model // self.text_config.decoder_attention_heads
         if self.visual_prefix == "patches" and head_width % 4 != 0:
             raise ValueError(
-                f"text_config has d_model / decoder_attention_heads = {head_width}: visual_prefix 'patches' gives each "
-                "head a position code, which needs a multiple of 4; choose another width or 'pooled'."
+                f"text_config has d_model / decoder_attention_heads = {head_width}: visual_prefix 'patches' gives "
+                "each head a position code, which needs a multiple of 4; choose another width or 'pooled'."
             )
         if not self.project_image and self.vision_config.hidden_size != self.text_config.d_model:
             raise ValueError(

@@ -315,8 +315,8 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         """Image states of `pixel_values` (I, 3, H, W), normalised as the image processor does it."""
         if pixel_values.ndim != 4 or not pixel_values.is_floating_point():
             raise ValueError(
-                f"pixel_values is {pixel_values.dtype} of shape {tuple(pixel_values.shape)}: give images (I, 3, H, W), "
-                "rescaled and normalised by the processor."
+                f"pixel_values is {pixel_values.dtype} of shape {tuple(pixel_values.shape)}: give images "
+                "(I, 3, H, W) as floats, rescaled and normalised by the processor."
             )
         outputs = self.image_encoder(pixel_values, **kwargs)
         states = outputs.last_hidden_state  # (I, 1+P, Dv)
@@ -494,6 +494,12 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The unit alignment targets (B, D) of texts (B, L), to compare with `encode_images(...).image_embeds`."""
         return self.alignment.text_targets(self.encoder.encode_texts(input_ids, attention_mask))
+
+    def generate(self, *args, encoder_outputs: MMJepaEncoderOutput | None = None, **kwargs):
+        """As in the library. `encoder_outputs` stays as it is: beams would repeat its rows in place, once a call."""
+        if encoder_outputs is not None:
+            kwargs["encoder_outputs"] = MMJepaEncoderOutput(**encoder_outputs)
+        return super().generate(*args, **kwargs)
 
     @can_return_tuple
     def forward(

@@ -33,6 +33,7 @@ from transformers import (
 from transformers.hf_argparser import HfArg
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from mmjepa.card_mmjepa import model_card
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data_pathvqa import VqaCollator, VqaData, load_rows, prepare
 from mmjepa.evaluation_pathvqa import answer_questions, batches, encode_all_images, evaluate_model
@@ -284,6 +285,14 @@ def evaluate_split(trainer: MMJepaTrainer, processor: MMJepaProcessor, data: dic
         print(f"\npicture: {folder / f'{prefix}_answers.png'}\nmodel:   {folder}")
 
 
+def write_card(trainer: MMJepaTrainer, model_args: ModelArguments, dataset_name: str, results: dict) -> None:
+    """The model card, README.md, beside the saved model."""
+    sources = (model_args.model_name_or_path, model_args.image_encoder, model_args.text_model)
+    model_id = trainer.hub_model_id or trainer.args.output_dir
+    card = model_card(model_id, results, dataset_name, base_models=[name for name in sources if name is not None])
+    card.save(Path(trainer.args.output_dir, "README.md"))
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs what the flags ask for; returns the numbers that are also in `all_results.json`."""
     model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
@@ -329,9 +338,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split in data and (training_args.do_eval if prefix == "eval" else training_args.do_predict):
             evaluate_split(trainer, processor, data, split, prefix)
+    results = json.loads(Path(training_args.output_dir, "all_results.json").read_text())
+    if trainer.is_world_process_zero():
+        write_card(trainer, model_args, data_args.dataset_name, results)
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
     if training_args.export_dir is not None and trainer.is_world_process_zero():
         export_parts(trainer.accelerator.unwrap_model(trainer.model), processor, training_args.export_dir)
-    return json.loads(Path(training_args.output_dir, "all_results.json").read_text())
+    return results
 
 
 if __name__ == "__main__":

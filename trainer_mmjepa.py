@@ -246,3 +246,8 @@ class MMJepaTrainer(Seq2SeqTrainer):
             **optimizer_kwargs,
         )
         return self.optimizer
+
+    def create_model_card(self, **kwargs):
+        """As in the library, which writes a draft on every push, but a card that is there stays as it is."""
+        if not os.path.exists(os.path.join(self.args.output_dir, "README.md")):
+            super().create_model_card(**kwargs)

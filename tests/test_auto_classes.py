@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 from fresh_process import run_fresh
 from transformers.image_utils import load_image
 
@@ -111,7 +112,7 @@ print(json.dumps(report))
 def trained(saved_folder, image_file, tmp_path_factory) -> dict:
     """A process loads the folder, saves it `again`, and trains that copy for a step with the stock trainer."""
     folder = tmp_path_factory.mktemp("trained")
-    report = run_fresh(
+    printed = run_fresh(
         TRAIN_AND_SAVE,
         saved_folder,
         image_file,
@@ -120,7 +121,9 @@ def trained(saved_folder, image_file, tmp_path_factory) -> dict:
         *QUESTIONS,
         HF_MODULES_CACHE=folder / "modules",
     )
-    return report | {"folders": {"again": folder / "again", "checkpoint": folder / "output" / "checkpoint-1"}}
+    return json.loads(printed) | {
+        "folders": {"again": folder / "again", "checkpoint": folder / "output" / "checkpoint-1"}
+    }
 
 
 @pytest.fixture(scope="module", params=["saved", "checkpoint"])
@@ -135,7 +138,7 @@ def folder(request) -> Path:
 def loaded(folder, image_file, tmp_path_factory) -> dict:
     """A process loads the folder with every Auto class and as a pipeline, and asks."""
     modules = tmp_path_factory.mktemp("modules")
-    return run_fresh(LOAD_AND_ASK, folder, image_file, *QUESTIONS, HF_MODULES_CACHE=modules)
+    return json.loads(run_fresh(LOAD_AND_ASK, folder, image_file, *QUESTIONS, HF_MODULES_CACHE=modules))
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +213,14 @@ def test_the_stock_trainer_trains_all_but_the_teacher_and_its_checkpoint_answers
     assert parts == {"image_encoder", "image_projector", "visual_prefix", "prefix_norm", "decoder"}
     assert trained["checkpoint"] == trained["trained"] != trained["before"]
     assert 0 < trained["eval_loss"] < 100
+
+
+def test_with_the_package_imported_auto_classes_need_no_remote_code_and_ask_nothing(saved_folder, monkeypatch):
+    def asked(prompt):
+        pytest.fail(prompt)
+
+    monkeypatch.setattr("builtins.input", asked)
+    for name in MODEL_CLASSES:
+        assert type(getattr(transformers, name).from_pretrained(saved_folder)) is MMJepaForConditionalGeneration
+    for processor_class in (transformers.AutoProcessor, MMJepaProcessor):
+        assert type(processor_class.from_pretrained(saved_folder)) is MMJepaProcessor

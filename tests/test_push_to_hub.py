@@ -1,0 +1,129 @@
+"""Pushed to a Hub and loaded back by id: the run's own push, and a model and a processor pushed by hand.
+
+The Hub is `hub_server`, on loopback. Its clients are processes of their own: they read HF_ENDPOINT when they start.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fresh_process import run_fresh
+from hub_server import running_hub
+from huggingface_hub import ModelCard
+
+from mmjepa.drawn_slides import write_drawn_slides
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.processing_mmjepa import MMJepaProcessor
+
+ROOT = Path(__file__).parent.parent
+VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+TEXT = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 320, "max_position_embeddings": 32}
+TEXT |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+QUESTIONS = ["what is present?", "is necrosis seen?"]
+
+PUSH_A_COPY = """
+import json
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoModel, AutoProcessor
+
+image, *questions = sys.argv[1:]
+
+def load(name):
+    processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
+    inputs = processor(images=image, text=questions, image_index=[0] * len(questions), return_tensors="pt")
+    model = AutoModel.from_pretrained(name, trust_remote_code=True)
+    return model, processor, model.generate(**inputs).tolist()
+
+model, processor, answers = load("somebody/slides")
+model.push_to_hub("copy")
+processor.push_to_hub("copy")
+report = {"slides": answers, "copy": load("somebody/copy")[2]}
+try:
+    model.push_to_hub("refused", token="hf_wrong")
+except HfHubHTTPError as error:
+    report["refused"] = error.response.status_code
+print(json.dumps(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with running_hub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def run_folder(hub, tmp_path_factory) -> Path:
+    """The output folder of a run of the script that pushed to the Hub."""
+    folder = tmp_path_factory.mktemp("run")
+    write_drawn_slides(folder / "drawn_slides", num_train=8, num_validation=4, image_size=32)
+    flags = ["--vision_config", json.dumps(VISION), "--text_config", json.dumps(TEXT), "--fast_dev_run", "--use_cpu"]
+    flags += ["--dataset_name", folder / "drawn_slides", "--ckpt_dir", folder / "output", "--log_dir", folder / "logs"]
+    flags += ["--num_workers", "0", "--preprocessing_num_workers", "1", "--push_to_hub", "--hub_model_id", "slides"]
+    process = subprocess.run(
+        [sys.executable, ROOT / "run_pathvqa.py", *map(str, flags)],
+        env=os.environ | hub.environment | {"HF_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return folder / "output"
+
+
+@pytest.fixture(scope="module")
+def copied(hub, run_folder, image_file, tmp_path_factory) -> dict:
+    """A process without this package loads the run's model by id, pushes it under another and loads that."""
+    home = tmp_path_factory.mktemp("home")
+    return json.loads(run_fresh(PUSH_A_COPY, image_file, *QUESTIONS, HF_HOME=home, **hub.environment))
+
+
+def test_the_run_pushes_its_model_processor_code_numbers_and_card(hub, run_folder):
+    files = hub.files("somebody/slides")
+    for name in ("model.safetensors", "config.json", "processor_config.json", "tokenizer.json", "all_results.json"):
+        assert files[name] == (run_folder / name).read_bytes()
+    code = {name for name in files if name.endswith(".py")}
+    assert code == {"configuration_mmjepa.py", "modeling_mmjepa.py", "processing_mmjepa.py"}
+    assert not any(name.startswith("checkpoint-") for name in files)
+
+
+def test_the_pushed_card_has_the_measured_numbers_and_the_controls(hub, run_folder):
+    card = ModelCard(hub.files("somebody/slides")["README.md"].decode())
+    results = json.loads((run_folder / "all_results.json").read_text())
+    measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert measured["accuracy, overall"] == round(results["eval_accuracy"], 4)
+    assert measured["accuracy, overall, blank images"] == round(results["eval_accuracy_blank_images"], 4)
+    assert measured["accuracy, overall, majority answer of the kind"] == round(results["eval_accuracy_majority"], 4)
+    assert card.data.pipeline_tag == "image-text-to-text"
+    assert "generated_from_trainer" not in (card.data.tags or [])
+
+
+def test_a_model_loaded_by_id_answers_as_the_saved_one_and_so_does_its_pushed_copy(copied, run_folder, image_file):
+    model = MMJepaForConditionalGeneration.from_pretrained(run_folder)
+    processor = MMJepaProcessor.from_pretrained(run_folder)
+    inputs = processor(images=[image_file] * 2, text=QUESTIONS, return_tensors="pt")
+    assert copied["slides"] == copied["copy"] == model.generate(**inputs).tolist()
+
+
+def test_the_copy_names_its_own_code_and_not_the_repository_it_came_from(hub, copied):
+    files = hub.files("somebody/copy")
+    for name in ("config.json", "processor_config.json"):
+        assert b"--" not in json.dumps(json.loads(files[name])["auto_map"]).encode()
+    for name in ("configuration_mmjepa.py", "modeling_mmjepa.py", "processing_mmjepa.py"):
+        assert files[name] == (ROOT / name).read_bytes()
+
+
+def test_the_code_of_the_pushed_card_runs_as_it_stands(hub, run_folder, image_file, tmp_path):
+    card = hub.files("somebody/slides")["README.md"].decode()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert '"somebody/slides"' in code
+    (tmp_path / "slide.png").write_bytes(Path(image_file).read_bytes())
+    run_fresh(code, folder=tmp_path, HF_HOME=tmp_path / "home", **hub.environment)
+
+
+def test_without_the_right_token_nothing_is_pushed(hub, copied):
+    assert copied["refused"] == 401
+    assert "somebody/refused" not in hub.repos
