@@ -80,8 +80,8 @@ class ModelArguments:
                 "give the model in exactly one way: --model_name_or_path, or --image_encoder and --text_model, or "
                 "--vision_config and --text_config."
             )
-        if from_random:
-            self.vision_config, self.text_config = json.loads(self.vision_config), json.loads(self.text_config)
+        self.vision_fields: dict = json.loads(self.vision_config or "{}")
+        self.text_fields: dict = json.loads(self.text_config or "{}")
 
 
 @dataclass
@@ -138,18 +138,18 @@ def load_processor(arguments: ModelArguments, training_texts: list[str]) -> MMJe
         # Not AutoTokenizer: it asks for a config.json beside the vocab.json and merges.txt that make a BART tokenizer.
         tokenizer = BartTokenizer.from_pretrained(tokenizer_name)
     else:
-        tokenizer = train_tokenizer(training_texts, arguments.text_config.get("vocab_size", 2000))
+        tokenizer = train_tokenizer(training_texts, arguments.text_fields.get("vocab_size", 2000))
     if arguments.image_encoder is not None:
         image_processor = AutoImageProcessor.from_pretrained(arguments.image_encoder)
         text_config = BartConfig.from_pretrained(arguments.text_model)
     else:
         # The tokenizer says how many tokens there are and which are special.
-        arguments.text_config["vocab_size"] = len(tokenizer)
+        arguments.text_fields["vocab_size"] = len(tokenizer)
         for name in ("bos", "eos", "pad"):
-            arguments.text_config[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
-        arguments.text_config["decoder_start_token_id"] = tokenizer.eos_token_id
-        text_config = BartConfig(**arguments.text_config)
-        image_processor = image_processor_of_size(Dinov2Config(**arguments.vision_config).image_size)
+            arguments.text_fields[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
+        arguments.text_fields["decoder_start_token_id"] = tokenizer.eos_token_id
+        text_config = BartConfig(**arguments.text_fields)
+        image_processor = image_processor_of_size(Dinov2Config(**arguments.vision_fields).image_size)
     tokenizer.model_max_length = min(tokenizer.model_max_length, text_config.max_position_embeddings)
     return MMJepaProcessor(image_processor=image_processor, tokenizer=tokenizer)
 
@@ -167,9 +167,9 @@ def build_model(arguments: ModelArguments) -> MMJepaForConditionalGeneration:
             arguments.image_encoder, arguments.text_model, attn_implementation=arguments.attn_implementation, **own
         )
     config = MMJepaConfig(
-        vision_config=arguments.vision_config,
-        text_config=arguments.text_config,
-        tie_word_embeddings=arguments.text_config.get("tie_word_embeddings", True),
+        vision_config=arguments.vision_fields,
+        text_config=arguments.text_fields,
+        tie_word_embeddings=arguments.text_fields.get("tie_word_embeddings", True),
         attn_implementation=arguments.attn_implementation,
         **own,
     )

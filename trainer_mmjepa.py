@@ -131,7 +131,7 @@ class MMJepaTrainer(Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         self.compute_answer_metrics = compute_answer_metrics
         self.loss_sums: dict[str, Any] = defaultdict(float)
-        self.num_rows_in_batch = None
+        self.num_rows_in_batch: torch.Tensor | None = None
         self.log_time = time.perf_counter()  # when the rows in loss_sums began to be trained on
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(MMJepaTensorBoardCallback(self.args.log_dir))
@@ -194,8 +194,8 @@ class MMJepaTrainer(Seq2SeqTrainer):
         sums = {name: torch.as_tensor(value, device=self.args.device) for name, value in self.loss_sums.items()}
         self.loss_sums.clear()
         names = ("align", "rows", "ce", "tokens")
-        totals = torch.stack([sums.get(name, torch.zeros((), device=self.args.device)).double() for name in names])
-        totals = dict(zip(names, self.accelerator.reduce(totals, "sum").tolist(), strict=True))
+        own = torch.stack([sums.get(name, torch.zeros((), device=self.args.device)).double() for name in names])
+        totals = dict(zip(names, self.accelerator.reduce(own, "sum").tolist(), strict=True))
         means = {"align": totals["align"] / totals["rows"]} if totals["rows"] else {}
         return means | ({"ce": totals["ce"] / totals["tokens"]} if totals["tokens"] else {})
 

@@ -49,7 +49,7 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config():
     """A function that makes a tiny configuration, with fields of one's own."""
 
@@ -59,7 +59,7 @@ def make_config():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(make_config):
     """A function that makes a tiny model in eval mode, with configuration fields of one's own."""
 
@@ -135,11 +135,11 @@ def processor(image_processor, tokenizer) -> MMJepaProcessor:
 
 
 @pytest.fixture(scope="session")
-def saved_folder(processor, tmp_path_factory) -> str:
+def saved_folder(make_model, processor, tmp_path_factory) -> str:
     """A folder with a tiny model and its processor, as `save_pretrained` writes them."""
     folder = tmp_path_factory.mktemp("saved")
     torch.manual_seed(0)
-    model = MMJepaForConditionalGeneration(MMJepaConfig(vision_config=VISION, text_config=TEXT, num_image_tokens=4))
+    model = make_model()
     model.generation_config.forced_bos_token_id = 0
     model.generation_config.max_new_tokens = 8
     model.save_pretrained(folder)

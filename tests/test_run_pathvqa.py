@@ -107,7 +107,7 @@ def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
     path = tmp_path / f"run{suffix}"
     path.write_text(json.dumps(flags) if suffix == ".json" else yaml.safe_dump(flags))
     model, _, training = run_pathvqa.parse_arguments([str(path), "--lr_img", "0.02"])
-    assert model.vision_config == TINY_VISION
+    assert model.vision_fields == TINY_VISION
     assert (training.per_device_train_batch_size, training.lr_img) == (6, 0.02)
 
 

@@ -1,0 +1,163 @@
+"""The model as three ONNX graphs, and greedy answers from them in onnxruntime.
+
+image_tower.onnx    pixel_values (I, 3, H, W) -> image_embeds (I, D), visual_tokens (I, M, D)
+text_encoder.onnx   input_ids, attention_mask (B, L), padded on the right -> question_states (B, L, D)
+decoder_step.onnx   decoder_input_ids (B, A), visual_tokens (B, M, D), question_states (B, L, D), attention_mask (B, L)
+                    -> logits (B, V) of the next token
+
+Each graph's weights, in float32, lie beside it in a file of its name and `.data`. Beside them are the processor and
+`generation_config.json`, which names the special tokens. Images have the size the model was trained with; I, B, L
+and A are free.
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+from torch.export import Dim
+from transformers.exporters import OnnxConfig, OnnxExporter
+
+from .modeling_mmjepa import MMJepaForConditionalGeneration
+from .processing_mmjepa import MMJepaProcessor
+
+
+class ImageTower(nn.Module):
+    def __init__(self, model: MMJepaForConditionalGeneration):
+        super().__init__()
+        self.encoder = model.encoder
+
+    def forward(self, pixel_values):
+        states = self.encoder.encode_images(pixel_values)
+        return {"image_embeds": states.image_embeds, "visual_tokens": states.visual_tokens}
+
+
+class TextEncoder(nn.Module):
+    def __init__(self, model: MMJepaForConditionalGeneration):
+        super().__init__()
+        self.teacher = model.encoder.teacher
+
+    def forward(self, input_ids, attention_mask):
+        return {"question_states": self.teacher(input_ids, attention_mask=attention_mask).last_hidden_state}
+
+
+class DecoderStep(nn.Module):
+    """Reads the whole answer so far again: of a few tokens, that costs less than to carry a cache along."""
+
+    def __init__(self, model: MMJepaForConditionalGeneration):
+        super().__init__()
+        self.decoder, self.lm_head, self.bias = model.decoder, model.lm_head, model.final_logits_bias
+
+    def forward(self, decoder_input_ids, visual_tokens, question_states, attention_mask):
+        visual_mask = attention_mask.new_ones(visual_tokens.shape[:2])  # (B, M)
+        states = self.decoder(
+            decoder_input_ids,
+            encoder_hidden_states=torch.cat([visual_tokens, question_states], dim=1),  # (B, M+L, D)
+            encoder_attention_mask=torch.cat([visual_mask, attention_mask], dim=1),
+            use_cache=False,
+        ).last_hidden_state
+        return {"logits": self.lm_head(states[:, -1]) + self.bias}  # (B, V)
+
+
+def example_inputs(model: MMJepaForConditionalGeneration) -> dict[str, tuple[nn.Module, dict, dict]]:
+    """For each graph its module, inputs to trace it with, and the names of the axes that stay free.
+
+    transformers' own `export_for_generation` leaves the encoder out and fixes the cache at one token.
+    """
+    config = model.config
+    images, questions, length, tokens = Dim("images"), Dim("questions"), Dim("length"), Dim("tokens")
+    size, width = config.vision_config.image_size, config.text_config.d_model
+    # Free axes are 2 or more here: of an axis of 1 the tracer takes it that it always is.
+    ids = torch.full((2, 5), config.text_config.bos_token_id)
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    step = {
+        "decoder_input_ids": ids[:, :3].contiguous(),
+        "visual_tokens": torch.zeros(2, config.num_image_tokens, width),
+        "question_states": torch.zeros(2, 5, width),
+        "attention_mask": text["attention_mask"],
+    }
+    text_axes = {0: questions, 1: length}
+    step_axes = {"decoder_input_ids": {0: questions, 1: tokens}, "visual_tokens": {0: questions}}
+    step_axes |= {"question_states": text_axes, "attention_mask": text_axes}
+    pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
+    return {
+        "image_tower": (ImageTower(model), pixels, {"pixel_values": {0: images}}),
+        "text_encoder": (TextEncoder(model), text, dict.fromkeys(text, text_axes)),
+        "decoder_step": (DecoderStep(model), step, step_axes),
+    }
+
+
+def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, folder: str | Path) -> None:
+    """Writes the folder described at the top of this module; the model itself stays as it is."""
+    folder = Path(folder)
+    processor.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    model = copy.deepcopy(model).cpu().float().eval()
+    for name, (module, inputs, axes) in example_inputs(model).items():
+        program = OnnxExporter().export(module.eval(), inputs, OnnxConfig(dynamic_shapes=axes)).program
+        for node in program.graph.all_nodes():
+            node.metadata_props.clear()  # the paths and lines of this machine's source code
+        OnnxExporter.save_program(program, folder / f"{name}.onnx")
+
+
+class OnnxModel:
+    """The folder that [`export_onnx`] wrote, ready to answer.
+
+    Args:
+        folder: where the graphs are.
+        session_options: for `onnxruntime.InferenceSession`, such as `providers`.
+
+    Example:
+        >>> model, processor = OnnxModel("onnx"), MMJepaProcessor.from_pretrained("onnx")
+        >>> inputs = processor(images="slide.png", text="what is present?", return_tensors="np")
+        >>> processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    """
+
+    def __init__(self, folder: str | Path, **session_options):
+        folder = Path(folder)
+        self.settings = json.loads((folder / "generation_config.json").read_text())
+        self.image_tower, self.text_encoder, self.decoder_step = (
+            onnxruntime.InferenceSession(folder / f"{name}.onnx", **session_options)
+            for name in ("image_tower", "text_encoder", "decoder_step")
+        )
+
+    def generate(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray,
+        pixel_values: np.ndarray,
+        image_index: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Token ids (B, A) of the greedy answers, as `generate` of the model gives them with `num_beams=1`.
+
+        Args:
+            input_ids, attention_mask: questions (B, L), padded on the right.
+            pixel_values: images (I, 3, H, W) in float32; `image_index` (B,) says which one each question is about.
+        """
+        settings = self.settings
+        _, visual_tokens = self.image_tower.run(None, {"pixel_values": pixel_values})  # (I, M, D)
+        (question_states,) = self.text_encoder.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
+        inputs = {
+            "visual_tokens": visual_tokens if image_index is None else visual_tokens[image_index],  # (B, M, D)
+            "question_states": question_states,  # (B, L, D)
+            "attention_mask": attention_mask,
+        }
+        answers = np.full((len(input_ids), 1), settings["decoder_start_token_id"])
+        ended = np.zeros(len(input_ids), dtype=bool)
+        steps = settings.get("max_new_tokens", 32)
+        for step in range(steps):
+            (logits,) = self.decoder_step.run(None, {"decoder_input_ids": answers, **inputs})  # (B, V)
+            tokens = logits.argmax(axis=-1)
+            if step == 0 and settings.get("forced_bos_token_id") is not None:
+                tokens[:] = settings["forced_bos_token_id"]
+            if step == steps - 1 and settings.get("forced_eos_token_id") is not None:
+                tokens[:] = settings["forced_eos_token_id"]
+            tokens[ended] = settings["pad_token_id"]
+            answers = np.concatenate([answers, tokens[:, None]], axis=1)
+            ended |= np.isin(tokens, settings["eos_token_id"])
+            if ended.all():
+                break
+        return answers

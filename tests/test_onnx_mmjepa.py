@@ -1,0 +1,84 @@
+"""The three ONNX graphs in onnxruntime: the same answers as the model's, for any number of images and questions."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmjepa.processing_mmjepa import MMJepaProcessor
+
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package)
+
+from mmjepa.onnx_mmjepa import OnnxModel, export_onnx  # noqa: E402
+
+QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is it?"]
+
+
+@pytest.fixture(scope="module", params=["patches", "pooled"])
+def exported(request, make_model, processor, tmp_path_factory):
+    """A model and the folder it was exported to."""
+    torch.manual_seed(0)
+    model = make_model(visual_prefix=request.param)
+    with torch.no_grad():
+        model.final_logits_bias.normal_()
+    model.generation_config.update(forced_bos_token_id=0, max_new_tokens=8)
+    folder = tmp_path_factory.mktemp("onnx")
+    export_onnx(model, processor, folder)
+    return model, folder
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (count, 30, 40, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("count", "image_index"), [(3, None), (2, [1, 0, 1]), (1, [0, 0, 0]), (1, None)], ids=["I=B", "I<B", "I=1", "B=1"]
+)
+def test_answers_in_onnxruntime_are_the_models_greedy_answers(exported, count, image_index):
+    model, folder = exported
+    processor = MMJepaProcessor.from_pretrained(folder)
+    questions = QUESTIONS[: count if image_index is None else len(image_index)]
+    inputs = {"images": images(count), "text": questions, "image_index": image_index}
+    answers = OnnxModel(folder).generate(**processor(**inputs, return_tensors="np"))
+    expected = model.generate(**processor(**inputs, return_tensors="pt"))
+    assert answers.tolist() == expected.tolist()
+
+
+def test_answers_end_where_the_model_ends_them(exported):
+    """With a bias by which one question ends early, another late and by force."""
+    model, folder = exported
+    processor = MMJepaProcessor.from_pretrained(folder)
+    inputs = processor(images=images(3), text=QUESTIONS, return_tensors="np")
+    answers = OnnxModel(folder).generate(**inputs)
+    assert (answers[:, :2] == [2, 0]).all()
+    assert all(2 in answer[2:] for answer in answers.tolist())
+
+
+def test_graphs_give_the_models_states_and_scores(exported, batch):
+    model, folder = exported
+    arrays = {name: value.numpy() for name, value in batch.items()}
+    onnx = OnnxModel(folder)
+    embeds, tokens = onnx.image_tower.run(None, {"pixel_values": arrays["pixel_values"]})
+    states = model.encode_images(batch["pixel_values"])
+    torch.testing.assert_close(torch.tensor(embeds), states.image_embeds, atol=1e-4, rtol=1e-4)
+    text = {name: arrays[name] for name in ("input_ids", "attention_mask")}
+    (questions,) = onnx.text_encoder.run(None, text)
+    decoder_input_ids = arrays["input_ids"][:, :4]
+    step = {"visual_tokens": tokens[arrays["image_index"]], "question_states": questions, **text}
+    del step["input_ids"]
+    (scores,) = onnx.decoder_step.run(None, {"decoder_input_ids": decoder_input_ids, **step})
+    del batch["labels"]
+    expected = model(**batch, decoder_input_ids=torch.tensor(decoder_input_ids)).logits[:, -1]
+    torch.testing.assert_close(torch.tensor(scores), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_exporting_leaves_the_model_in_its_precision_and_mode(make_model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmjepa.onnx_mmjepa.example_inputs", lambda model: {})
+    model = make_model().to(torch.bfloat16).train()
+    export_onnx(model, processor, tmp_path)
+    assert model.dtype == torch.bfloat16 and model.training
+
+
+def test_no_path_of_the_exporting_machine_is_written(exported):
+    _, folder = exported
+    assert not any(b"onnx_mmjepa.py" in path.read_bytes() for path in folder.glob("*.onnx"))
