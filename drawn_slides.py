@@ -83,8 +83,8 @@ QUESTIONS = {
     "is_where": ("is {article} seen at the {place}?", "does the {place} of the slide show {article}?"),
 }
 # How often each is asked. PathVQA asks what in 41 % of its questions, where in 7 % and how in 2 %.
-OPEN_WEIGHTS = {"stain": 2, "nuclei": 3, "density": 2, "contents": 4, "where": 2, "count": 1}
-YES_NO_WEIGHTS = {"is_stain": 2, "is_nuclei": 2, "is_density": 2, "is_present": 4, "is_where": 1}
+OPEN_WEIGHTS = {"stain": 2, "nuclei": 2, "density": 2, "contents": 4, "where": 3, "count": 1}
+YES_NO_WEIGHTS = {"is_stain": 2, "is_nuclei": 2, "is_density": 2, "is_present": 4, "is_where": 2}
 
 
 @dataclass(frozen=True)
