@@ -27,7 +27,6 @@ from transformers import (
     BitImageProcessor,
     Dinov2Config,
     HfArgumentParser,
-    Seq2SeqTrainingArguments,
     set_seed,
 )
 from transformers.hf_argparser import HfArg
@@ -42,7 +41,6 @@ from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.report_mmjepa import answer_table, draw_answers
-from mmjepa.text_denoising import denoise_texts
 from mmjepa.trainer_mmjepa import MMJepaTrainer, MMJepaTrainingArguments
 
 logger = logging.getLogger("mmjepa")
@@ -57,9 +55,6 @@ class ModelArguments:
     text_model: str | None = HfArg(default=None, help="A BART checkpoint, such as facebook/bart-base.")
     vision_config: str | None = HfArg(default=None, help="JSON of Dinov2Config fields, to start from random weights.")
     text_config: str | None = HfArg(default=None, help="JSON of BartConfig fields, to start from random weights.")
-    denoising_steps: int = HfArg(
-        default=0, help="Steps in which a text model from random weights first denoises the training texts."
-    )
     tokenizer_name: str | None = HfArg(
         default=None, help="A BART tokenizer; by default the text model's, or one trained on the training texts."
     )
@@ -199,26 +194,6 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
     return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
 
 
-def denoising_arguments(
-    model_args: ModelArguments, training_args: MMJepaTrainingArguments
-) -> Seq2SeqTrainingArguments:
-    """How the text model is pretrained: on the same device, at the decoder's rate, with nothing saved or logged."""
-    return Seq2SeqTrainingArguments(
-        output_dir=training_args.output_dir,
-        max_steps=model_args.denoising_steps,
-        per_device_train_batch_size=64,
-        learning_rate=training_args.learning_rate,
-        warmup_steps=0.1,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        seed=training_args.seed,
-        use_cpu=training_args.use_cpu,
-        bf16=training_args.bf16,
-        fp16=training_args.fp16,
-    )
-
-
 def set_text_mean(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: list[str]) -> None:
     """Centres the alignment target on the mean of the teacher's embeddings of the distinct training texts."""
     if model.config.alignment_target == "centered":
@@ -305,8 +280,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     processor = load_processor(model_args, training_texts)
     model = build_model(model_args)
     model.generation_config.max_new_tokens = data_args.max_answer_tokens
-    if model_args.denoising_steps and training_args.do_train:
-        denoise_texts(model, processor.tokenizer, training_texts, denoising_arguments(model_args, training_args))
     set_text_mean(model, processor, rows["train"]["question"])
     data = {
         split: prepare(rows[split], processor.image_processor, data_args.preprocessing_num_workers) for split in rows
