@@ -243,9 +243,9 @@ def _subject_and_answer(rng: np.random.Generator, facts: SlideFacts, kind: str) 
     """What fills the gaps of a question of this kind, and the answer.
 
     Each is drawn so that all answers to a question are about equally frequent: yes/no by a coin before the subject,
-    a finding by its kind before its place, and only one of the absent findings is counted. Whether a finding is present
-    is asked of any of them: by a coin here too, the answer would depend on question and image together and on neither
-    alone, and training from random weights does not find its way into such a parity.
+    a finding by its kind before its place, and only one of the absent findings is counted. Whether a finding is
+    present is asked of any of them: by a coin here too, the answer would depend on question and image together and on
+    neither alone, and training from random weights does not find its way into such a parity.
     """
     present = [finding for finding, count in facts.counts.items() if count]
     absent = [finding for finding, count in facts.counts.items() if not count]

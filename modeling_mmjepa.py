@@ -20,7 +20,6 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_mmjepa import MMJepaConfig
 
-
 # How strongly a new query prefers its own place: a patch an eighth of the image away weighs about a fifth of its own.
 POSITION_SHARPNESS = 3.0
 

@@ -205,7 +205,16 @@ def set_text_mean(model: MMJepaForConditionalGeneration, processor: MMJepaProces
 
 
 def limit_rows(rows: DatasetDict, data_args: DataArguments, training_args: MMJepaTrainingArguments) -> DatasetDict:
-    """The first rows of each split, as many as the flags allow; few in a fast run."""
+    """The first rows of each split, as many as the flags allow; few in a fast run.
+
+    Raises:
+        ValueError: there is no train or no validation split.
+    """
+    if missing := {"train", "validation"} - set(rows):
+        raise ValueError(
+            f"{data_args.dataset_name} has the splits {', '.join(rows)} but no {' and no '.join(sorted(missing))}: "
+            "training, and the majority answers that every evaluation is compared with, need both."
+        )
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_val_samples}
     if training_args.fast_dev_run:
         limits = dict.fromkeys(rows, 2 * training_args.per_device_train_batch_size)

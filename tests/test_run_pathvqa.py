@@ -233,3 +233,9 @@ def test_missing_and_broken_images_are_counted_and_named(folders, tmp_path, capl
         run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(folder), "--fast_dev_run"])
     assert "train: 2 images are missing or can't be decoded" in caplog.text
     assert "broken.jpg" in caplog.text and "missing.jpg" in caplog.text and "good.jpg" not in caplog.text
+
+
+def test_a_data_set_without_validation_is_refused(folders, tmp_path):
+    (tmp_path / "train.csv").write_text("image,question,answer\ngood.jpg,is it?,yes")
+    with pytest.raises(ValueError, match="no validation"):
+        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(tmp_path)])
