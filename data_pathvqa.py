@@ -276,7 +276,7 @@ def prepare_image(
 
 
 def normalize_pixels(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
-    """uint8 pixels (I, 3, H, W) rescaled and normalised, float32 on their device, as the image processor does it."""
+    """Pixels (I, 3, H, W) from 0 to 255 rescaled and normalised, float32 on their device, as the processor does it."""
     values = pixels.float()
     if image_processor.do_rescale:
         values = values * image_processor.rescale_factor

@@ -120,7 +120,8 @@ def flags_of_file(path: Path) -> list[str]:
     flags = []
     for name, value in yaml.safe_load(path.read_text()).items():
         if value is not None:
-            flags += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{name}", *(item if isinstance(item, str) else json.dumps(item) for item in values)]
     return flags
 
 

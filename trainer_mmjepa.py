@@ -12,6 +12,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallba
 from transformers.hf_argparser import HfArg
 from transformers.integrations import TensorBoardCallback
 
+from .augmentation_mmjepa import AUGMENTATIONS, augment
 from .data_pathvqa import ImageGroupedSampler, normalize_pixels
 
 PRECISIONS = ("bf16", "fp16", "32")
@@ -51,6 +52,9 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
     questions_per_image: int = HfArg(
         default=8, help="At most so many questions of an image in a row of the training order; 1 shuffles questions."
     )
+    augmentations: list[str] | None = HfArg(
+        default=None, help="Random views of training images: any of crop, flip, stain; none by default."
+    )
     fast_dev_run: bool = HfArg(default=False, help="Two training steps and little data: does everything run?")
     remove_unused_columns: bool = HfArg(default=False, help="The collator reads the text columns.")
     eval_strategy: str = HfArg(default="epoch", help="When to evaluate.")
@@ -74,6 +78,8 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
         for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
+        if unknown := set(self.augmentations or ()) - set(AUGMENTATIONS):
+            raise ValueError(f"augmentations hold {', '.join(unknown)}: allowed are {', '.join(AUGMENTATIONS)}.")
         if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
             # During the warm-up the decoder takes no part in the loss, which DDP refuses unless told.
             self.ddp_find_unused_parameters = True
@@ -155,7 +161,10 @@ class MMJepaTrainer(Seq2SeqTrainer):
     def _prepare_inputs(self, inputs):
         inputs = super()._prepare_inputs(inputs)
         if inputs["pixel_values"].dtype == torch.uint8:
-            pixels = normalize_pixels(inputs["pixel_values"], self.processing_class.image_processor)
+            pixels = inputs["pixel_values"]
+            if self.model.training and self.args.augmentations:
+                pixels = augment(pixels, self.args.augmentations)
+            pixels = normalize_pixels(pixels, self.processing_class.image_processor)
             inputs = {**inputs, "pixel_values": pixels}
         return inputs
 

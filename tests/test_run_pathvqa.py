@@ -104,11 +104,13 @@ def test_defaults_are_the_documented_ones():
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
 def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
     flags = {"vision_config": TINY_VISION, "text_config": TINY_TEXT, "batch_size": 6, "lr_img": 0.01, "use_cpu": True}
+    flags["augmentations"] = ["flip", "stain"]
     path = tmp_path / f"run{suffix}"
     path.write_text(json.dumps(flags) if suffix == ".json" else yaml.safe_dump(flags))
     model, _, training = run_pathvqa.parse_arguments([str(path), "--lr_img", "0.02"])
     assert model.vision_fields == TINY_VISION
     assert (training.per_device_train_batch_size, training.lr_img) == (6, 0.02)
+    assert training.augmentations == ["flip", "stain"]
 
 
 @pytest.mark.parametrize("flags", [[], [*FROM_RANDOM, "--model_name_or_path", "x"], ["--image_encoder", "x"]])

@@ -191,7 +191,22 @@ def test_alignment_text_that_is_not_the_question_is_trained_on(make_trainer, dat
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize(("argument", "value"), [("precision", "bf32"), ("lr_img", -1.0), ("questions_per_image", 0)])
+def test_augmentations_change_training_images_alone(make_trainer):
+    trainer = make_trainer(augmentations=["crop", "flip", "stain"])
+    rows = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
+    plain = make_trainer()._prepare_inputs(dict(rows))["pixel_values"]
+    trained = []
+    for training in (True, True, False):
+        trainer.model.train(training)
+        trained.append(trainer._prepare_inputs(dict(rows))["pixel_values"])
+    assert not torch.equal(trained[0], plain) and not torch.equal(trained[0], trained[1])
+    assert torch.equal(trained[2], plain)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("precision", "bf32"), ("lr_img", -1.0), ("questions_per_image", 0), ("augmentations", ["crop", "blur"])],
+)
 def test_a_bad_argument_is_named(tmp_path, argument, value):
     with pytest.raises(ValueError, match=argument):
         MMJepaTrainingArguments(output_dir=str(tmp_path), **{argument: value})

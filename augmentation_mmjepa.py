@@ -1,0 +1,53 @@
+"""Random views of training images, made on the device from the cached pixels."""
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch.nn import functional as F
+
+AUGMENTATIONS = ("crop", "flip", "stain")
+# The smallest share of the image that a crop keeps, and the widest ratio of its sides.
+CROP_AREA, CROP_RATIO = 0.6, 4 / 3
+# How far the amount of each stain may be from the image's own, as a share of it.
+STAIN_STRENGTH = 0.2
+# Optical densities in red, green and blue of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001).
+STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+
+
+def augment(pixels: torch.Tensor, kinds: Collection[str]) -> torch.Tensor:
+    """A random view of each image: pixels (I, 3, H, W) from 0 to 255, uint8 or float -> the same in float32.
+
+    Args:
+        kinds: of `crop`, a part of the image at full size; `flip`, mirrored left to right and top to bottom, each half
+            of the time; `stain`, more or less of each stain. Draws from torch's global generator, whose state a
+            checkpoint of the Trainer keeps.
+    """
+    pixels = pixels.float()
+    if {"crop", "flip"} & set(kinds):
+        pixels = random_parts(pixels, "crop" in kinds, "flip" in kinds)
+    return random_stains(pixels) if "stain" in kinds else pixels
+
+
+def random_parts(pixels: torch.Tensor, crop: bool, flip: bool) -> torch.Tensor:
+    """Each image (I, 3, H, W) cut to a random part, which is resized to the whole, and mirrored."""
+    number = len(pixels)
+    sides = torch.ones(number, 2)  # width and height of the part, as shares of the image's
+    if crop:
+        area = torch.empty(number).uniform_(CROP_AREA, 1)
+        ratio = torch.empty(number).uniform_(-math.log(CROP_RATIO), math.log(CROP_RATIO)).exp()
+        sides = torch.stack([area * ratio, area / ratio], dim=1).sqrt().clamp(max=1)  # (I, 2)
+    centers = (2 * torch.rand(number, 2) - 1) * (1 - sides)  # coordinates run from -1 to 1
+    mirrored = 1 - 2 * torch.randint(2, (number, 2)) if flip else torch.ones(number, 2)
+    theta = torch.cat([torch.diag_embed(sides * mirrored), centers[:, :, None]], dim=2).to(pixels)  # (I, 2, 3)
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)  # (I, H, W, 2)
+    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
+
+def random_stains(pixels: torch.Tensor) -> torch.Tensor:
+    """Each image (I, 3, H, W) with other amounts of its stains (Tellez et al. 2018, arXiv 1808.05896)."""
+    stains = pixels.new_tensor(STAINS)  # (stain, color)
+    factors = torch.empty(len(pixels), 1, 3).uniform_(1 - STAIN_STRENGTH, 1 + STAIN_STRENGTH).to(pixels)
+    densities = -((pixels + 1) / 256).log().flatten(2).mT  # (I, H*W, color)
+    densities = densities @ stains.inverse() * factors @ stains
+    return (256 * (-densities).exp() - 1).clamp(0, 255).mT.unflatten(2, pixels.shape[2:])
