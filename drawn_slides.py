@@ -109,7 +109,7 @@ def _pick(rng: np.random.Generator, options: Iterable[str]) -> str:
 
 
 def draw_facts(rng: np.random.Generator) -> SlideFacts:
-    """One to four kinds of finding, each kind on half of the slides, and one to three of each kind, six in all at most.
+    """One to four kinds of finding, each on half of the slides, one to three of a kind and six in all at most.
 
     Nearly half of the slides show one kind alone. On these a question's answer needs no choice between findings, and
     training from random weights learns there to find places first.

@@ -326,8 +326,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         write_card(trainer, model_args, data_args.dataset_name, results)
     if training_args.push_to_hub:
         trainer.push_to_hub()
-    if training_args.export_dir is not None and trainer.is_world_process_zero():
-        export_parts(trainer.accelerator.unwrap_model(trainer.model), processor, training_args.export_dir)
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if training_args.export_dir is not None:
+            export_parts(model, processor, training_args.export_dir)
+        if training_args.onnx_dir is not None:
+            from mmjepa.onnx_mmjepa import export_onnx  # its packages are an extra
+
+            export_onnx(model, processor, training_args.onnx_dir)
     return results
 
 

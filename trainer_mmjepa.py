@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
     output_dir: str = HfArg(default="./checkpoints", aliases=["--ckpt_dir"], help="Where checkpoints are written.")
     log_dir: str = HfArg(default="./logs", help="TensorBoard logs are written to its folder mmjepa_joint.")
     export_dir: str | None = HfArg(default=None, help="Where the trained parts are written, each for its stock class.")
+    onnx_dir: str | None = HfArg(default=None, help="Where the trained model is written as ONNX graphs.")
     per_device_train_batch_size: int = HfArg(default=16, aliases=["--batch_size"], help="Questions a training step.")
     per_device_eval_batch_size: int = HfArg(default=64, help="Questions a step of evaluation.")
     dataloader_num_workers: int = HfArg(default=4, aliases=["--num_workers"], help="Processes that load data.")
@@ -78,6 +80,9 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
         for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
+        lacking = [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]
+        if self.onnx_dir is not None and lacking:
+            raise ValueError(f"onnx_dir needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
         if unknown := set(self.augmentations or ()) - set(AUGMENTATIONS):
             raise ValueError(f"augmentations hold {', '.join(unknown)}: allowed are {', '.join(AUGMENTATIONS)}.")
         if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:

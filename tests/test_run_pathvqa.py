@@ -158,6 +158,30 @@ def test_saved_model_is_evaluated_again_with_the_same_numbers(slides, folders, t
         assert second[name] == pytest.approx(first[name], abs=1e-6), name
 
 
+def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, tmp_path):
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    from mmjepa.onnx_mmjepa import OnnxModel
+
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run", "--max_answer_tokens", "6"]
+    run_pathvqa.main([*flags, "--onnx_dir", str(tmp_path / "onnx")])
+    model = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "checkpoints")
+    row = DatasetDict.load_from_disk(slides)["validation"][0]
+    answers = []
+    for folder, tensors in (("checkpoints", "pt"), ("onnx", "np")):
+        processor = MMJepaProcessor.from_pretrained(tmp_path / folder)
+        inputs = processor(images=row["image"], text=row["question"], return_tensors=tensors)
+        asked = model if tensors == "pt" else OnnxModel(tmp_path / "onnx")
+        answers.append(asked.generate(**inputs).tolist())
+    assert answers[0] == answers[1]
+
+
+def test_onnx_without_its_packages_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr("mmjepa.trainer_mmjepa.find_spec", lambda package: None)
+    with pytest.raises(ValueError, match=r"onnxruntime, onnxscript: pip install 'mmjepa\[onnx\]'"):
+        parsed("--onnx_dir", "onnx")
+
+
 def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
     results = run_pathvqa.main(
         [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--blank_images", "--max_epochs", "1"]

@@ -108,7 +108,7 @@ def test_warmup_trains_the_alignment_alone_and_ends_at_its_epoch(make_trainer):
 def test_resumed_run_repeats_the_uninterrupted_ones_losses(make_trainer, tmp_path, stop_at):
     """Stopped in the middle of the warm-up (step 2) and of the second epoch (step 8), dropout on."""
     settings = {"align_warmup_epochs": 1, "text_dropout": 0.1, "save_strategy": "steps", "save_steps": stop_at}
-    settings["save_total_limit"] = None
+    settings |= {"save_total_limit": None, "augmentations": ["crop", "flip", "stain"]}
     whole = make_trainer(**settings)
     whole.train()
     resumed = make_trainer(**settings)
