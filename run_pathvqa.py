@@ -177,10 +177,13 @@ def build_model(arguments: ModelArguments) -> MMJepaForConditionalGeneration:
 
 
 def image_processor_of_size(size: int) -> BaseImageProcessor:
-    """DINOv2's image processor for square images of `size` pixels: the shorter edge is resized to it, the rest cut."""
+    """DINOv2's image processor, but it resizes to a square of `size` pixels without cutting anything off.
+
+    The published one cuts the longer sides. Questions are about what lies there too: where it is, how many there are.
+    """
     return BitImageProcessor(
-        size={"shortest_edge": size},
-        crop_size={"height": size, "width": size},
+        size={"height": size, "width": size},
+        do_center_crop=False,
         image_mean=IMAGENET_DEFAULT_MEAN,
         image_std=IMAGENET_DEFAULT_STD,
     )

@@ -201,6 +201,14 @@ def test_centered_targets_are_centred_on_the_training_questions(slides, folders,
     torch.testing.assert_close(saved.alignment.text_mean, mean, atol=1e-5, rtol=0)
 
 
+def test_from_random_weights_nothing_of_an_image_is_cut_off():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, -5:] = 255
+    pixels = run_pathvqa.image_processor_of_size(28)(image, return_tensors="pt")["pixel_values"][0]  # (3, 28, 28)
+    assert pixels.shape == (3, 28, 28)
+    assert (pixels[..., -1] > pixels[..., 0] + 1).all()
+
+
 def encoded(image: PILImage.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG")
