@@ -7,7 +7,7 @@ demo: data/drawn_slides
 	$(BIN)/python run_pathvqa.py configs/demo.json
 
 data/drawn_slides: | .venv/installed
-	$(BIN)/python -m mmjepa.drawn_slides $@ --num_train 3000 --num_validation 300
+	$(BIN)/python -m mmjepa.drawn_slides $@ --num_train 6000 --num_validation 300
 
 test: .venv/installed
 	$(BIN)/python -m pytest

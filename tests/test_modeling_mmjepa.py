@@ -11,7 +11,6 @@ from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.modeling_mmjepa import (
     AlignmentLoss,
     MMJepaForConditionalGeneration,
-    PatchesPrefix,
     masked_mean,
     sincos_positions,
 )

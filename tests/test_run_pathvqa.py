@@ -11,6 +11,7 @@ import torch
 import yaml
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
+from safetensors.torch import load_file
 from transformers import Dinov2Model
 
 from mmjepa.drawn_slides import write_drawn_slides
@@ -188,6 +189,16 @@ def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
     )
     assert results["eval_image_gain"] == 0
     assert results["eval_accuracy"] == results["eval_accuracy_blank_images"]
+
+
+def test_a_bfloat16_teacher_is_trained_beside_and_stays_as_it_was(slides, folders, tmp_path):
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run"]
+    run_pathvqa.main([*flags, "--bf16_teacher", "--align_warmup_epochs", "0"])
+    saved = load_file(tmp_path / "checkpoints" / "model.safetensors")
+    for name, weight in saved.items():
+        assert weight.dtype == (torch.bfloat16 if name.startswith("encoder.teacher.") else torch.float32), name
+    model = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "checkpoints")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_centered_targets_are_centred_on_the_training_questions(slides, folders, tmp_path):
