@@ -4,12 +4,13 @@ Accuracy says little alone: half of PathVQA's answers follow from the question's
 therefore answered by controls that can't see the right image, and `image_gain` is the distance to one of them.
 """
 
+import json
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ def evaluate_model(
     train_questions: Dataset,
     batch_size: int,
     seed: int = 0,
+    stream: TextIO | None = None,
     **generate_kwargs,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Answers every question of `data` and scores the answers, the controls and the alignment.
@@ -42,6 +44,7 @@ def evaluate_model(
         train_questions: columns question and answer, from which the majority answers are learnt.
         batch_size: questions, images or texts at once.
         seed: of the shuffled images and of the bootstrap.
+        stream: takes this process's answers as soon as they are given, as `answer_questions` writes them.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
@@ -54,7 +57,7 @@ def evaluate_model(
     image_ids = list(data.questions["image_id"])
     other_ids = other_images(image_ids, seed)
     image_states = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
-    rows = answer_with_controls(model, processor, data, image_states, other_ids, batch_size, **generate_kwargs)
+    rows = answer_with_controls(model, processor, data, image_states, other_ids, batch_size, stream, **generate_kwargs)
     metrics = score_with_controls(rows, train_questions)
     correct, correct_shuffled = are_correct(rows, "prediction"), are_correct(rows, "shuffled")
     metrics |= image_gain(correct, correct_shuffled, image_ids, seed)
@@ -74,6 +77,7 @@ def answer_with_controls(
     image_states: MMJepaImageStates,
     other_ids: Sequence[int],
     batch_size: int,
+    stream: TextIO | None = None,
     **generate_kwargs,
 ) -> list[dict[str, Any]]:
     """The rows that `evaluate_model` returns: each question answered about its image, another image and a blank one.
@@ -81,13 +85,15 @@ def answer_with_controls(
     Args:
         image_states: of all images of `data`.
         other_ids: the other image of each row.
+        stream: takes the answers about the right image as soon as they are given.
     """
 
-    def answer(questions: list[str], image_states: MMJepaImageStates, image_ids: Sequence[int]) -> list[str]:
-        return answer_questions(model, processor, questions, image_states, image_ids, batch_size, **generate_kwargs)
+    def answer(questions: list[str], image_states: MMJepaImageStates, image_ids: Sequence[int], **kwargs) -> list[str]:
+        kwargs |= generate_kwargs
+        return answer_questions(model, processor, questions, image_states, image_ids, batch_size, **kwargs)
 
     questions, truths, image_ids = (list(data.questions[name]) for name in ("question", "answer", "image_id"))
-    predictions = answer(questions, image_states, image_ids)
+    predictions = answer(questions, image_states, image_ids, stream=stream)
     shuffled = answer(questions, image_states, other_ids)
     # Without an image equal questions have equal answers.
     distinct = sorted(set(questions))
@@ -184,6 +190,7 @@ def answer_questions(
     image_states: MMJepaImageStates,
     image_ids: Sequence[int],
     batch_size: int,
+    stream: TextIO | None = None,
     **generate_kwargs,
 ) -> list[str]:
     """An answer to each question, in their order.
@@ -192,6 +199,7 @@ def answer_questions(
         questions: R of them.
         image_states: of N images, as `encode_all_images` makes them.
         image_ids: the image of each question, R numbers below N.
+        stream: takes a line of JSON for each answer of this process, batch by batch: its row, question and prediction.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
     """
     lengths = [len(ids) for ids in processor.tokenizer(list(questions), truncation=True)["input_ids"]]
@@ -212,12 +220,18 @@ def answer_questions(
                 image_index=image_index.to(model.device),
                 **generate_kwargs,
             )
-            answers += processor.batch_decode(output, skip_special_tokens=True)
+            decoded = [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
+            answers += decoded
+            if stream is not None:
+                for row, prediction in zip(batch, decoded, strict=True):
+                    line = {"row": row, "question": questions[row], "prediction": prediction}
+                    stream.write(json.dumps(line) + "\n")
+                stream.flush()
         return answers
 
     with evaluating(model):
         answers = dict(zip(by_length, in_shares(by_length, answer), strict=True))
-    return [answers[row].strip() for row in range(len(questions))]
+    return [answers[row] for row in range(len(questions))]
 
 
 def encode_all_texts(

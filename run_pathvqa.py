@@ -11,6 +11,7 @@ The first argument may be a JSON or YAML file of flags; flags after it win. Left
 
 import json
 import logging
+import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -251,13 +252,17 @@ def report_split(split: str, data: VqaData) -> None:
 
 def evaluate_split(trainer: MMJepaTrainer, processor: MMJepaProcessor, data: dict, split: str, prefix: str) -> None:
     """Losses, answers, controls and retrieval of a split: numbers, every answer, a table and a picture."""
-    args = trainer.args
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    train_questions, batch_size = data["train"].questions, args.per_device_eval_batch_size
     answers: list[dict] = []
+    # Grows while questions are answered: a stopped evaluation leaves its answers. In the end it holds all rows.
+    answers_file = folder / f"{prefix}_answers.jsonl"
 
     def with_controls(model: MMJepaForConditionalGeneration) -> dict[str, float]:
-        metrics, rows = evaluate_model(
-            model, processor, data[split], data["train"].questions, args.per_device_eval_batch_size, args.seed
-        )
+        with open(answers_file if trainer.is_world_process_zero() else os.devnull, "w") as stream:
+            metrics, rows = evaluate_model(
+                model, processor, data[split], train_questions, batch_size, args.seed, stream
+            )
         answers.extend(rows)
         return metrics
 
@@ -266,8 +271,7 @@ def evaluate_split(trainer: MMJepaTrainer, processor: MMJepaProcessor, data: dic
     trainer.log_metrics(prefix, metrics)
     trainer.save_metrics(prefix, metrics)
     if trainer.is_world_process_zero():
-        folder = Path(args.output_dir)
-        with open(folder / f"{prefix}_answers.jsonl", "w") as file:
+        with open(answers_file, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in answers)
         draw_answers(folder / f"{prefix}_answers.png", data[split], answers, seed=args.seed)
         print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))

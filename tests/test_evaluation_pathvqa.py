@@ -133,6 +133,23 @@ def test_questions_of_like_length_are_answered_together(data):
     assert model.batches == [[4, 4], [6, 11], [12, 12]]
 
 
+def test_a_stopped_evaluation_leaves_the_answers_it_gave(data, tmp_path):
+    class BreakingModel(EchoModel):
+        def generate(self, **inputs):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().generate(**inputs)
+
+    with open(tmp_path / "answers.jsonl", "w") as stream, pytest.raises(KeyboardInterrupt):
+        evaluate_model(BreakingModel(), CharacterProcessor(), data, data.questions, batch_size=2, stream=stream)
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    questions, image_ids = data.questions["question"], data.questions["image_id"]
+    assert len(lines) == 4
+    for line in lines:
+        grey = 10 * (image_ids[line["row"]] + 1)
+        assert line["question"] == questions[line["row"]] and line["prediction"] == f"{grey} {line['question']}"
+
+
 def test_an_evaluation_encodes_each_image_once_and_the_blank_one_once(data):
     model = EchoModel()
     evaluate_model(model, CharacterProcessor(), data, data.questions, batch_size=2)
