@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
 
-.PHONY: demo test quality style
+.PHONY: demo test test-oldest quality style
 
 demo: data/drawn_slides
 	$(BIN)/python run_pathvqa.py configs/demo.json
@@ -11,6 +11,10 @@ data/drawn_slides: | .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# The lower bounds of setup.cfg.
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest
 
 quality: .venv/installed
 	$(BIN)/ruff check
@@ -24,9 +28,11 @@ style: .venv/installed
 # torch comes first and alone: what else needs it takes the build that is there.
 # mypy finds the package by its name only in a folder of that name, which a clone need not have: hence the link.
 .venv/installed: setup.cfg constraints.txt
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	mkdir .venv/package
-	ln -s ../.. .venv/package/mmjepa
+.venv-oldest/installed: setup.cfg constraints-oldest.txt
+%/installed:
+	$(PYTHON) -m venv --clear $*
+	$*/bin/pip install -q -c $(filter constraints%,$^) torch
+	$*/bin/pip install -q -c $(filter constraints%,$^) -e '.[dev]'
+	mkdir $*/package
+	ln -s ../.. $*/package/mmjepa
 	touch $@
