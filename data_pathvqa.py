@@ -1,6 +1,5 @@
 """A data set by name or folder -> rows, images decoded and resized once, batches of whole images."""
 
-import csv
 import hashlib
 import json
 from collections import defaultdict, deque
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import torch
 from datasets import (
@@ -92,8 +92,8 @@ def load_table(path: Path) -> Dataset:
     """The rows of a CSV or JSON file; all columns of a CSV file are text, so that 007, NA and null stay answers."""
     if path.suffix != ".csv":
         return load_dataset("json", data_files=str(path), split="train")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        features = Features({name: Value("string") for name in next(csv.reader(file))})
+    # By pandas, with which `datasets` reads it: a column without a name gets one there.
+    features = Features({name: Value("string") for name in pd.read_csv(path, nrows=0).columns})
     return load_dataset("csv", data_files=str(path), split="train", features=features, keep_default_na=False)
 
 
