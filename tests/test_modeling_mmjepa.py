@@ -287,6 +287,14 @@ def test_each_visual_token_starts_reading_little_but_its_own_place(make_config):
     assert (own / change.sum(dim=0) > 0.75).all()
 
 
+def test_a_visual_token_tells_its_place_however_much_it_saw_there(make_config):
+    """Placed by the nearest of the other image's tokens: what is seen must not drown where."""
+    encoder = MMJepaForConditionalGeneration(make_config(num_image_tokens=9)).encoder
+    patches = 10 * torch.randn(2, 36, encoder.config.vision_config.hidden_size)
+    tokens = encoder.prefix_norm(encoder.visual_prefix(None, patches, (6, 6)))  # (2, 9, D)
+    assert torch.equal(torch.cdist(tokens[0], tokens[1]).argmin(dim=1), torch.arange(9))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_give_nearly_the_same_loss(model, batch, dtype):
     expected = model(**batch).loss

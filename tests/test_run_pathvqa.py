@@ -162,6 +162,7 @@ def test_saved_model_is_evaluated_again_with_the_same_numbers(slides, folders, t
 def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, tmp_path):
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
+    pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
     from mmjepa.onnx_mmjepa import OnnxModel
 
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run", "--max_answer_tokens", "6"]
