@@ -25,7 +25,7 @@ from .configuration_mmjepa import MMJepaConfig
 POSITION_SHARPNESS = 6.0
 # How many times a visual token carries the code of its place beside what it read there. Without, training makes what
 # is seen so much larger than where that questions about places stayed unanswered for thousands of steps.
-POSITION_WEIGHT = 2.0
+POSITION_WEIGHT = 1.0
 
 
 @dataclass
