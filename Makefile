@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest quality style
+.PHONY: demo test bench test-oldest quality style
 
 demo: data/drawn_slides
 	$(BIN)/python run_pathvqa.py configs/demo.json
@@ -15,6 +15,9 @@ test: .venv/installed
 # The lower bounds of setup.cfg.
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest
+
+bench: .venv/installed
+	set -e; for name in training answering data; do $(BIN)/python benchmarks/bench_$$name.py; done
 
 quality: .venv/installed
 	$(BIN)/ruff check

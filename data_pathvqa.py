@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,16 +99,7 @@ def load_table(path: Path) -> Dataset:
 
 def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split: str) -> Dataset:
     """`rows` with this project's columns alone, by their names here; images encoded, texts without None."""
-    by_name = {name.lower(): name for name in rows.column_names if name not in columns.values()} | columns
-    found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in rows.column_names}
-    missing = [name for name in dict.fromkeys((*REQUIRED_COLUMNS, *columns)) if name not in found]
-    if missing:
-        raise ValueError(
-            f"{split} has no column {', '.join(repr(by_name.get(name, name)) for name in missing)}: there are "
-            f"{', '.join(rows.column_names)}; needed are {', '.join(REQUIRED_COLUMNS)}. Name the columns that hold "
-            f"them with {', '.join(f'--{name}_column' for name in missing)}."
-        )
-    names = {column: name for name, column in found.items()}
+    names = find_columns(rows.column_names, columns, split)
     rows = rows.select_columns(list(names)).rename_columns(names)
     texts = [name for name in rows.column_names if name != "image"]
     # Apart from the images, whose bytes would otherwise be copied.
@@ -123,6 +114,20 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
     if images.features["image"] in (Value("string"), Value("large_string")):
         images = with_absolute_paths(images, folder)
     return concatenate_datasets([images.cast_column("image", Image(decode=False)), filled], axis=1)
+
+
+def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:
+    """Name here by name there, of this project's columns; raises ValueError where a needed one is missing."""
+    by_name = {name.lower(): name for name in column_names if name not in columns.values()} | columns
+    found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in column_names}
+    missing = [name for name in dict.fromkeys((*REQUIRED_COLUMNS, *columns)) if name not in found]
+    if missing:
+        raise ValueError(
+            f"{split} has no column {', '.join(repr(by_name.get(name, name)) for name in missing)}: there are "
+            f"{', '.join(column_names)}; needed are {', '.join(REQUIRED_COLUMNS)}. Name the columns that hold "
+            f"them with {', '.join(f'--{name}_column' for name in missing)}."
+        )
+    return {column: name for name, column in found.items()}
 
 
 def fill_missing(*texts: Any, columns: list[str]) -> dict[str, str]:
@@ -300,12 +305,19 @@ class VqaCollator:
 
     pixel_values (I, 3, H, W) uint8, image_index (B,), input_ids and attention_mask (B, L), labels (B, A) and, where
     some row's alignment text is not its question, align_input_ids and align_attention_mask (B, L').
+
+    No rows make a stand-in, a blank question about a black image whose labels are all -100: a process without rows
+    in a step still has to take part in it.
     """
 
     def __init__(self, processor: MMJepaProcessor):
         self.processor = processor
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if not rows:
+            black = torch.zeros(prepared_shape(self.processor.image_processor), dtype=torch.uint8)
+            batch = self([{"question": "", "answer": "", "image_id": 0, "pixels": black}])
+            return {**batch, "labels": torch.full_like(batch["labels"], -100)}
         images = {row["image_id"]: row["pixels"] for row in rows}
         positions = {image_id: position for position, image_id in enumerate(images)}
         questions = [row["question"] for row in rows]
@@ -333,7 +345,7 @@ class ImageGroupedSampler(Sampler[int]):
         seed: with the epoch, decides the order.
     """
 
-    def __init__(self, image_ids: Sequence[int], batch_size: int, questions_per_image: int, seed: int):
+    def __init__(self, image_ids: Sequence[Any], batch_size: int, questions_per_image: int, seed: int):
         self.image_ids = np.asarray(image_ids)
         self.batch_size = batch_size
         self.questions_per_image = questions_per_image
@@ -347,18 +359,7 @@ class ImageGroupedSampler(Sampler[int]):
         return len(self.image_ids)
 
     def __iter__(self) -> Iterator[int]:
-        room = self.batch_size
-        groups = deque(self._groups())
-        while groups:
-            fitting = (place for place, group in enumerate(islice(groups, PACKING_LOOKAHEAD)) if len(group) <= room)
-            place = next(fitting, None)
-            if place is None:
-                group, groups[0] = groups[0][:room], groups[0][room:]
-            else:
-                group = groups[place]
-                del groups[place]
-            yield from group
-            room = room - len(group) or self.batch_size
+        return packed(self._groups(), self.batch_size)
 
     def _groups(self) -> list[list[int]]:
         """Rows of one image each, at most `questions_per_image` together, in this epoch's order."""
@@ -369,3 +370,48 @@ class ImageGroupedSampler(Sampler[int]):
         step = self.questions_per_image
         groups = [rows[start : start + step] for rows in rows_of.values() for start in range(0, len(rows), step)]
         return [groups[place] for place in random.permutation(len(groups))]
+
+
+def packed(groups: Sequence[list[int]], batch_size: int) -> Iterator[int]:
+    """The rows of `groups`, in an order whose consecutive slices of `batch_size` hold whole groups where some fit."""
+    room = batch_size
+    waiting = deque(groups)
+    while waiting:
+        fitting = (place for place, group in enumerate(islice(waiting, PACKING_LOOKAHEAD)) if len(group) <= room)
+        place = next(fitting, None)
+        if place is None:
+            group, waiting[0] = waiting[0][:room], waiting[0][room:]
+        else:
+            group = waiting[place]
+            del waiting[place]
+        yield from group
+        room = room - len(group) or batch_size
+
+
+class SharedBatchSampler(Sampler[list[int]]):
+    """Batches of an [`ImageGroupedSampler`]'s order, one after the other for process 0, 1, ... of each step.
+
+    A step's rows are those of one process with batches as large as the whole step. They are shared out evenly and, as
+    far as that allows, by image. In the last step shares may differ by a row, and be empty where it has fewer rows
+    than there are processes: accelerate would fill them up with rows of the first step, which count twice then.
+    """
+
+    batch_size = None  # tells accelerate that batches differ in size
+    drop_last = False
+
+    def __init__(self, sampler: ImageGroupedSampler, num_processes: int):
+        self.sampler = sampler
+        self.num_processes = num_processes
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.sampler.batch_size) * self.num_processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = iter(self.sampler)
+        while rows := list(islice(order, self.sampler.batch_size)):
+            groups = defaultdict(list)
+            for row in rows:
+                groups[self.sampler.image_ids[row]].append(row)
+            rows = list(packed(list(groups.values()), -(-len(rows) // self.num_processes)))
+            cuts = [-(-len(rows) * process // self.num_processes) for process in range(self.num_processes + 1)]
+            yield from (rows[start:end] for start, end in pairwise(cuts))

@@ -15,6 +15,7 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -42,6 +43,7 @@ from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.report_mmjepa import answer_table, draw_answers
+from mmjepa.streaming_pathvqa import StreamedVqaData, stream_rows
 from mmjepa.trainer_mmjepa import MMJepaTrainer, MMJepaTrainingArguments
 
 logger = logging.getLogger("mmjepa")
@@ -102,6 +104,12 @@ class DataArguments:
         default=False, help="Train and evaluate on black images: what do the questions alone give?"
     )
     max_answer_tokens: int = HfArg(default=32, help="Tokens generated at most.")
+    streaming: bool = HfArg(
+        default=False, help="Read training rows from parquet files while training; needs --max_steps."
+    )
+    streaming_buffer_size: int = HfArg(
+        default=1000, help="Rows of a stream among which a worker shuffles images and gathers their questions."
+    )
 
     def columns(self) -> dict[str, str]:
         """The columns that were named by flag."""
@@ -239,6 +247,15 @@ def score_validation(
     return score_answers(predictions, questions["answer"], questions["question"])
 
 
+def check_streaming(data_args: DataArguments, training_args: MMJepaTrainingArguments) -> None:
+    """Raises ValueError where a flag asks for what a stream can't give."""
+    if training_args.max_steps <= 0:
+        raise ValueError("a stream has no end: give --max_steps beside --streaming.")
+    for flag in ("max_train_samples", "blank_images"):
+        if getattr(data_args, flag):
+            raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")
+
+
 def report_split(split: str, data: VqaData) -> None:
     logger.info("%s: %d questions about %d images", split, len(data.questions), len(data.pixels))
     if data.unreadable:
@@ -287,12 +304,18 @@ def write_card(trainer: MMJepaTrainer, model_args: ModelArguments, dataset_name:
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Runs what the flags ask for; returns the numbers that are also in `all_results.json`."""
+    """Runs what the flags ask for; the first process returns the numbers that are also in `all_results.json`."""
     model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    level = logging.INFO if training_args.process_index == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     set_seed(training_args.seed)
+    if data_args.streaming:
+        check_streaming(data_args, training_args)
 
-    rows = load_rows(data_args.dataset_name, data_args.dataset_config_name, data_args.columns())
+    # The others read what the first process leaves in the cache of `datasets`.
+    with training_args.main_process_first():
+        source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns())
+        stream, rows = stream_rows(*source) if data_args.streaming else (None, load_rows(*source))
     rows = limit_rows(rows, data_args, training_args)
     training_texts = sorted({text for name in ("question", "answer") for text in rows["train"][name]})
     processor = load_processor(model_args, training_texts)
@@ -301,13 +324,29 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         model.encoder.teacher.to(torch.bfloat16)
     model.generation_config.max_new_tokens = data_args.max_answer_tokens
     set_text_mean(model, processor, rows["train"]["question"])
-    data = {
-        split: prepare(rows[split], processor.image_processor, data_args.preprocessing_num_workers) for split in rows
-    }
+    with training_args.main_process_first():
+        data: dict[str, Any] = {
+            split: prepare(rows[split], processor.image_processor, data_args.preprocessing_num_workers)
+            for split in rows
+            if stream is None or split != "train"
+        }
     for split, split_data in data.items():
         report_split(split, split_data)
     if data_args.blank_images:
         data = {split: split_data.blank() for split, split_data in data.items()}
+
+    if stream is not None:
+        data["train"] = StreamedVqaData(
+            stream,
+            rows["train"],
+            processor.image_processor,
+            batch_size=training_args.per_device_train_batch_size,
+            questions_per_image=training_args.questions_per_image,
+            buffer_size=data_args.streaming_buffer_size,
+            seed=training_args.seed,
+            process_index=training_args.process_index,
+            num_processes=training_args.world_size,
+        )
 
     def answer_scores(model: MMJepaForConditionalGeneration) -> dict[str, float]:
         return score_validation(model, processor, data["validation"], training_args.per_device_eval_batch_size)
@@ -324,20 +363,21 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
-        metrics = result.metrics | {"train_samples": len(data["train"])}
+        metrics = result.metrics | {"train_samples": len(data["train"].questions)}
         trainer.log_metrics("train", metrics)
         trainer.save_metrics("train", metrics)
         trainer.save_state()
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if split in data and (training_args.do_eval if prefix == "eval" else training_args.do_predict):
             evaluate_split(trainer, processor, data, split, prefix)
-    results = json.loads(Path(training_args.output_dir, "all_results.json").read_text())
+    results: dict[str, float] = {}
     if trainer.is_world_process_zero():
+        results = json.loads(Path(training_args.output_dir, "all_results.json").read_text())
         write_card(trainer, model_args, data_args.dataset_name, results)
     if training_args.push_to_hub:
         trainer.push_to_hub()
+    model = trainer.whole_model()
     if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
         if training_args.export_dir is not None:
             export_parts(model, processor, training_args.export_dir)
         if training_args.onnx_dir is not None:

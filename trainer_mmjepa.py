@@ -9,12 +9,16 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.hf_argparser import HfArg
 from transformers.integrations import TensorBoardCallback
 
 from .augmentation_mmjepa import AUGMENTATIONS, augment
-from .data_pathvqa import ImageGroupedSampler, normalize_pixels
+from .data_pathvqa import ImageGroupedSampler, SharedBatchSampler, VqaData, normalize_pixels
+from .modeling_mmjepa import MMJepaForConditionalGeneration
+from .streaming_pathvqa import StreamedVqaData
 
 PRECISIONS = ("bf16", "fp16", "32")
 
@@ -80,9 +84,12 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
         for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
-        lacking = [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]
-        if self.onnx_dir is not None and lacking:
-            raise ValueError(f"onnx_dir needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
+        if self.onnx_dir is not None:
+            if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
+                raise ValueError(f"onnx_dir needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
+            from transformers.exporters import OnnxExporter
+
+            OnnxExporter()  # says here, and not after the training, that torch is too old for it
         if unknown := set(self.augmentations or ()) - set(AUGMENTATIONS):
             raise ValueError(f"augmentations hold {', '.join(unknown)}: allowed are {', '.join(AUGMENTATIONS)}.")
         if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
@@ -127,6 +134,11 @@ class SamplerEpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
+def count_rows(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Rows with an answer, which all have but the stand-in that a collator makes of no rows."""
+    return (batch["labels"] != -100).any(dim=1).sum()
+
+
 class MMJepaTrainer(Seq2SeqTrainer):
     """Seq2SeqTrainer for [`MMJepaForConditionalGeneration`].
 
@@ -150,18 +162,42 @@ class MMJepaTrainer(Seq2SeqTrainer):
     @property
     def in_align_warmup(self) -> bool:
         """Whether the next step trains the alignment alone. By progress, so that it holds after a resume."""
-        return (self.state.epoch or 0) < self.args.align_warmup_epochs
+        epoch = self.state.epoch or 0
+        if isinstance(self.train_dataset, StreamedVqaData):  # whose one epoch is --max_steps long for the library
+            rows = self.state.global_step * self.get_total_train_batch_size(self.args)
+            epoch = rows / len(self.train_dataset.questions)
+        return epoch < self.args.align_warmup_epochs
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        sampler = ImageGroupedSampler(
-            dataset.questions["image_id"],
-            batch_size=self._train_batch_size,
+    def get_train_dataloader(self):
+        if isinstance(self.train_dataset, StreamedVqaData):
+            # Not for accelerate to prepare: it would share out the rows once more.
+            return DataLoader(self.train_dataset, batch_size=self._train_batch_size, **self._dataloader_arguments)
+        sampler = self._grouped_sampler(self.train_dataset, self._train_batch_size)
+        self.add_callback(SamplerEpochCallback(sampler))
+        return self._dataloader(self.train_dataset, sampler)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._dataloader(data, self._grouped_sampler(data, self.args.eval_batch_size))
+
+    def _grouped_sampler(self, data: VqaData, batch_size: int) -> ImageGroupedSampler:
+        return ImageGroupedSampler(
+            data.questions["image_id"],
+            batch_size=batch_size * self.accelerator.num_processes,
             questions_per_image=self.args.questions_per_image,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
-        self.add_callback(SamplerEpochCallback(sampler))
-        return sampler
+
+    def _dataloader(self, data: VqaData, sampler: ImageGroupedSampler) -> DataLoader:
+        self.accelerator.even_batches = False  # it would fill up the last step with rows of the first
+        batches = SharedBatchSampler(sampler, self.accelerator.num_processes)
+        return self.accelerator.prepare(DataLoader(data, batch_sampler=batches, **self._dataloader_arguments))
+
+    @property
+    def _dataloader_arguments(self) -> dict[str, Any]:
+        names = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
+        arguments = {name: getattr(self.args, f"dataloader_{name}") for name in names}
+        return {"collate_fn": self.data_collator, **arguments}
 
     def _prepare_inputs(self, inputs):
         inputs = super()._prepare_inputs(inputs)
@@ -176,14 +212,14 @@ class MMJepaTrainer(Seq2SeqTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Counts, beside the answer tokens, the rows of the whole step, by which the alignment loss is normalised."""
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_rows = torch.tensor(sum(len(batch["input_ids"]) for batch in batches), device=device)
+        num_rows = torch.as_tensor(sum(map(count_rows, batches)), device=device)
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
             num_rows = self.accelerator.gather(num_rows).sum()
         self.num_rows_in_batch = num_rows
         return batches, num_items_in_batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        rows, tokens = len(inputs["input_ids"]), (inputs["labels"] != -100).sum()
+        rows, tokens = count_rows(inputs), (inputs["labels"] != -100).sum()
         inputs = {**inputs, "return_logits": False}
         if model.training:
             inputs = {**inputs, "num_rows_in_batch": self.num_rows_in_batch}
@@ -192,9 +228,12 @@ class MMJepaTrainer(Seq2SeqTrainer):
         if model.training and self.in_align_warmup:
             inputs = {**inputs, "labels": None, "return_loss": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        # Nothing is learnt from the stand-in of a process that has no row in the last step.
+        loss = loss * (rows > 0)
 
         # Sums over rows and tokens, whatever the loss was normalised by.
-        self.loss_sums["align"] += outputs.loss_align.detach() * inputs.get("num_rows_in_batch", rows)
+        row_weight = inputs.get("num_rows_in_batch", rows) * (rows > 0)
+        self.loss_sums["align"] += outputs.loss_align.detach() * row_weight
         self.loss_sums["rows"] += rows
         if outputs.loss_ce is not None:
             self.loss_sums["ce"] += outputs.loss_ce.detach() * (
@@ -216,7 +255,8 @@ class MMJepaTrainer(Seq2SeqTrainer):
     def log(self, logs, start_time=None):
         if "grad_norm" in logs:  # a training line, not an evaluation's or the last summary
             now = time.perf_counter()
-            logs["samples_per_second"] = self.loss_sums["rows"] * self.args.world_size / (now - self.log_time)
+            rows = float(self.loss_sums["rows"]) * self.args.world_size
+            logs["samples_per_second"] = rows / (now - self.log_time)
             self.log_time = now
             logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
             logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
@@ -227,12 +267,41 @@ class MMJepaTrainer(Seq2SeqTrainer):
         start = time.perf_counter()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self._mean_losses()
+        config = self.model.config
+        # The library's is a mean of the batches' means, which depends on how the rows were shared out.
+        metrics["loss"] = config.lambda_align * metrics["align"] + config.lambda_ce * metrics["ce"]
         self.loss_sums = training_sums
         if self.compute_answer_metrics is not None:
-            metrics |= self.compute_answer_metrics(self.model)
+            metrics |= self.compute_answer_metrics(self.whole_model())
         self.log_time += time.perf_counter() - start
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def whole_model(self) -> MMJepaForConditionalGeneration:
+        """The model with all its weights on this process: itself, or under FSDP a copy, made by all together.
+
+        It answers as many questions as a process has, which the parts of a model could only do in step.
+        """
+        if not self.is_fsdp_enabled:
+            return self.model
+        weights = {
+            name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in self.model.state_dict().items()
+        }
+        with torch.device("meta"):
+            model = MMJepaForConditionalGeneration(self.model.config)
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
+        model.generation_config = self.model.generation_config
+        return model.train(self.model.training)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """Under FSDP the whole copy is saved. Of the parts, `save_pretrained` waits for ever: to see which weights are
+        tied the first process gathers them, alone; and as the code beside them it takes torch's, who made their class.
+        """
+        parts, self.model = self.model, self.whole_model()
+        super()._save(output_dir, None if self.is_fsdp_enabled else state_dict)
+        self.model = parts
 
     def create_optimizer(self, model=None):
         """Two learning rates, each with and without weight decay; the frozen teacher is in no group."""

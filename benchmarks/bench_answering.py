@@ -1,0 +1,69 @@
+"""Answering questions, greedily, with this project beside its row-by-row form and two stock models.
+
+python benchmarks/bench_answering.py [--size tiny] [--steps 5] [--json]
+"""
+
+import torch
+from measuring import environment, interleaved_seconds, parse_arguments, show
+from peers import (
+    BLIP,
+    PROJECT,
+    ROW_BY_ROW,
+    SIZES,
+    VISION_ENCODER_DECODER,
+    Size,
+    make_answering,
+    make_models,
+    random_batch,
+)
+
+QUESTIONS_PER_IMAGE = 8
+NEW_TOKENS = 4  # <s>, yes, </s> are three; every peer writes so many, whatever the random weights prefer
+QUESTION_TOKENS = 12  # of all: evaluation sorts questions by length, so that a batch has no padding
+
+
+def measure(size_name: str, rounds: int) -> dict:
+    """Speed-ups at 8 questions an image, and a table over questions an image and answer tokens."""
+    size = SIZES[size_name]
+    models = {name: model.eval() for name, model in make_models(size).items()}
+    peers = answering_rows(size, models, QUESTIONS_PER_IMAGE, NEW_TOKENS, rounds)
+    own = {name: models[name] for name in (PROJECT, ROW_BY_ROW)}
+    scaling = []
+    for questions_per_image, new_tokens in ((1, NEW_TOKENS), (size.questions, NEW_TOKENS), (QUESTIONS_PER_IMAGE, 16)):
+        fast, slow = answering_rows(size, own, questions_per_image, new_tokens, rounds)
+        shape = {"questions an image": questions_per_image, "tokens an answer": new_tokens}
+        scaling.append(shape | {"answers/s": fast["answers/s"], "speedup": fast["answers/s"] / slow["answers/s"]})
+    rate = {row["peer"]: row["answers/s"] for row in peers}
+    return {
+        "environment": environment(size_name),
+        "speedup_vs_row_by_row": rate[PROJECT] / rate[ROW_BY_ROW],
+        "speedup_vs_vision_encoder_decoder": rate[PROJECT] / rate[VISION_ENCODER_DECODER],
+        "speedup_vs_blip": rate[PROJECT] / rate[BLIP],
+        "answers_per_second": rate[PROJECT],
+        "peers": peers,
+        "scaling": scaling,
+    }
+
+
+def answering_rows(
+    size: Size, models: dict[str, torch.nn.Module], questions_per_image: int, new_tokens: int, rounds: int
+) -> list[dict]:
+    """A row a peer, all answering the same questions."""
+    batch = random_batch(size, questions_per_image, question_lengths=(QUESTION_TOKENS, QUESTION_TOKENS))
+    answering = {name: make_answering(name, model, batch, new_tokens) for name, model in models.items()}
+    for answer in answering.values():
+        answer()  # warm
+    medians = interleaved_seconds(answering, rounds)
+    return [
+        {"peer": name, "seconds a batch": medians[name], "answers/s": size.questions / medians[name]}
+        for name in models
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments("Answering by this project and its peers.", argv)
+    show(measure(arguments.size, arguments.steps), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

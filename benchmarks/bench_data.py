@@ -1,0 +1,148 @@
+"""Images prepared once beside images decoded for every row, and what a training step waits for.
+
+python benchmarks/bench_data.py [--size tiny] [--steps 5] [--json]
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import PIL.Image
+import torch
+from datasets import Dataset
+from measuring import DEVICE, environment, interleaved_seconds, parse_arguments, seconds, show
+from peers import PROJECT, SIZES, TrainingStep, make_models, make_optimizer, random_batch
+from torch.utils.data import DataLoader
+
+from mmjepa.data_pathvqa import ImageGroupedSampler, VqaCollator, VqaData, load_rows, normalize_pixels, prepare
+from mmjepa.drawn_slides import write_drawn_slides
+from mmjepa.processing_mmjepa import MMJepaProcessor
+from mmjepa.run_pathvqa import image_processor_of_size, train_tokenizer
+
+# The slides are drawn twice as large as they are read, as images to be resized are.
+SOURCE_SCALE = 2
+QUESTIONS_PER_SLIDE = 7
+QUESTIONS_PER_IMAGE = 8
+WORKERS = (0, 1, 2)
+
+
+def make_rows(folder: str, image_size: int, questions: int) -> Dataset:
+    """At least so many questions about encoded slides (PNG), read from disk as a user's data are."""
+    path = Path(folder) / "slides"
+    slides = -(-questions // QUESTIONS_PER_SLIDE)
+    write_drawn_slides(path, num_train=slides, num_validation=0, image_size=SOURCE_SCALE * image_size)
+    return load_rows(str(path))["train"]
+
+
+def make_processor(rows: Dataset, image_size: int) -> MMJepaProcessor:
+    texts = sorted({text for name in ("question", "answer") for text in rows[name]})
+    return MMJepaProcessor(image_processor_of_size(image_size), train_tokenizer(texts, vocab_size=1000))
+
+
+def make_data(folder: str, image_size: int, questions: int) -> tuple[VqaData, MMJepaProcessor]:
+    rows = make_rows(folder, image_size, questions)
+    processor = make_processor(rows, image_size)
+    return prepare(rows, processor.image_processor), processor
+
+
+def make_loader(data: VqaData, processor: MMJepaProcessor, batch_size: int, workers: int) -> DataLoader:
+    """Batches as the Trainer loads them."""
+    sampler = ImageGroupedSampler(data.questions["image_id"], batch_size, QUESTIONS_PER_IMAGE, seed=0)
+    options = {"num_workers": workers, "pin_memory": DEVICE == "cuda"}
+    return DataLoader(data, batch_size, sampler=sampler, collate_fn=VqaCollator(processor), **options)
+
+
+def row_by_row_loader(rows: Dataset, processor: MMJepaProcessor, batch_size: int, workers: int) -> DataLoader:
+    """The usual form: every row decodes and resizes its own image, in a shuffled order."""
+
+    def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
+        images = [PIL.Image.open(BytesIO(example["image"]["bytes"])) for example in examples]
+        questions, answers = ([example[name] for example in examples] for name in ("question", "answer"))
+        return processor(images=images, text=questions, answers=answers, return_tensors="pt")
+
+    return DataLoader(rows, batch_size, shuffle=True, collate_fn=collate, num_workers=workers)
+
+
+def data_waits(
+    data: VqaData,
+    processor: MMJepaProcessor,
+    batch_size: int,
+    train: Callable[[dict[str, torch.Tensor]], None],
+    steps: int,
+) -> list[dict]:
+    """A row a number of workers: how long `train` waits for its batches, the first one apart (workers start)."""
+    rows = []
+    for workers in WORKERS:
+        batches = iter(make_loader(data, processor, batch_size, workers))
+        next(batches)
+        waited = worked = 0.0
+        for _ in range(steps):
+            started = time.perf_counter()
+            batch = {name: tensor.to(DEVICE, non_blocking=True) for name, tensor in next(batches).items()}
+            waited += time.perf_counter() - started
+            batch["pixel_values"] = normalize_pixels(batch["pixel_values"], processor.image_processor)
+            worked += seconds(lambda batch=batch: train(batch))
+        rows.append(
+            {"workers": workers, "ms a batch": 1000 * waited / steps, "data wait share": waited / (waited + worked)}
+        )
+    return rows
+
+
+def read_all(loader: DataLoader) -> None:
+    for _ in loader:
+        pass
+
+
+def measure(size_name: str, rounds: int) -> dict:
+    size = SIZES[size_name]
+    model = make_models(size, [PROJECT])[PROJECT]
+    step = TrainingStep(PROJECT, model, make_optimizer(model), random_batch(size, QUESTIONS_PER_IMAGE))
+
+    def train(batch: dict[str, torch.Tensor]) -> None:
+        step.inputs = {**batch, "return_logits": False}
+        step()
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = make_rows(folder, size.image_size, size.questions * max(rounds + 2, 8))
+        processor = make_processor(rows, size.image_size)
+        preparing = seconds(lambda: prepare(rows, processor.image_processor))
+        data = prepare(rows, processor.image_processor)  # from the cache, as in every later run
+        loaders = []
+        for workers in WORKERS:
+            once = make_loader(data, processor, size.questions, workers)
+            per_row = row_by_row_loader(rows, processor, size.questions, workers)
+            functions = {
+                "once": lambda loader=once: read_all(loader),
+                "per row": lambda loader=per_row: read_all(loader),
+            }
+            medians = interleaved_seconds(functions, rounds)
+            loaders.append(
+                {
+                    "workers": workers,
+                    "rows/s": len(rows) / medians["once"],
+                    "decoded for each row, rows/s": len(rows) / medians["per row"],
+                    "speedup": medians["per row"] / medians["once"],
+                }
+            )
+        waits = data_waits(data, processor, size.questions, train, rounds)
+    return {
+        "environment": environment(size_name) | {"cores": os.cpu_count()},
+        "speedup_vs_decode_per_row": loaders[0]["speedup"],
+        "rows_per_second": loaders[0]["rows/s"],
+        "images_prepared_per_second": len(data.pixels) / preparing,
+        "data_wait_share": min(row["data wait share"] for row in waits),
+        "loaders": loaders,
+        "waits": waits,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments("Reading and preparing images, once or for every row.", argv)
+    show(measure(arguments.size, arguments.steps), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

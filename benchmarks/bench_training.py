@@ -1,0 +1,171 @@
+"""A training step of this project beside the row-by-row form and two stock models, and how it scales.
+
+python benchmarks/bench_training.py [--size tiny] [--steps 5] [--scaling] [--json]
+"""
+
+import tempfile
+
+import torch
+from bench_data import data_waits, make_data
+from measuring import (
+    DEVICE,
+    MatrixProducts,
+    count_flops_and_peak,
+    environment,
+    interleaved_seconds,
+    parse_arguments,
+    peak_bytes,
+    show,
+)
+from peers import (
+    BLIP,
+    PROJECT,
+    ROW_BY_ROW,
+    SIZES,
+    VISION_ENCODER_DECODER,
+    Size,
+    TrainingStep,
+    make_models,
+    make_optimizer,
+    random_batch,
+)
+
+QUESTIONS_PER_IMAGE = 8
+PROJECT_AT_1 = f"{PROJECT}, 1 question an image"
+
+
+def compare_peers(steps: dict[str, TrainingStep], products: MatrixProducts, rounds: int) -> list[dict]:
+    """A row a peer. Each takes one step first, in which operations and memory are counted."""
+    counts = {}
+    for name, step in steps.items():
+        counts[name] = count_flops_and_peak(step.forward_backward)
+        step.update()
+    medians = interleaved_seconds({**steps, "matrix products": products}, rounds)
+    rate = products.flops / medians["matrix products"]
+    return [
+        {
+            "peer": name,
+            "seconds a step": medians[name],
+            "questions/s": step.questions / medians[name],
+            "TFLOP a step": counts[name][0] / 1e12,
+            "MFU": counts[name][0] / medians[name] / rate,
+            "peak GB": (step.state_bytes + counts[name][1]) / 1e9,
+            "of it the step's own": counts[name][1] / 1e9,
+        }
+        for name, step in steps.items()
+    ]
+
+
+def data_wait(size: Size, step: TrainingStep, rounds: int) -> list[dict]:
+    """A row a number of loader processes: the share of training time in which the step waits for its batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, processor = make_data(folder, size.image_size, size.questions * (rounds + 2))
+
+        def train(batch: dict[str, torch.Tensor]) -> None:
+            step.inputs = {**batch, "return_logits": False}
+            step()
+
+        return data_waits(data, processor, size.questions, train, rounds)
+
+
+def scaling_rows(size: Size, model, optimizer, rounds: int) -> list[dict]:
+    """This project beside its row-by-row form over questions an image, batch and image size, one changed at a time."""
+    points = [{"questions_per_image": number} for number in (1, 2, 4, 8, 16)]
+    points += [{"questions": size.questions * factor // 2} for factor in (1, 4)]
+    side = size.vision["patch_size"]
+    points += [{"image_size": size.image_size * factor // 2 // side * side} for factor in (1, 3)]
+    rows = []
+    for point in points:
+        point = {"questions_per_image": QUESTIONS_PER_IMAGE, "questions": size.questions, **point}
+        batch = random_batch(size, **point)
+        steps = {name: TrainingStep(name, model, optimizer, batch) for name in (PROJECT, ROW_BY_ROW)}
+        peaks = {}
+        for name, step in steps.items():
+            peaks[name] = step.state_bytes + peak_bytes(step.forward_backward)
+            step.update()
+        medians = interleaved_seconds(steps, rounds)
+        rows.append(
+            {
+                "questions an image": point["questions_per_image"],
+                "questions a step": point["questions"],
+                "image size": point.get("image_size", size.image_size),
+                "questions/s": point["questions"] / medians[PROJECT],
+                "row by row, questions/s": point["questions"] / medians[ROW_BY_ROW],
+                "speedup": medians[ROW_BY_ROW] / medians[PROJECT],
+                "peak memory ratio": peaks[PROJECT] / peaks[ROW_BY_ROW],
+            }
+        )
+    return rows
+
+
+def process_rows(size_name: str, rounds: int) -> list[dict]:
+    """Questions a second of all processes together, each with a batch of its own under DDP."""
+    available = torch.cuda.device_count() if DEVICE == "cuda" else torch.get_num_threads()
+    rows = []
+    for processes in sorted({1, 2, available} & set(range(1, available + 1))):
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = (processes, f"file://{folder}/meeting", f"{folder}/seconds", size_name, rounds)
+            torch.multiprocessing.spawn(train_in_process, arguments, nprocs=processes)
+            median = torch.load(f"{folder}/seconds")
+        rows.append({"processes": processes, "questions/s": processes * SIZES[size_name].questions / median})
+    return rows
+
+
+def train_in_process(rank: int, processes: int, meeting: str, result: str, size_name: str, rounds: int) -> None:
+    if DEVICE == "cuda":
+        torch.cuda.set_device(rank)
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    backend = "nccl" if DEVICE == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, init_method=meeting, rank=rank, world_size=processes)
+    size = SIZES[size_name]
+    model = make_models(size, [PROJECT])[PROJECT]
+    step = TrainingStep(PROJECT, model, make_optimizer(model), random_batch(size, QUESTIONS_PER_IMAGE))
+    step.model = torch.nn.parallel.DistributedDataParallel(model)
+    step()
+    median = interleaved_seconds({"step": step}, rounds)["step"]
+    if rank == 0:
+        torch.save(median, result)
+    torch.distributed.destroy_process_group()
+
+
+def measure(size_name: str, rounds: int, scaling: bool = False) -> dict:
+    size = SIZES[size_name]
+    models = make_models(size)
+    optimizers = {model: make_optimizer(model) for model in models.values()}
+    batch = random_batch(size, QUESTIONS_PER_IMAGE)
+    steps = {name: TrainingStep(name, model, optimizers[model], batch) for name, model in models.items()}
+    model, optimizer = models[PROJECT], optimizers[models[PROJECT]]
+    steps[PROJECT_AT_1] = TrainingStep(PROJECT, model, optimizer, random_batch(size, 1))
+    products = MatrixProducts(size.questions * size.image_tokens, size.vision["hidden_size"])
+    peers = compare_peers(steps, products, rounds)
+    waits = data_wait(size, steps[PROJECT], rounds)
+
+    row = {row["peer"]: row for row in peers}
+    speedups = {name: row[name]["seconds a step"] / row[PROJECT]["seconds a step"] for name in row}
+    results = {
+        "environment": environment(size_name),
+        "speedup_vs_row_by_row": speedups[ROW_BY_ROW],
+        "speedup_vs_row_by_row_at_1": speedups[ROW_BY_ROW] / speedups[PROJECT_AT_1],
+        "speedup_vs_vision_encoder_decoder": speedups[VISION_ENCODER_DECODER],
+        "speedup_vs_blip": speedups[BLIP],
+        "mfu": row[PROJECT]["MFU"],
+        "peak_memory_ratio": row[PROJECT]["peak GB"] / row[ROW_BY_ROW]["peak GB"],
+        "step_memory_ratio": row[PROJECT]["of it the step's own"] / row[ROW_BY_ROW]["of it the step's own"],
+        "data_wait_share": min(row["data wait share"] for row in waits),
+        "peers": peers,
+        "data": waits,
+    }
+    if scaling:
+        results["scaling"] = scaling_rows(size, model, optimizer, rounds)
+        results["processes"] = process_rows(size_name, rounds)
+    return results
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments("Training steps of this project and its peers.", argv, scaling=True)
+    show(measure(arguments.size, arguments.steps, arguments.scaling), arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Time, floating-point operations, memory, tables: what the three benchmarks measure with."""
+
+import argparse
+import json
+import statistics
+import time
+import weakref
+from collections.abc import Callable
+
+import torch
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# torch counts the attention kernels of GPUs alone.
+CPU_ATTENTION_FLOPS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
+        *shapes[:4]
+    ),
+}
+
+
+def parse_arguments(description: str, argv: list[str] | None, scaling: bool = False) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", default="base", choices=("base", "tiny"), help="base: dinov2-base and bart-base")
+    parser.add_argument("--steps", type=int, default=5, help="rounds, of which the median counts")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    if scaling:
+        parser.add_argument(
+            "--scaling", action="store_true", help="over batch, image size, questions and processes too"
+        )
+    return parser.parse_args(argv)
+
+
+def autocast() -> torch.autocast:
+    """bfloat16 on a GPU; float32 on a CPU."""
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda")
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """How long one call takes; by events on a GPU, where a call returns before its work is done."""
+    if DEVICE == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def interleaved_seconds(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each function over rounds in which all take their turn: a slow minute slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(seconds(function))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+class MatrixProducts:
+    """Plain products (rows, width) x (width, 4 width), the largest of a transformer layer; `flops` in one call."""
+
+    def __init__(self, rows: int, width: int):
+        dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+        self.left = torch.randn(rows, width, device=DEVICE, dtype=dtype)
+        self.right = torch.randn(width, 4 * width, device=DEVICE, dtype=dtype)
+        self.repeats = 20
+        self.flops = self.repeats * 2 * rows * width * 4 * width
+
+    def __call__(self):
+        for _ in range(self.repeats):
+            self.left @ self.right
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors that operations make, as long as they live; `peak` is the most at once.
+
+    What a GPU's allocator counts, on any device. A kernel's own scratch memory is not seen.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for storage in storages((args, kwargs)):
+            self._know(storage, 0)  # there before, such as a weight: its views are not new
+        result = func(*args, **(kwargs or {}))
+        for storage in storages(result):
+            self._know(storage, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _know(self, storage: torch.UntypedStorage, size: int):
+        if storage._cdata not in self.known:
+            self.known.add(storage._cdata)
+            self.live += size
+            weakref.finalize(storage, self._forget, storage._cdata, size)
+
+    def _forget(self, key: int, size: int):
+        self.known.discard(key)
+        self.live -= size
+
+
+def storages(tree: object) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The most memory that a call holds beyond what is held before it."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return torch.cuda.max_memory_allocated() - before
+    with LiveBytes() as memory:
+        function()
+    return memory.peak
+
+
+def count_flops_and_peak(function: Callable[[], object]) -> tuple[int, int]:
+    """Floating-point operations of the matrix products of a call, backward included, and its `peak_bytes`."""
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION_FLOPS) as counter:
+        peak = peak_bytes(function)
+    return counter.get_total_flops(), peak
+
+
+def environment(size: str) -> dict[str, object]:
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    precision = "bfloat16" if DEVICE == "cuda" else "float32"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"size": size, "device": device, "precision": precision} | versions
+
+
+def show(results: dict, as_json: bool) -> None:
+    """Prints nested results: lists of rows as Markdown tables, or all of it as one JSON object."""
+    if as_json:
+        print(json.dumps(results))
+        return
+    print(", ".join(f"{name} {value}" for name, value in results["environment"].items()))
+    numbers = {name: value for name, value in results.items() if not isinstance(value, (list, dict))}
+    for rows in [value for value in results.values() if isinstance(value, list)] + [[numbers]]:
+        print("\n" + table(rows))
+
+
+def table(rows: list[dict]) -> str:
+    """Rows with equal keys as a Markdown table; a single row stands upright."""
+    if len(rows) == 1:
+        rows = [{"figure": name, "value": value} for name, value in rows[0].items()]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,244 @@
+"""The same job for each peer: equal sizes, random weights, one random batch."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from measuring import DEVICE, autocast
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BlipConfig,
+    BlipForQuestionAnswering,
+    Dinov2Config,
+    Dinov2Model,
+    PreTrainedModel,
+    VisionEncoderDecoderModel,
+)
+
+from mmjepa.configuration_mmjepa import MMJepaConfig
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+
+PROJECT, ROW_BY_ROW = "this project", "row by row"
+VISION_ENCODER_DECODER, BLIP = "VisionEncoderDecoderModel", "BlipForQuestionAnswering"
+BOS, PAD, EOS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """`vision` and `text` are fields of `Dinov2Config` and `BartConfig`; images are as large as they are fed."""
+
+    image_size: int
+    questions: int
+    vision: dict[str, int]
+    text: dict[str, int]
+
+    @property
+    def image_tokens(self) -> int:
+        return 1 + (self.image_size // self.vision["patch_size"]) ** 2
+
+
+def bart_fields(layers: int, width: int, heads: int, **fields: int) -> dict[str, int]:
+    halves = {
+        f"{half}_{name}": value
+        for half in ("encoder", "decoder")
+        for name, value in (("layers", layers), ("attention_heads", heads), ("ffn_dim", 4 * width))
+    }
+    return {"d_model": width, **halves, **fields}
+
+
+def dinov2_fields(layers: int, width: int, heads: int, **fields: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "patch_size": 14,
+        **fields,
+    }
+
+
+SIZES = {
+    "base": Size(  # as published: facebook/dinov2-base and facebook/bart-base
+        image_size=224,
+        questions=16,
+        vision=dinov2_fields(12, 768, 12, image_size=518),
+        text=bart_fields(6, 768, 12, vocab_size=50265, max_position_embeddings=1024),
+    ),
+    "tiny": Size(
+        image_size=56,
+        questions=16,
+        vision=dinov2_fields(2, 32, 2, image_size=56),
+        text=bart_fields(2, 32, 2, vocab_size=1000, max_position_embeddings=64),
+    ),
+}
+
+
+def random_batch(
+    size: Size,
+    questions_per_image: int,
+    questions: int | None = None,
+    image_size: int | None = None,
+    question_lengths: tuple[int, int] = (6, 16),
+) -> dict[str, torch.Tensor]:
+    """Noise in the shape of PathVQA: the inputs of `MMJepaForConditionalGeneration`, on the device.
+
+    Questions have 6 to 16 tokens; half of the answers three, as `<s>yes</s>` has, the others four to eight.
+    """
+    questions, image_size = questions or size.questions, image_size or size.image_size
+    random = torch.Generator().manual_seed(0)
+
+    def text(shortest: int, longest: int) -> torch.Tensor:
+        length = torch.randint(shortest, longest + 1, (), generator=random)
+        ids = torch.randint(5, size.text["vocab_size"], (length,), generator=random)
+        ids[0], ids[-1] = BOS, EOS
+        return ids
+
+    input_ids = pad_sequence([text(*question_lengths) for _ in range(questions)], True, PAD)  # (B, L)
+    answers = [text(3, 3) if row % 2 else text(4, 8) for row in range(questions)]
+    image_index = torch.arange(questions) // questions_per_image  # (B,)
+    batch = {
+        "pixel_values": torch.randn(int(image_index[-1]) + 1, 3, image_size, image_size, generator=random),
+        "image_index": image_index,
+        "input_ids": input_ids,
+        "attention_mask": (input_ids != PAD).long(),
+        "labels": pad_sequence(answers, True, -100),  # (B, A)
+    }
+    return {name: tensor.to(DEVICE) for name, tensor in batch.items()}
+
+
+def one_image_a_question(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same questions with their image repeated for each of them, as datasets and peers have them."""
+    repeated = {**batch, "pixel_values": batch["pixel_values"][batch["image_index"]]}
+    del repeated["image_index"]
+    return repeated
+
+
+def question_then_answer(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """For a decoder without a text encoder: it reads the question as the start of its own text, behind which the
+    answer follows; the loss is on the answer."""
+    inputs, targets = [], []
+    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+        question, answer = ids[mask == 1], labels[labels != -100]
+        tokens = torch.cat([question, answer])
+        inputs.append(tokens[:-1])
+        targets.append(torch.where(torch.arange(len(tokens), device=DEVICE) < len(question), -100, tokens)[1:])
+    return {
+        "pixel_values": one_image_a_question(batch)["pixel_values"],
+        "decoder_input_ids": pad_sequence(inputs, True, PAD),  # (B, L+A)
+        "labels": pad_sequence(targets, True, -100),
+    }
+
+
+def blip_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """BLIP shifts the labels itself and reads them as its decoder's inputs too, where -100 is no token."""
+    inputs = one_image_a_question(batch)
+    answered = inputs["labels"] != -100
+    return inputs | {
+        "decoder_input_ids": inputs["labels"].masked_fill(~answered, PAD),
+        "decoder_attention_mask": answered.long(),
+    }
+
+
+TRAINING_INPUTS: dict[str, Callable] = {
+    PROJECT: dict,
+    ROW_BY_ROW: one_image_a_question,
+    VISION_ENCODER_DECODER: question_then_answer,
+    BLIP: blip_inputs,
+}
+
+
+def make_models(size: Size, names: Collection[str] = tuple(TRAINING_INPUTS)) -> dict[str, PreTrainedModel]:
+    """The peers' models by name. This project's two forms are one model."""
+    torch.manual_seed(0)
+    models: dict[str, PreTrainedModel] = {}
+    if PROJECT in names:
+        config = MMJepaConfig(vision_config=size.vision, text_config=size.text)
+        models[PROJECT] = models[ROW_BY_ROW] = MMJepaForConditionalGeneration(config)
+    if VISION_ENCODER_DECODER in names:
+        bart = BartForCausalLM(BartConfig(**size.text, is_decoder=True, add_cross_attention=True))
+        dinov2 = Dinov2Model(Dinov2Config(**size.vision))
+        models[VISION_ENCODER_DECODER] = VisionEncoderDecoderModel(encoder=dinov2, decoder=bart)
+    if BLIP in names:
+        models[BLIP] = BlipForQuestionAnswering(blip_config(size))
+    return {name: model.to(DEVICE) for name, model in models.items()}
+
+
+def blip_config(size: Size) -> BlipConfig:
+    """BLIP with DINOv2's patches and with the layers and widths of both towers."""
+    width, heads = size.vision["hidden_size"], size.vision["num_attention_heads"]
+    vision = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": size.vision["num_hidden_layers"],
+        "num_attention_heads": heads,
+        "image_size": size.image_size,
+        "patch_size": size.vision["patch_size"],
+        "initializer_range": 0.02,
+    }
+    text = {
+        "vocab_size": size.text["vocab_size"],
+        "hidden_size": size.text["d_model"],
+        "encoder_hidden_size": width,
+        "intermediate_size": size.text["decoder_ffn_dim"],
+        "num_hidden_layers": size.text["decoder_layers"],
+        "num_attention_heads": size.text["decoder_attention_heads"],
+        "max_position_embeddings": size.text["max_position_embeddings"],
+    }
+    tokens = {"bos_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS, "sep_token_id": EOS}
+    return BlipConfig(vision_config=vision, text_config=text | tokens)
+
+
+def make_optimizer(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """The Trainer's default: fused AdamW over what is trained."""
+    return torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5, fused=True)
+
+
+class TrainingStep:
+    """What the Trainer does with a batch: forward, backward, cut the gradients, update."""
+
+    def __init__(self, name: str, model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict):
+        self.model, self.optimizer = model.train(), optimizer
+        # This project's Trainer asks for no more scores than the loss needs.
+        options = {"return_logits": False} if name in (PROJECT, ROW_BY_ROW) else {}
+        self.inputs = TRAINING_INPUTS[name](batch) | options
+        self.questions = len(batch["labels"])
+
+    def __call__(self):
+        self.forward_backward()
+        self.update()
+
+    def loss(self) -> torch.Tensor:
+        with autocast():
+            return self.model(**self.inputs).loss
+
+    def forward_backward(self):
+        self.loss().backward()
+
+    def update(self):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @property
+    def state_bytes(self) -> int:
+        """Weights and AdamW's two averages."""
+        trained = sum(weight.nbytes for weight in self.model.parameters() if weight.requires_grad)
+        return sum(weight.nbytes for weight in self.model.parameters()) + 2 * trained
+
+
+def make_answering(name: str, model: PreTrainedModel, batch: dict, new_tokens: int) -> Callable[[], torch.Tensor]:
+    """A function that answers all questions of the batch, greedily, with `new_tokens` tokens each (B, tokens)."""
+    inputs = (dict if name == PROJECT else one_image_a_question)(batch)
+    del inputs["labels"]
+    limits = {"do_sample": False, "min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
+    if name == VISION_ENCODER_DECODER:
+        limits |= {"decoder_start_token_id": BOS, "pad_token_id": PAD}
+        inputs = {"pixel_values": inputs["pixel_values"], "decoder_input_ids": inputs["input_ids"]}
+
+    @torch.inference_mode()
+    def answer() -> torch.Tensor:
+        with autocast():
+            return model.generate(**inputs, **limits)[:, -new_tokens:]
+
+    return answer

@@ -1,0 +1,200 @@
+"""Runs of several processes: they train and evaluate as one process does, whatever number of rows there is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
+from safetensors.torch import load_file
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+from mmjepa.data_pathvqa import ImageGroupedSampler, SharedBatchSampler, load_rows
+from mmjepa.drawn_slides import write_drawn_slides
+from mmjepa.trainer_mmjepa import MMJepaTrainingArguments
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+import run_pathvqa  # noqa: E402
+
+VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+TEXT = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 32,
+    "vocab_size": 320,
+    "dropout": 0.0,  # its random numbers differ between processes
+    "init_std": 0.2,
+}
+# 3 full steps of 8 rows and one of a single row, which leaves the second process without any; two epochs. Of 17
+# evaluated rows there are two full steps and one of a single row.
+NUM_ROWS = {"train": 25, "validation": 17, "test": 5}
+FLAGS = {
+    "vision_config": VISION,
+    "text_config": TEXT,
+    "num_train_epochs": 2,
+    "align_warmup_epochs": 1,
+    "lr_img": 1e-2,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "max_answer_tokens": 6,
+    "dataloader_num_workers": 0,
+    "preprocessing_num_workers": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
+
+
+def start(launcher: list[str], folder: Path, *flags: str, script: str = "run_pathvqa.py") -> subprocess.Popen:
+    """A run in two processes whose output goes to `folder`."""
+    folders = ["--output_dir", str(folder), "--log_dir", str(folder / "logs")]
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, str(ROOT / script), *flags, *folders],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(run: subprocess.Popen) -> None:
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output[-8000:]
+
+
+def batches_of(size: int) -> list[str]:
+    return ["--per_device_train_batch_size", str(size), "--per_device_eval_batch_size", str(size)]
+
+
+def logged(folder: Path) -> dict[tuple[int, str], float]:
+    """The numbers that training logged, by step and name."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    names = ("loss", "grad_norm", "train_align", "train_ce", "eval_loss", "eval_align", "eval_ce", "eval_accuracy")
+    return {(line["step"], name): line[name] for line in history for name in names if name in line}
+
+
+def answers(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "eval_answers.jsonl").read_text().splitlines()]
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """The numbers of the last evaluation but its times."""
+    numbers = json.loads((folder / "eval_results.json").read_text())
+    return {name: value for name, value in numbers.items() if "second" not in name and "time" not in name}
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory) -> str:
+    """A file of the flags that all runs have in common; the data are drawn beside it."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_drawn_slides(folder / "slides", num_train=8, num_validation=6, num_test=1, image_size=32)
+    for split, rows in load_rows(str(folder / "slides")).items():
+        rows.select(range(NUM_ROWS[split])).to_parquet(folder / "shards" / f"{split}.parquet")
+    (folder / "flags.json").write_text(json.dumps({**FLAGS, "dataset_name": str(folder / "shards")}))
+    return str(folder / "flags.json")
+
+
+@pytest.fixture(scope="module")
+def runs(flags, tmp_path_factory) -> dict[str, Path]:
+    """Folders of a run of one process with 8 rows a batch and of runs of two processes with 4 each."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "ddp", "fsdp")}
+    fsdp = [*ACCELERATE, str(ROOT / "configs" / "fsdp.yaml")]
+    started = [
+        start(TORCHRUN, folders["ddp"], flags, *batches_of(4)),
+        start(fsdp, folders["fsdp"], flags, *batches_of(4), script="tests/fsdp_on_cpu.py"),
+    ]
+    run_pathvqa.main([flags, *batches_of(8), "--output_dir", str(folders["one"]), "--log_dir", str(folders["one"])])
+    for run in started:
+        finish(run)
+    return folders
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_like_one_with_the_same_global_batch(runs, kind):
+    one, two = logged(runs["one"]), logged(runs[kind])
+    assert {step for step, name in one if name == "train_align"} == set(range(1, 9))
+    assert {step for step, name in one if name == "train_ce"} == set(range(5, 9))
+    assert two == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_evaluate_like_one_to_the_last_answer(runs, kind):
+    one = answers(runs["one"])
+    assert len(one) == 17
+    assert answers(runs[kind]) == one
+    assert len(scores(runs["one"])) > 30
+    assert scores(runs[kind]) == pytest.approx(scores(runs["one"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_save_the_model_of_one(runs, kind):
+    one, two = (load_file(runs[name] / "model.safetensors") for name in ("one", kind))
+    assert set(one) == set(two)
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], atol=1e-3), name
+    files = [{path.name for path in runs[name].glob("*.py")} for name in ("one", kind)]
+    assert files[0] == files[1]
+
+
+def test_two_processes_train_on_a_stream(flags, tmp_path):
+    launcher = [*ACCELERATE, str(ROOT / "configs" / "ddp.yaml")]
+    finish(start(launcher, tmp_path, flags, *batches_of(4), "--streaming", "--max_steps", "6"))
+    # 25 rows are an epoch of warm-up: over at the fifth step of 8.
+    assert {step for step, name in logged(tmp_path) if name == "train_ce"} == {5, 6}
+    assert len(answers(tmp_path)) == 17
+    assert scores(tmp_path)["eval_ce"] > 0
+
+
+@pytest.mark.parametrize(("num_rows", "num_processes"), [(96, 4), (97, 4), (99, 2), (3, 4), (8, 1)])
+def test_processes_share_out_the_steps_of_one(num_rows, num_processes):
+    image_ids = np.random.default_rng(0).integers(0, 12, num_rows)
+
+    def steps(num_processes):
+        sampler = SharedBatchSampler(ImageGroupedSampler(image_ids, 16, 8, seed=0), num_processes)
+        shares = list(sampler)
+        assert len(shares) == len(sampler)
+        return [shares[start : start + num_processes] for start in range(0, len(shares), num_processes)]
+
+    one, many = steps(1), steps(num_processes)
+    assert sorted(row for (rows,) in one for row in rows) == list(range(num_rows))
+    assert [sorted(sum(shares, [])) for shares in many] == [sorted(rows) for (rows,) in one]
+    for shares in many:
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_shares_are_cut_between_images():
+    image_ids = np.repeat(np.arange(40), 4)
+    shares = SharedBatchSampler(ImageGroupedSampler(image_ids, 24, 4, seed=0), 3)
+    assert {len(set(image_ids[rows].tolist())) for rows in list(shares)[:-3]} == {2}
+
+
+def test_deepspeed_config_takes_its_numbers_from_the_flags(tmp_path):
+    """As far as it can be read where DeepSpeed is not installed."""
+    # The library's class has this base only where DeepSpeed is installed.
+    config = object.__new__(type("Config", (HfTrainerDeepSpeedConfig, HfDeepSpeedConfig), {}))
+    HfDeepSpeedConfig.__init__(config, str(ROOT / "configs" / "deepspeed_zero2.json"))
+    config._dtype, config.mismatches = None, []
+    flags = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 3, "max_grad_norm": 0.5}
+    arguments = MMJepaTrainingArguments(**flags, gradient_accumulation_steps=2)
+    config.trainer_config_process(arguments)
+    config.trainer_config_finalize(arguments, model=None, num_training_steps=10)
+    assert config.config["train_batch_size"] == 6
+    assert config.config["train_micro_batch_size_per_gpu"] == 3
+    assert config.config["gradient_accumulation_steps"] == 2
+    assert config.config["gradient_clipping"] == 0.5
+    assert "auto" not in json.dumps(config.config)
+    assert not config.is_zero3()

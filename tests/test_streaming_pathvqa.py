@@ -1,0 +1,182 @@
+"""Streaming: every row once a pass whoever reads it, images kept together, and a resumed run that goes on exactly."""
+
+import json
+import sys
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+from mmjepa.data_pathvqa import VqaCollator, load_rows, prepare
+from mmjepa.streaming_pathvqa import StreamedVqaData, stream_rows
+from mmjepa.trainer_mmjepa import MMJepaTrainer, MMJepaTrainingArguments
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import run_pathvqa  # noqa: E402
+
+FEATURES = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+
+
+def write_shards(folder: Path, num_shards: int) -> str:
+    """60 questions about 15 images in parquet files, and a small validation split; the files' columns in capitals."""
+    random = np.random.default_rng(0)
+    images = [PILImage.fromarray(random.integers(0, 255, (28, 28, 3), np.uint8)) for _ in range(15)]
+    rows = [{"image": images[row // 4], "question": f"what is {row}?", "answer": f"{row % 7}"} for row in range(60)]
+    rows[5]["answer"] = None
+    whole = Dataset.from_list(rows, features=FEATURES).rename_column("question", "Question")
+    for shard in range(num_shards):
+        part = whole.shard(num_shards, shard, contiguous=True)
+        part.to_parquet(folder / f"train-{shard:05d}-of-{num_shards:05d}.parquet")
+    whole.select(range(10)).to_parquet(folder / "validation-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.fixture(scope="module", params=[4, 3])
+def folder(request, tmp_path_factory) -> str:
+    """As many shards as all workers of two processes, and fewer."""
+    return write_shards(tmp_path_factory.mktemp("shards"), request.param)
+
+
+@pytest.fixture
+def make_stream(folder, image_processor):
+    """A function that makes the streamed data, with arguments of one's own."""
+
+    def make(**arguments) -> StreamedVqaData:
+        rows, others = stream_rows(folder)
+        settings = {"batch_size": 8, "questions_per_image": 4, "buffer_size": 1000, "seed": 3, **arguments}
+        return StreamedVqaData(rows, others["train"], image_processor, **settings)
+
+    return make
+
+
+class OnePass(torch.utils.data.IterableDataset):
+    """One pass over a stream that has no end."""
+
+    def __init__(self, stream: StreamedVqaData, number: int):
+        self.stream = stream
+        self.number = number
+
+    def __iter__(self):
+        return self.stream.one_pass(self.number)
+
+
+def questions(rows) -> list[str]:
+    return [row["question"] for row in rows]
+
+
+def test_every_row_comes_once_a_pass_over_two_processes_of_two_workers(make_stream):
+    orders = []
+    for number in (0, 1):
+        seen = []
+        for process in (0, 1):
+            stream = make_stream(process_index=process, num_processes=2, buffer_size=7)
+            loader = torch.utils.data.DataLoader(OnePass(stream, number), batch_size=None, num_workers=2)
+            seen += questions(loader)
+        assert Counter(seen) == Counter(f"what is {row}?" for row in range(60))
+        orders.append(seen)
+    assert orders[0] != orders[1]
+
+
+def test_passes_follow_one_another_without_end(make_stream):
+    stream = iter(make_stream())
+    first, second = ([next(stream) for _ in range(60)] for _ in range(2))
+    assert sorted(questions(first)) == sorted(questions(second)) and questions(first) != questions(second)
+
+
+def runs_of_images(stream: StreamedVqaData) -> list[int]:
+    """How many questions about one image come one after the other."""
+    return [len(list(rows)) for _, rows in groupby(stream.one_pass(0), key=lambda row: row["image_id"])]
+
+
+def test_questions_about_an_image_in_the_buffer_come_together(make_stream):
+    assert runs_of_images(make_stream()) == [4] * 15
+    assert set(runs_of_images(make_stream(questions_per_image=2))) <= {2, 4}  # two groups may meet
+    assert sum(runs_of_images(make_stream(buffer_size=6))) == 60
+
+
+def test_streamed_rows_are_the_prepared_ones(make_stream, folder, image_processor):
+    data = prepare(load_rows(folder)["train"], image_processor)
+    expected = {row["question"]: row for row in (data[index] for index in range(len(data)))}
+    for row in make_stream().one_pass(0):
+        assert row["answer"] == expected[row["question"]]["answer"]
+        assert torch.equal(row["pixels"], expected[row["question"]]["pixels"])
+
+
+def test_texts_and_other_splits_are_those_of_the_whole_data_set(folder):
+    _, streamed = stream_rows(folder)
+    whole = load_rows(folder)
+    assert streamed["train"].to_list() == whole["train"].select_columns(["question", "answer"]).to_list()
+    assert streamed["validation"].to_list() == whole["validation"].to_list()
+
+
+def train(stream: StreamedVqaData, model, processor, folder: Path, resume_from: str | None = None, **arguments):
+    """The losses by step of eight steps over a stream."""
+    trainer = MMJepaTrainer(
+        model=model,
+        args=MMJepaTrainingArguments(
+            output_dir=str(folder),
+            max_steps=10,
+            per_device_train_batch_size=8,
+            logging_steps=1,
+            save_strategy="steps",
+            save_steps=3,
+            save_total_limit=None,
+            eval_strategy="no",
+            load_best_model_at_end=False,
+            metric_for_best_model=None,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            **arguments,
+        ),
+        train_dataset=stream,
+        data_collator=VqaCollator(processor),
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=resume_from)
+    history = trainer.state.log_history
+    return {(line["step"], name): line[name] for line in history for name in ("loss", "train_ce") if name in line}
+
+
+@pytest.mark.parametrize("folder", [4], indirect=True)
+def test_a_resumed_run_goes_on_with_the_rows_that_were_not_seen(make_stream, make_model, processor, tmp_path):
+    """Stopped in the first of two passes, with two workers; the warm-up is a pass over all rows, 7.5 steps."""
+    losses = []
+    for resume_from in (None, str(tmp_path / "checkpoint-3")):
+        torch.manual_seed(0)
+        model = make_model()
+        for module in model.modules():
+            if isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        losses.append(train(make_stream(), model, processor, tmp_path, resume_from, dataloader_num_workers=2))
+    whole, resumed = losses
+    assert {step for step, name in whole if name == "train_ce"} == {9, 10}
+    assert {step for step, name in resumed if name == "loss"} == set(range(4, 11)) | {1, 2, 3}
+    assert resumed == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("folder", [4], indirect=True)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--max_steps"),
+        (["--max_steps", "2", "--blank_images", "true"], "--blank_images"),
+        (["--max_steps", "2", "--max_train_samples", "9"], "--max_train_samples"),
+    ],
+)
+def test_what_a_stream_cannot_do_is_refused(folder, tmp_path, flags, message):
+    model = ["--vision_config", "{}", "--text_config", "{}", "--use_cpu", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match=message):
+        run_pathvqa.main([*model, "--dataset_name", folder, "--streaming", *flags])
+
+
+def test_a_folder_without_parquet_files_is_not_streamed(tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.json").write_text(json.dumps({"image": "a.png", "question": "q", "answer": "a"}))
+    with pytest.raises(ValueError, match="parquet"):
+        stream_rows(str(tmp_path))
