@@ -1,6 +1,6 @@
 """A training step of this project beside the row-by-row form and two stock models, and how it scales.
 
-python benchmarks/bench_training.py [--size tiny] [--steps 5] [--scaling] [--json]
+python benchmarks/bench_training.py [--size tiny] [--steps 5] [--scaling] [--compile] [--json]
 """
 
 import tempfile
@@ -15,6 +15,7 @@ from measuring import (
     interleaved_seconds,
     parse_arguments,
     peak_bytes,
+    seconds,
     show,
 )
 from peers import (
@@ -98,6 +99,21 @@ def scaling_rows(size: Size, model, optimizer, rounds: int) -> list[dict]:
     return rows
 
 
+def compile_row(size: Size, model, optimizer, rounds: int) -> dict:
+    """This project's step beside the same compiled, as the Trainer's `--torch_compile` does it."""
+    batch = random_batch(size, QUESTIONS_PER_IMAGE)
+    plain, compiled = (TrainingStep(PROJECT, form, optimizer, batch) for form in (model, torch.compile(model)))
+    plain()
+    first = seconds(compiled)
+    medians = interleaved_seconds({"plain": plain, "compiled": compiled}, rounds)
+    return {
+        "seconds a step": medians["plain"],
+        "compiled": medians["compiled"],
+        "speedup": medians["plain"] / medians["compiled"],
+        "seconds of the first compiled step": first,
+    }
+
+
 def process_rows(size_name: str, rounds: int) -> list[dict]:
     """Questions a second of all processes together, each with a batch of its own under DDP."""
     available = torch.cuda.device_count() if DEVICE == "cuda" else torch.get_num_threads()
@@ -129,7 +145,7 @@ def train_in_process(rank: int, processes: int, meeting: str, result: str, size_
     torch.distributed.destroy_process_group()
 
 
-def measure(size_name: str, rounds: int, scaling: bool = False) -> dict:
+def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool = False) -> dict:
     size = SIZES[size_name]
     models = make_models(size)
     optimizers = {model: make_optimizer(model) for model in models.values()}
@@ -156,6 +172,8 @@ def measure(size_name: str, rounds: int, scaling: bool = False) -> dict:
         "peers": peers,
         "data": waits,
     }
+    if compiled:
+        results["compile"] = [compile_row(size, model, optimizer, rounds)]
     if scaling:
         results["scaling"] = scaling_rows(size, model, optimizer, rounds)
         results["processes"] = process_rows(size_name, rounds)
@@ -163,8 +181,13 @@ def measure(size_name: str, rounds: int, scaling: bool = False) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse_arguments("Training steps of this project and its peers.", argv, scaling=True)
-    show(measure(arguments.size, arguments.steps, arguments.scaling), arguments.json)
+    flags = {
+        "scaling": "over batch, image size, questions and processes too",
+        "compile": "beside the same step compiled by torch.compile too",
+    }
+    arguments = parse_arguments("Training steps of this project and its peers.", argv, flags)
+    results = measure(arguments.size, arguments.steps, arguments.scaling, arguments.compile)
+    show(results, arguments.json)
 
 
 if __name__ == "__main__":

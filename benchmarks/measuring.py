@@ -23,15 +23,16 @@ CPU_ATTENTION_FLOPS = {
 }
 
 
-def parse_arguments(description: str, argv: list[str] | None, scaling: bool = False) -> argparse.Namespace:
+def parse_arguments(
+    description: str, argv: list[str] | None, flags: dict[str, str] | None = None
+) -> argparse.Namespace:
+    """The options that all benchmarks have, and switches of one, with their help."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", default="base", choices=("base", "tiny"), help="base: dinov2-base and bart-base")
     parser.add_argument("--steps", type=int, default=5, help="rounds, of which the median counts")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    if scaling:
-        parser.add_argument(
-            "--scaling", action="store_true", help="over batch, image size, questions and processes too"
-        )
+    for name, help in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=help)
     return parser.parse_args(argv)
 
 

@@ -47,6 +47,9 @@ FLAGS = {
     "lr_img": 1e-2,
     "learning_rate": 1e-2,
     "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 6,  # in the middle of the second epoch
+    "load_best_model_at_end": False,
     "max_answer_tokens": 6,
     "dataloader_num_workers": 0,
     "preprocessing_num_workers": 1,
@@ -113,14 +116,19 @@ def flags(tmp_path_factory) -> str:
     return str(folder / "flags.json")
 
 
+def start_two(kind: str, folder: Path, *flags: str) -> subprocess.Popen:
+    """A run in two processes of 4 rows a batch, of the kind "ddp" or "fsdp"."""
+    if kind == "ddp":
+        return start(TORCHRUN, folder, *flags, *batches_of(4))
+    fsdp = [*ACCELERATE, str(ROOT / "configs" / "fsdp.yaml")]
+    return start(fsdp, folder, *flags, *batches_of(4), script="tests/fsdp_on_cpu.py")
+
+
 @pytest.fixture(scope="module")
 def runs(flags, tmp_path_factory) -> dict[str, Path]:
     """Folders of a run of one process with 8 rows a batch and of runs of two processes with 4 each."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "ddp", "fsdp")}
-    fsdp = [*ACCELERATE, str(ROOT / "configs" / "fsdp.yaml")]
-    started = [start(TORCHRUN, folders["ddp"], flags, *batches_of(4))]
-    if FSDP_WORKS:
-        started.append(start(fsdp, folders["fsdp"], flags, *batches_of(4), script="tests/fsdp_on_cpu.py"))
+    started = [start_two(kind, folders[kind], flags) for kind in ("ddp", "fsdp") if kind == "ddp" or FSDP_WORKS]
     run_pathvqa.main([flags, *batches_of(8), "--output_dir", str(folders["one"]), "--log_dir", str(folders["one"])])
     for run in started:
         finish(run)
@@ -148,10 +156,21 @@ def test_two_processes_evaluate_like_one_to_the_last_answer(runs, kind):
 def test_two_processes_save_the_model_of_one(runs, kind):
     one, two = (load_file(runs[name] / "model.safetensors") for name in ("one", kind))
     assert set(one) == set(two)
-    for name, weight in one.items():
-        assert torch.allclose(weight, two[name], atol=1e-3), name
+    # A key's bias adds the same to all scores of a query: its gradient is rounding noise, which Adam scales up.
+    for name in (name for name in one if not name.endswith(("k_proj.bias", "key.bias"))):
+        assert torch.allclose(one[name], two[name], atol=1e-3), name
     files = [{path.name for path in runs[name].glob("*.py")} for name in ("one", kind)]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("kind", ["ddp", FSDP])
+def test_two_processes_go_on_in_mid_epoch_as_if_not_stopped(runs, flags, kind, tmp_path):
+    checkpoint = str(runs[kind] / "checkpoint-6")
+    finish(start_two(kind, tmp_path, flags, "--resume_from_checkpoint", checkpoint))
+    whole, resumed = logged(runs[kind]), logged(tmp_path)
+    assert {step for step, name in resumed if name == "train_ce"} == set(range(5, 9))
+    assert resumed == pytest.approx(whole, abs=1e-6)
+    assert answers(tmp_path) == answers(runs[kind])
 
 
 def test_two_processes_train_on_a_stream(flags, tmp_path):
