@@ -4,10 +4,11 @@ Symbols in the shape comments: B questions, I distinct images, P patches of widt
 M visual tokens, A answer tokens, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, BartForConditionalGeneration, Dinov2Model, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -26,6 +27,8 @@ POSITION_SHARPNESS = 6.0
 # How many times a visual token carries the code of its place beside what it read there. Without, training makes what
 # is seen so much larger than where that questions about places stayed unanswered for thousands of steps.
 POSITION_WEIGHT = 1.0
+# The logarithm of the largest scale of contrastive scores (CLIP, arXiv 2103.00020: at most 100).
+MAX_LOGIT_SCALE = math.log(100)
 
 
 @dataclass
@@ -49,13 +52,15 @@ class MMJepaEncoderOutput(ModelOutput):
 
     last_hidden_state (B, M+L, D) and its attention_mask (B, M+L): visual tokens, then the question's token states,
     padding last.
-    image_embeds (I, D), question_embeds (B, D): the image embeddings and the mean of each question's token states.
+    image_embeds (I, D), image_index (B,): the image embeddings, and which one each question is about.
+    question_embeds (B, D): the mean of each question's token states.
     hidden_states, attentions: of the teacher; image_hidden_states, image_attentions: of the image encoder.
     """
 
     last_hidden_state: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
+    image_index: torch.Tensor | None = None
     question_embeds: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -185,8 +190,38 @@ class PatchesPrefix(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+def is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def gather_rows(*columns: torch.Tensor) -> tuple[list[torch.Tensor], slice]:
+    """Rows of all processes, one process after the other, of tensors (B, ...), and which of them are this process's.
+
+    Processes may have different numbers of rows, and rows of different lengths, which -1 fills up. Without gradients.
+    """
+    if not is_distributed():
+        return list(columns), slice(0, len(columns[0]))
+    gathered = []
+    for column in columns:
+        shapes = column.new_empty(distributed.get_world_size(), column.ndim, dtype=torch.long)
+        distributed.all_gather(list(shapes.unbind()), torch.tensor(column.shape, device=column.device))
+        padded = column.new_full(shapes.amax(dim=0).tolist(), -1)
+        padded[tuple(map(slice, column.shape))] = column.detach()
+        blocks = [torch.empty_like(padded) for _ in shapes]
+        distributed.all_gather(blocks, padded)
+        counts = shapes[:, 0].tolist()
+        gathered.append(torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)]))
+    start = sum(counts[: distributed.get_rank()])
+    return gathered, slice(start, start + len(columns[0]))
+
+
 class AlignmentLoss(nn.Module):
-    """How far image embeddings are from the embeddings of their texts, a number a row."""
+    """How far image embeddings are from the embeddings of their texts, one number per row.
+
+    The contrastive losses compare each image with the texts of the batch, of all processes together (as open_clip
+    does): under torch.distributed every process has to ask for the loss. Accumulated batches add no wrong pairs: each
+    is compared within itself.
+    """
 
     text_mean: torch.Tensor
 
@@ -194,10 +229,11 @@ class AlignmentLoss(nn.Module):
         super().__init__()
         self.loss = config.alignment_loss
         self.target = config.alignment_target
+        # Vectors of one number: FSDP can't share out a number without dimensions.
         if self.loss != "cosine":
-            self.log_scale = nn.Parameter(torch.empty(()))
+            self.logit_scale = nn.Parameter(torch.empty(1))
         if self.loss == "sigmoid":
-            self.bias = nn.Parameter(torch.empty(()))
+            self.logit_bias = nn.Parameter(torch.empty(1))
         if self.target == "centered":
             # The mean of the teacher's embeddings over the training texts; the run sets it before the first step.
             self.register_buffer("text_mean", torch.zeros(config.text_config.d_model))
@@ -210,21 +246,49 @@ class AlignmentLoss(nn.Module):
             pooled = F.layer_norm(pooled.float(), pooled.shape[-1:]).to(pooled.dtype)
         return l2_normalize(pooled)
 
-    def forward(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, image_index: torch.Tensor):
-        """Losses (B,) of image embeddings (I, D), unit text targets (B, D) and the image of each row (B,)."""
-        image_embeds = F.normalize(image_embeds.float(), dim=-1)
+    def forward(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        image_index: torch.Tensor,
+        text_ids: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Losses (B,), one per row.
+
+        Args:
+            image_embeds, text_embeds: of images (I, D), and unit targets of the rows' texts (B, D).
+            image_index: the image (B,) of each row.
+            text_ids: token ids (B, L') of the texts, negative where there is no token. The contrastive losses know
+                equal texts by them: equal texts have embeddings that are only nearly equal.
+            image_ids: a number for each image (I,), the same on every process; negative where an image stands in for
+                none. By default images of different processes are different.
+        """
+        image_count = len(image_embeds)
+        image_embeds = F.normalize(image_embeds.float(), dim=-1)[image_index]  # (B, D)
         text_embeds = text_embeds.float()
         if self.loss == "cosine":
-            return 1 - (image_embeds[image_index] * text_embeds).sum(dim=-1)
-        logits = self.log_scale.float().exp() * image_embeds[image_index] @ text_embeds.T  # (B, B)
+            return 1 - (image_embeds * text_embeds).sum(dim=-1)
+        if image_ids is None:
+            process = distributed.get_rank() if is_distributed() else 0
+            image_ids = torch.arange(image_count, device=text_ids.device) + (process << 32)
+        (texts, all_text_ids, all_images), own = gather_rows(text_embeds, text_ids, image_ids[image_index])
+        if self.training:
+            with torch.no_grad():
+                self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        # Autocast would make a product of float32 bfloat16 again.
+        with torch.autocast(texts.device.type, enabled=False):
+            logits = self.logit_scale.float().exp() * image_embeds @ texts.T  # (B, G)
+        places = torch.arange(len(texts), device=texts.device)
+        right = places[own, None] == places  # (B, G)
         # A text equal to the row's own, or one that belongs to the row's own image, is not wrong for it.
-        same_text = torch.cdist(text_embeds, text_embeds) < 1e-4
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        not_wrong = (same_text | (image_index[:, None] == image_index)) & ~own
+        same_text = (all_text_ids[own, None] == all_text_ids).all(dim=-1)
+        same_image = all_images[own, None] == all_images
+        not_wrong = (same_text | same_image | (all_images < 0)) & ~right
         if self.loss == "infonce":
-            return -logits.masked_fill(not_wrong, float("-inf")).log_softmax(dim=-1).diagonal()
-        signs = own.float() * 2 - 1  # 1 for the right pair, -1 for a wrong one
-        return -F.logsigmoid(signs * (logits + self.bias.float())).masked_fill(not_wrong, 0).sum(dim=-1)
+            return -logits.masked_fill(not_wrong, float("-inf")).log_softmax(dim=-1)[right]
+        signs = right.float() * 2 - 1  # 1 for the right pair, -1 for a wrong one
+        return -F.logsigmoid(signs * (logits + self.logit_bias.float())).masked_fill(not_wrong, 0).sum(dim=-1)
 
 
 class MMJepaPreTrainedModel(PreTrainedModel):
@@ -268,9 +332,9 @@ class MMJepaPreTrainedModel(PreTrainedModel):
         elif isinstance(module, AlignmentLoss):
             if module.loss != "cosine":
                 # 1 / 0.07 as in CLIP (arXiv 2103.00020); 10 and a bias of -10 as in SigLIP.
-                init.constant_(module.log_scale, 2.659 if module.loss == "infonce" else 2.303)
+                init.constant_(module.logit_scale, 2.659 if module.loss == "infonce" else 2.303)
             if module.loss == "sigmoid":
-                init.constant_(module.bias, -10.0)
+                init.constant_(module.logit_bias, -10.0)
             if module.target == "centered":
                 init.zeros_(module.text_mean)
 
@@ -334,7 +398,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
     @torch.no_grad()
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The teacher's mean token state (B, D) of texts (B, L), not normalised. Without gradient."""
-        input_ids, attention_mask = self._ordered_text(input_ids, attention_mask)
+        input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
         states = self.teacher(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
         return masked_mean(states, attention_mask)
 
@@ -361,9 +425,12 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
             )
         if image_states is None:
             image_states = self.encode_images(pixel_values, **kwargs)
-        image_index = resolve_image_index(image_index, len(image_states.visual_tokens), input_ids)
+        on_training_path = self.training and not input_ids.is_cpu
+        image_index = resolve_image_index(
+            image_index, len(image_states.visual_tokens), input_ids, check_range=not on_training_path
+        )
 
-        input_ids, attention_mask = self._ordered_text(input_ids, attention_mask)
+        input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
         with torch.no_grad():
             question = self.teacher(input_ids, attention_mask=attention_mask, **kwargs)
         tokens = image_states.visual_tokens[image_index]  # (B, M, D)
@@ -372,6 +439,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
             last_hidden_state=torch.cat([tokens, question.last_hidden_state.to(tokens.dtype)], dim=1),  # (B, M+L, D)
             attention_mask=torch.cat([visual_mask, attention_mask], dim=1),  # (B, M+L)
             image_embeds=image_states.image_embeds,
+            image_index=image_index,
             question_embeds=masked_mean(question.last_hidden_state, attention_mask),
             hidden_states=question.hidden_states,
             attentions=question.attentions,
@@ -380,14 +448,19 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         )
         return output.to_tuple() if return_dict is False else output
 
-    def _ordered_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None):
+    def ordered_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None):
         if attention_mask is None:
             attention_mask = (input_ids != self.config.text_config.pad_token_id).long()
         return padding_last(input_ids, attention_mask)
 
 
-def resolve_image_index(image_index: torch.Tensor | None, num_images: int, input_ids: torch.Tensor) -> torch.Tensor:
-    """The image (B,) of each question: as given and checked, or one image a question in order."""
+def resolve_image_index(
+    image_index: torch.Tensor | None, num_images: int, input_ids: torch.Tensor, check_range: bool = True
+) -> torch.Tensor:
+    """The image (B,) of each question: as given and checked, or one image a question in order.
+
+    Checking the range waits for the device: in training on one, indexing alone says that an index is out of range.
+    """
     batch_size = input_ids.shape[0]
     if image_index is None:
         if num_images != batch_size:
@@ -402,7 +475,7 @@ def resolve_image_index(image_index: torch.Tensor | None, num_images: int, input
             f"question, shape ({batch_size},)."
         )
     # The range is read from the tensor, which a graph under compilation can't branch on.
-    if not torch.compiler.is_compiling():
+    if check_range and not torch.compiler.is_compiling():
         low, high = image_index.min().item(), image_index.max().item()
         if low < 0 or high >= num_images:
             raise ValueError(
@@ -515,6 +588,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         align_input_ids: torch.Tensor | None = None,
         align_attention_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
         image_states: MMJepaImageStates | None = None,
         encoder_outputs: MMJepaEncoderOutput | tuple | None = None,
         decoder_input_ids: torch.Tensor | None = None,
@@ -525,6 +599,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         return_logits: bool = True,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_rows_in_batch: torch.Tensor | int | None = None,
+        label_smoothing: float = 0.0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMJepaOutput:
         """
@@ -534,6 +609,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             pixel_values: images (I, 3, H, W); `image_index` (B,) says which one each question is about, and may be
                 left out where I == B. `image_states` of `encode_images` can stand in their place, and
                 `encoder_outputs` of `model.encoder` in the place of images and questions.
+            image_ids: a number for each image (I,), by which the contrastive losses know an image on another process.
             labels: answers (B, A), -100 where there is no loss.
             align_input_ids, align_attention_mask: alignment texts (B, L') where they are not the questions.
             decoder_input_ids: (B, A), by default the labels shifted right. Without either the decoder is not run.
@@ -541,9 +617,12 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             return_logits: without, training saves the scores of padding, and with labels `logits` is None.
             num_items_in_batch, num_rows_in_batch: answer tokens and rows of the whole optimizer step, by which the two
                 terms are normalised so that accumulated batches add up to one large batch; this batch's by default.
+                With the tokens alone, as the library's Trainer gives them, the alignment counts by its share of them.
+            label_smoothing: share of each answer token's probability that is spread over the vocabulary.
 
         Raises:
-            ValueError: no images, or images, questions, answers and `image_index` disagree.
+            ValueError: no images, or images, questions, answers and `image_index` disagree; or a contrastive loss is
+                asked for of `encoder_outputs` alone, without the texts' ids.
         """
         if encoder_outputs is None:
             if input_ids is None:
@@ -584,20 +663,30 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
 
         loss = loss_align = loss_ce = None
         if labels is not None or return_loss:
-            image_index = resolve_image_index(image_index, len(encoder_outputs.image_embeds), text_embeds)
-            losses = self.alignment(encoder_outputs.image_embeds, text_embeds, image_index)  # (B,)
-            loss_align = losses.sum() / (len(losses) if num_rows_in_batch is None else num_rows_in_batch)
-            loss = self.config.lambda_align * loss_align
+            text_ids = self._text_ids(
+                *((input_ids, attention_mask) if align_input_ids is None else (align_input_ids, align_attention_mask))
+            )
+            losses = self.alignment(
+                encoder_outputs.image_embeds, text_embeds, encoder_outputs.image_index, text_ids, image_ids
+            )  # (B,)
+            loss_align = losses.mean() if num_rows_in_batch is None else losses.sum() / num_rows_in_batch
         if labels is not None:
             answered = labels != -100
+            if num_rows_in_batch is None and num_items_in_batch is not None:
+                loss_align = loss_align * answered.sum() / num_items_in_batch
             if logits is not None:
                 answer_logits = logits[answered]  # (answer tokens, V)
             else:
                 # Half of PathVQA's answers are one word: most of (B, A) is padding that needs no vocabulary scores.
                 answer_logits = self._score(decoder_outputs.last_hidden_state[answered])
             num_items = answered.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss_ce = F.cross_entropy(answer_logits.float(), labels[answered], reduction="sum") / num_items
-            loss = loss + self.config.lambda_ce * loss_ce
+            loss_ce = F.cross_entropy(
+                answer_logits.float(), labels[answered], reduction="sum", label_smoothing=label_smoothing
+            )
+            loss_ce = loss_ce / num_items
+            loss = self.config.lambda_align * loss_align + self.config.lambda_ce * loss_ce
+        elif return_loss:
+            loss = self.config.lambda_align * loss_align
 
         return MMJepaOutput(
             loss=loss,
@@ -616,6 +705,18 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             image_embeds=encoder_outputs.image_embeds,
             text_embeds=text_embeds,
         )
+
+    def _text_ids(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Token ids (B, L) with -1 where there is no token, by which equal texts are known."""
+        if self.config.alignment_loss == "cosine":
+            return None
+        if input_ids is None:
+            raise ValueError(
+                f"alignment_loss {self.config.alignment_loss!r} compares the texts of a batch, and there is neither "
+                "input_ids nor align_input_ids: give one of them beside encoder_outputs."
+            )
+        input_ids, attention_mask = self.encoder.ordered_text(input_ids, attention_mask)
+        return input_ids.masked_fill(attention_mask == 0, -1)
 
     def _score(self, answer_states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(answer_states) + self.final_logits_bias
