@@ -15,21 +15,22 @@ STAIN_STRENGTH = 0.2
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
 
-def augment(pixels: torch.Tensor, kinds: Collection[str]) -> torch.Tensor:
+def augment(pixels: torch.Tensor, kinds: Collection[str], keep_sides: torch.Tensor | None = None) -> torch.Tensor:
     """A random view of each image: pixels (I, 3, H, W) from 0 to 255, uint8 or float -> the same in float32.
 
     Args:
         kinds: of `crop`, a part of the image at full size; `flip`, mirrored left to right and top to bottom, each half
             of the time; `stain`, more or less of each stain. Draws from torch's global generator, whose state a
             checkpoint of the Trainer keeps.
+        keep_sides: which images (I,) are not mirrored, because a text about them names their sides.
     """
     pixels = pixels.float()
     if {"crop", "flip"} & set(kinds):
-        pixels = random_parts(pixels, "crop" in kinds, "flip" in kinds)
+        pixels = random_parts(pixels, "crop" in kinds, "flip" in kinds, keep_sides)
     return random_stains(pixels) if "stain" in kinds else pixels
 
 
-def random_parts(pixels: torch.Tensor, crop: bool, flip: bool) -> torch.Tensor:
+def random_parts(pixels: torch.Tensor, crop: bool, flip: bool, keep_sides: torch.Tensor | None = None) -> torch.Tensor:
     """Each image (I, 3, H, W) cut to a random part, which is resized to the whole, and mirrored."""
     number = len(pixels)
     sides = torch.ones(number, 2)  # width and height of the part, as shares of the image's
@@ -38,7 +39,9 @@ def random_parts(pixels: torch.Tensor, crop: bool, flip: bool) -> torch.Tensor:
         ratio = torch.empty(number).uniform_(-math.log(CROP_RATIO), math.log(CROP_RATIO)).exp()
         sides = torch.stack([area * ratio, area / ratio], dim=1).sqrt().clamp(max=1)  # (I, 2)
     centers = (2 * torch.rand(number, 2) - 1) * (1 - sides)  # coordinates run from -1 to 1
-    mirrored = 1 - 2 * torch.randint(2, (number, 2)) if flip else torch.ones(number, 2)
+    mirrored = 1 - 2 * torch.randint(2, (number, 2)) if flip else torch.ones(number, 2)  # -1: along this axis
+    if keep_sides is not None:
+        mirrored = mirrored.masked_fill(keep_sides.cpu()[:, None], 1)
     theta = torch.cat([torch.diag_embed(sides * mirrored), centers[:, :, None]], dim=2).to(pixels)  # (I, 2, 3)
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)  # (I, H, W, 2)
     return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)

@@ -41,7 +41,15 @@ class MMJepaConfig(PreTrainedConfig):
 
     model_type = "mmjepa"
     sub_configs_defaults = {"vision_config": Dinov2Config, "text_config": BartConfig}
-    keys_to_ignore_at_inference = ["past_key_values"]
+    # What evaluation in the library's Trainer does not gather beside the logits.
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "loss_align",
+        "loss_ce",
+        "encoder_last_hidden_state",
+        "image_embeds",
+        "text_embeds",
+    ]
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -73,6 +81,9 @@ class MMJepaConfig(PreTrainedConfig):
         for name in ("lambda_align", "lambda_ce"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0.")
+        # The library's Trainers look for them here.
+        for name in ("bos", "eos", "pad", "decoder_start"):
+            setattr(self, f"{name}_token_id", getattr(self.text_config, f"{name}_token_id"))
         if not self.initializer_range > 0:
             raise ValueError(f"initializer_range is {self.initializer_range!r}: give a number above 0.")
         # Questions without a mask are read by their padding, and answers are shifted by these two.

@@ -599,7 +599,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         return_logits: bool = True,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_rows_in_batch: torch.Tensor | int | None = None,
-        label_smoothing: float = 0.0,
+        answer_smoothing: float = 0.0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMJepaOutput:
         """
@@ -618,7 +618,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             num_items_in_batch, num_rows_in_batch: answer tokens and rows of the whole optimizer step, by which the two
                 terms are normalised so that accumulated batches add up to one large batch; this batch's by default.
                 With the tokens alone, as the library's Trainer gives them, the alignment counts by its share of them.
-            label_smoothing: share of each answer token's probability that is spread over the vocabulary.
+            answer_smoothing: share of each answer token's probability that is spread over the vocabulary.
 
         Raises:
             ValueError: no images, or images, questions, answers and `image_index` disagree; or a contrastive loss is
@@ -681,7 +681,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                 answer_logits = self._score(decoder_outputs.last_hidden_state[answered])
             num_items = answered.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             loss_ce = F.cross_entropy(
-                answer_logits.float(), labels[answered], reduction="sum", label_smoothing=label_smoothing
+                answer_logits.float(), labels[answered], reduction="sum", label_smoothing=answer_smoothing
             )
             loss_ce = loss_ce / num_items
             loss = self.config.lambda_align * loss_align + self.config.lambda_ce * loss_ce

@@ -13,13 +13,14 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoImageProcessor,
@@ -36,8 +37,15 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mmjepa.card_mmjepa import model_card
 from mmjepa.configuration_mmjepa import MMJepaConfig
-from mmjepa.data_pathvqa import VqaCollator, VqaData, load_rows, prepare
-from mmjepa.evaluation_pathvqa import answer_questions, batches, encode_all_images, evaluate_model
+from mmjepa.data_pathvqa import TEXT_COLUMNS, VqaData, alignment_text, load_rows, prepare
+from mmjepa.evaluation_pathvqa import (
+    answer_questions,
+    batches,
+    encode_all_images,
+    evaluate_model,
+    evaluating,
+    in_shares,
+)
 from mmjepa.export_mmjepa import export_parts
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
@@ -208,14 +216,28 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
     return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
 
 
-def set_text_mean(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: list[str]) -> None:
-    """Centres the alignment target on the mean of the teacher's embeddings of the distinct training texts."""
-    if model.config.alignment_target == "centered":
-        pooled = []
-        for batch in batches(sorted(set(texts)), 256):
-            text = processor(text=batch, return_tensors="pt")
-            pooled.append(model.encoder.encode_texts(text["input_ids"], text["attention_mask"]))  # (256, D)
-        model.alignment.text_mean.copy_(torch.cat(pooled).mean(dim=0))
+def set_text_mean(
+    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, rows: Dataset, device: torch.device
+) -> None:
+    """Centres the alignment target on the mean of the teacher's embeddings of the distinct alignment texts.
+
+    Each is encoded once, on `device`, by one of the processes.
+    """
+
+    def pool(texts: Sequence[str]) -> list[torch.Tensor]:
+        pooled: list[torch.Tensor] = []
+        for batch in batches(texts, 256):
+            text = processor(text=batch, return_tensors="pt").to(device)
+            pooled += model.encoder.encode_texts(text["input_ids"], text["attention_mask"]).float().cpu()
+        return pooled
+
+    texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
+    distinct = sorted({alignment_text(row) for row in texts} - {""})
+    teacher, own_device = model.encoder.teacher, model.device
+    with evaluating(model):
+        teacher.to(device)
+        model.alignment.text_mean.copy_(torch.stack(in_shares(distinct, pool)).mean(dim=0))
+        teacher.to(own_device)
 
 
 def limit_rows(rows: DatasetDict, data_args: DataArguments, training_args: MMJepaTrainingArguments) -> DatasetDict:
@@ -275,11 +297,9 @@ def evaluate_split(trainer: MMJepaTrainer, processor: MMJepaProcessor, data: dic
     # Grows while questions are answered: a stopped evaluation leaves its answers. In the end it holds all rows.
     answers_file = folder / f"{prefix}_answers.jsonl"
 
-    def with_controls(model: MMJepaForConditionalGeneration) -> dict[str, float]:
+    def with_controls(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
         with open(answers_file if trainer.is_world_process_zero() else os.devnull, "w") as stream:
-            metrics, rows = evaluate_model(
-                model, processor, data[split], train_questions, batch_size, args.seed, stream
-            )
+            metrics, rows = evaluate_model(model, processor, data, train_questions, batch_size, args.seed, stream)
         answers.extend(rows)
         return metrics
 
@@ -323,7 +343,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if model_args.bf16_teacher:
         model.encoder.teacher.to(torch.bfloat16)
     model.generation_config.max_new_tokens = data_args.max_answer_tokens
-    set_text_mean(model, processor, rows["train"]["question"])
+    if model_args.model_name_or_path is None and model.config.alignment_target == "centered":
+        set_text_mean(model, processor, rows["train"], training_args.device)
     with training_args.main_process_first():
         data: dict[str, Any] = {
             split: prepare(rows[split], processor.image_processor, data_args.preprocessing_num_workers)
@@ -348,15 +369,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             num_processes=training_args.world_size,
         )
 
-    def answer_scores(model: MMJepaForConditionalGeneration) -> dict[str, float]:
-        return score_validation(model, processor, data["validation"], training_args.per_device_eval_batch_size)
+    def answer_scores(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
+        return score_validation(model, processor, data, training_args.per_device_eval_batch_size)
 
     trainer = MMJepaTrainer(
         model=model,
         args=training_args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
-        data_collator=VqaCollator(processor),
         processing_class=processor,
         compute_answer_metrics=answer_scores,
     )

@@ -1,5 +1,7 @@
 """The Trainer of this model: two learning rates, an alignment-only warm-up, batches of whole images."""
 
+import logging
+import math
 import os
 import time
 from collections import defaultdict
@@ -10,21 +12,25 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.hf_argparser import HfArg
 from transformers.integrations import TensorBoardCallback
 
 from .augmentation_mmjepa import AUGMENTATIONS, augment
-from .data_pathvqa import ImageGroupedSampler, SharedBatchSampler, VqaData, normalize_pixels
-from .modeling_mmjepa import MMJepaForConditionalGeneration
+from .data_pathvqa import ImageGroupedSampler, SharedBatchSampler, VqaCollator, VqaData, normalize_pixels
+from .modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
 from .streaming_pathvqa import StreamedVqaData
+
+logger = logging.getLogger("mmjepa")
 
 PRECISIONS = ("bf16", "fp16", "32")
 
 
 @dataclass
-class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
+class MMJepaTrainingArguments(TrainingArguments):
     """transformers' training arguments with this project's defaults, second names, and the few it adds."""
 
     output_dir: str = HfArg(default="./checkpoints", aliases=["--ckpt_dir"], help="Where checkpoints are written.")
@@ -54,7 +60,9 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
     )
     do_train: bool = HfArg(default=True, help="Whether to train.")
     do_eval: bool = HfArg(default=True, help="Whether to evaluate the validation split at the end, controls included.")
-    align_warmup_epochs: float = HfArg(default=1.0, help="Epochs of the alignment loss alone, at the start.")
+    align_warmup_epochs: float = HfArg(
+        default=1.0, help="Epochs of the alignment loss alone, at the start; at most half of the training."
+    )
     questions_per_image: int = HfArg(
         default=8, help="At most so many questions of an image in a row of the training order; 1 shuffles questions."
     )
@@ -68,7 +76,6 @@ class MMJepaTrainingArguments(Seq2SeqTrainingArguments):
     save_total_limit: int | None = HfArg(default=2, help="The best and the last checkpoint.")
     load_best_model_at_end: bool = HfArg(default=True, help="Whether the best checkpoint is what is saved at the end.")
     metric_for_best_model: str | None = HfArg(default="accuracy", help="What the best checkpoint is best at.")
-    greater_is_better: bool | None = HfArg(default=True, help="Whether more of that metric is better.")
     logging_steps: float = HfArg(default=20, help="Steps between two lines of the log.")
     report_to: list[str] | str | None = field(default="tensorboard", metadata={"help": "Where logs go."})
 
@@ -139,20 +146,27 @@ def count_rows(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (batch["labels"] != -100).any(dim=1).sum()
 
 
-class MMJepaTrainer(Seq2SeqTrainer):
-    """Seq2SeqTrainer for [`MMJepaForConditionalGeneration`].
+class MMJepaTrainer(Trainer):
+    """The library's Trainer for [`MMJepaForConditionalGeneration`].
 
     Args:
-        compute_answer_metrics: called with the model after every evaluation's losses; gives numbers, by names without
-            prefix, that are added to the evaluation's. It answers by `generate`, so that every image is encoded once.
-        kwargs: as for `Seq2SeqTrainer`; `processing_class` is a [`MMJepaProcessor`].
+        compute_answer_metrics: called with the model and the evaluated data after every evaluation's losses; gives
+            numbers, by names without prefix, that are added to the evaluation's. It answers by `generate`, so that
+            every image is encoded once.
+        kwargs: as for `Trainer`; `processing_class` is a [`MMJepaProcessor`], `data_collator` by default a
+            [`VqaCollator`] that leaves pixels as bytes.
     """
 
     args: MMJepaTrainingArguments
 
-    def __init__(self, *args, compute_answer_metrics: Callable[[Any], dict[str, float]] | None = None, **kwargs):
+    def __init__(self, *args, compute_answer_metrics: Callable[[Any, Any], dict[str, float]] | None = None, **kwargs):
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = VqaCollator(kwargs["processing_class"], as_bytes=True)
         super().__init__(*args, **kwargs)
+        # The model smooths its answer loss itself; the library's smoother takes the labels away from it.
+        self.label_smoother = None
         self.compute_answer_metrics = compute_answer_metrics
+        self.align_warmup_steps = 0  # set when the number of steps is known
         self.loss_sums: dict[str, Any] = defaultdict(float)
         self.num_rows_in_batch: torch.Tensor | None = None
         self.log_time = time.perf_counter()  # when the rows in loss_sums began to be trained on
@@ -162,11 +176,30 @@ class MMJepaTrainer(Seq2SeqTrainer):
     @property
     def in_align_warmup(self) -> bool:
         """Whether the next step trains the alignment alone. By progress, so that it holds after a resume."""
-        epoch = self.state.epoch or 0
-        if isinstance(self.train_dataset, StreamedVqaData):  # whose one epoch is --max_steps long for the library
-            rows = self.state.global_step * self.get_total_train_batch_size(self.args)
-            epoch = rows / len(self.train_dataset.questions)
-        return epoch < self.args.align_warmup_epochs
+        return self.state.global_step < self.align_warmup_steps
+
+    def count_align_warmup_steps(self, num_training_steps: int) -> int:
+        """Steps of the alignment warm-up: none without an alignment, at most half of all."""
+        if self.model.config.lambda_align == 0:
+            return 0
+        rows_a_step = self.get_total_train_batch_size(self.args)
+        steps_an_epoch = math.ceil(len(self.train_dataset.questions) / rows_a_step)
+        steps, most = math.ceil(self.args.align_warmup_epochs * steps_an_epoch), num_training_steps // 2
+        if steps > most:
+            logger.warning(
+                "align_warmup_epochs %s is %d of %d training steps: the alignment is trained alone in the first %d, "
+                "so that the decoder learns in the other half.",
+                self.args.align_warmup_epochs,
+                steps,
+                num_training_steps,
+                most,
+            )
+        return min(steps, most)
+
+    def train(self, *args, **kwargs):
+        # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
+        torch.manual_seed(self.args.seed + self.args.process_index)
+        return super().train(*args, **kwargs)
 
     def get_train_dataloader(self):
         if isinstance(self.train_dataset, StreamedVqaData):
@@ -174,11 +207,16 @@ class MMJepaTrainer(Seq2SeqTrainer):
             return DataLoader(self.train_dataset, batch_size=self._train_batch_size, **self._dataloader_arguments)
         sampler = self._grouped_sampler(self.train_dataset, self._train_batch_size)
         self.add_callback(SamplerEpochCallback(sampler))
-        return self._dataloader(self.train_dataset, sampler)
+        return self._dataloader(self.train_dataset, sampler, self.args.dataloader_drop_last)
 
     def get_eval_dataloader(self, eval_dataset=None):
         data = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(data, str):
+            data = self.eval_dataset[data]
         return self._dataloader(data, self._grouped_sampler(data, self.args.eval_batch_size))
+
+    def get_test_dataloader(self, test_dataset):
+        return self.get_eval_dataloader(test_dataset)
 
     def _grouped_sampler(self, data: VqaData, batch_size: int) -> ImageGroupedSampler:
         return ImageGroupedSampler(
@@ -188,9 +226,9 @@ class MMJepaTrainer(Seq2SeqTrainer):
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
 
-    def _dataloader(self, data: VqaData, sampler: ImageGroupedSampler) -> DataLoader:
+    def _dataloader(self, data: VqaData, sampler: ImageGroupedSampler, whole_steps: bool = False) -> DataLoader:
         self.accelerator.even_batches = False  # it would fill up the last step with rows of the first
-        batches = SharedBatchSampler(sampler, self.accelerator.num_processes)
+        batches = SharedBatchSampler(sampler, self.accelerator.num_processes, whole_steps)
         return self.accelerator.prepare(DataLoader(data, batch_sampler=batches, **self._dataloader_arguments))
 
     @property
@@ -200,13 +238,18 @@ class MMJepaTrainer(Seq2SeqTrainer):
         return {"collate_fn": self.data_collator, **arguments}
 
     def _prepare_inputs(self, inputs):
-        inputs = super()._prepare_inputs(inputs)
+        inputs = dict(super()._prepare_inputs(inputs))
+        keep_sides = inputs.pop("keep_sides", None)
         if inputs["pixel_values"].dtype == torch.uint8:
             pixels = inputs["pixel_values"]
             if self.model.training and self.args.augmentations:
-                pixels = augment(pixels, self.args.augmentations)
-            pixels = normalize_pixels(pixels, self.processing_class.image_processor)
-            inputs = {**inputs, "pixel_values": pixels}
+                pixels = augment(pixels, self.args.augmentations, keep_sides)
+            inputs["pixel_values"] = normalize_pixels(pixels, self.processing_class.image_processor)
+        elif self.args.augmentations:
+            raise ValueError(
+                "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
+                "VqaCollator(processor, as_bytes=True), or no augmentations."
+            )
         return inputs
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -220,11 +263,16 @@ class MMJepaTrainer(Seq2SeqTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows, tokens = count_rows(inputs), (inputs["labels"] != -100).sum()
-        inputs = {**inputs, "return_logits": False}
         if model.training:
-            inputs = {**inputs, "num_rows_in_batch": self.num_rows_in_batch}
+            inputs = {
+                **inputs,
+                "return_logits": False,
+                "num_rows_in_batch": self.num_rows_in_batch,
+                "answer_smoothing": self.args.label_smoothing_factor,
+            }
         else:
             num_items_in_batch = None  # the batch's own mean: weighted by its tokens and rows below
+            inputs = {**inputs, "return_logits": self.compute_metrics is not None}
         if model.training and self.in_align_warmup:
             inputs = {**inputs, "labels": None, "return_loss": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -247,7 +295,8 @@ class MMJepaTrainer(Seq2SeqTrainer):
         sums = {name: torch.as_tensor(value, device=self.args.device) for name, value in self.loss_sums.items()}
         self.loss_sums.clear()
         names = ("align", "rows", "ce", "tokens")
-        own = torch.stack([sums.get(name, torch.zeros((), device=self.args.device)).double() for name in names])
+        # Not in float64, which Apple's devices lack.
+        own = torch.stack([sums.get(name, torch.zeros((), device=self.args.device)).float() for name in names])
         totals = dict(zip(names, self.accelerator.reduce(own, "sum").tolist(), strict=True))
         means = {"align": totals["align"] / totals["rows"]} if totals["rows"] else {}
         return means | ({"ce": totals["ce"] / totals["tokens"]} if totals["tokens"] else {})
@@ -262,20 +311,34 @@ class MMJepaTrainer(Seq2SeqTrainer):
             logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         super().log(logs, start_time)
 
-    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
         training_sums, self.loss_sums = self.loss_sums, defaultdict(float)
         start = time.perf_counter()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self._mean_losses()
         config = self.model.config
         # The library's is a mean of the batches' means, which depends on how the rows were shared out.
         metrics["loss"] = config.lambda_align * metrics["align"] + config.lambda_ce * metrics["ce"]
         self.loss_sums = training_sums
         if self.compute_answer_metrics is not None:
-            metrics |= self.compute_answer_metrics(self.whole_model())
+            # The library casts `forward` alone: the image states and `generate` would be in another precision.
+            with self.accelerator.autocast():
+                metrics |= self.compute_answer_metrics(self.whole_model(), dataloader.dataset)
         self.log_time += time.perf_counter() - start
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def _determine_best_metric(self, metrics, trial):
+        """As in the library, which keeps the first of equally good checkpoints: here the one with the lowest loss."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        if is_best or metrics.get(name) != self.state.best_metric or "eval_loss" not in metrics:
+            return is_best
+        losses = {line["step"]: line["eval_loss"] for line in self.state.log_history if "eval_loss" in line}
+        if not metrics["eval_loss"] < losses.get(self.state.best_global_step, math.inf):
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
 
     def whole_model(self) -> MMJepaForConditionalGeneration:
         """The model with all its weights on this process: itself, or under FSDP a copy, made by all together.
@@ -310,11 +373,13 @@ class MMJepaTrainer(Seq2SeqTrainer):
         model = self.model if model is None else model
         optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
         with_decay = set(self.get_decay_parameter_names(model))
+        queries = {id(module.queries) for module in model.modules() if isinstance(module, PatchesPrefix)}
         groups = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 half = "dec" if {"decoder", "lm_head"} & set(name.split(".")) else "img"
-                groups[half, name in with_decay].append(parameter)
+                decays = name in with_decay and parameter.ndim > 1 and id(parameter) not in queries
+                groups[half, decays].append(parameter)
         rates = {"img": self.args.lr_img, "dec": self.args.learning_rate}
         self.optimizer = optimizer_class(
             [
@@ -329,6 +394,30 @@ class MMJepaTrainer(Seq2SeqTrainer):
             **optimizer_kwargs,
         )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """The library's, but the decoder's rate starts when the alignment warm-up ends, with a warm-up of its own.
+
+        Schedules that depend on more than the step, such as `reduce_lr_on_plateau`, are left as they are.
+        """
+        self.align_warmup_steps = self.count_align_warmup_steps(num_training_steps)
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.align_warmup_steps and isinstance(scheduler, LambdaLR):
+            start = self.align_warmup_steps
+            steps = num_training_steps - start
+            own_schedule = get_scheduler(
+                self.args.lr_scheduler_type,
+                SGD([torch.zeros(1)]),
+                self.args.get_warmup_steps(steps),
+                steps,
+                self.args.lr_scheduler_kwargs,
+            )
+            factor = own_schedule.lr_lambdas[0]
+            for place, group in enumerate(scheduler.optimizer.param_groups):
+                if group["name"] == "dec":
+                    scheduler.lr_lambdas[place] = lambda step: factor(step - start) if step >= start else 0.0
+                    group["lr"] = 0.0
+        return scheduler
 
     def create_model_card(self, **kwargs):
         """As in the library, which writes a draft on every push, but a card that is there stays as it is."""

@@ -52,7 +52,7 @@ def make_loader(data: VqaData, processor: MMJepaProcessor, batch_size: int, work
     """Batches as the Trainer loads them."""
     sampler = ImageGroupedSampler(data.questions["image_id"], batch_size, QUESTIONS_PER_IMAGE, seed=0)
     options = {"num_workers": workers, "pin_memory": DEVICE == "cuda"}
-    return DataLoader(data, batch_size, sampler=sampler, collate_fn=VqaCollator(processor), **options)
+    return DataLoader(data, batch_size, sampler=sampler, collate_fn=VqaCollator(processor, as_bytes=True), **options)
 
 
 def row_by_row_loader(rows: Dataset, processor: MMJepaProcessor, batch_size: int, workers: int) -> DataLoader:

@@ -19,6 +19,13 @@ def test_flips_are_the_image_and_its_mirrors(pixels):
     assert len(found) > 1
 
 
+def test_images_whose_sides_are_named_are_not_mirrored(pixels):
+    keep = torch.arange(8) < 4
+    views = augment(pixels, ["flip"], keep)
+    as_they_are = [torch.allclose(view, pixels[0].float(), atol=1e-3) for view in views]
+    assert all(as_they_are[:4]) and not all(as_they_are[4:])
+
+
 def test_a_crop_is_an_enlarged_part(pixels):
     """On slopes along x and y, neighbours are nearer each other than before and nothing is outside the image."""
     slope = torch.arange(14.0).expand(1, 3, 14, 14)

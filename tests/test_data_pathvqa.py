@@ -385,8 +385,10 @@ def data(image_processor):
 
 def test_a_batch_holds_each_image_once_and_the_processors_tensors_of_each_row(data, processor):
     rows = data.__getitems__([3, 0, 2, 4, 1])
-    batch = VqaCollator(processor)(rows)
-    assert set(batch) == {"pixel_values", "image_index", "input_ids", "attention_mask", "labels"}
+    batch = VqaCollator(processor, as_bytes=True)(rows)
+    names = {"pixel_values", "image_ids", "image_index", "input_ids", "attention_mask", "labels", "keep_sides"}
+    assert set(batch) == names
+    assert batch["image_ids"].tolist() == [row["image_id"] for row in (rows[0], rows[1], rows[2])]
     assert batch["pixel_values"].shape == (3, 3, 28, 28) and batch["pixel_values"].dtype == torch.uint8
     for row, (number, example) in enumerate(zip([2, 0, 1, 0, 1], rows, strict=True)):
         alone = processor(
@@ -408,8 +410,17 @@ def test_alignment_texts_are_there_only_where_a_row_has_no_question(data, proces
     assert torch.equal(batch["align_attention_mask"], expected["attention_mask"])
 
 
+def test_a_batch_says_of_which_images_a_text_names_a_side(data, processor):
+    rows = data.__getitems__([0, 1, 2, 3])  # about images 0, 1, 1, 2
+    rows[2] = {**rows[2], "answer": "In the upper lobe, to the LEFT"}
+    rows[3] = {**rows[3], "question": "is the brightest leftover stain bottomless?"}
+    assert VqaCollator(processor, as_bytes=True)(rows)["keep_sides"].tolist() == [False, True, False]
+
+
 def test_blank_data_asks_the_same_about_one_black_image(data, processor):
-    seen, blank = (VqaCollator(processor)(rows.__getitems__([3, 0, 2])) for rows in (data, data.blank()))
+    seen, blank = (
+        VqaCollator(processor, as_bytes=True)(rows.__getitems__([3, 0, 2])) for rows in (data, data.blank())
+    )
     assert blank["pixel_values"].shape == (1, 3, 28, 28) and blank["pixel_values"].dtype == torch.uint8
     assert blank["pixel_values"].max() == 0 < seen["pixel_values"].max()
     assert blank["image_index"].tolist() == [0, 0, 0]

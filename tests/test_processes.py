@@ -42,6 +42,8 @@ NUM_ROWS = {"train": 25, "validation": 17, "test": 5}
 FLAGS = {
     "vision_config": VISION,
     "text_config": TEXT,
+    "alignment_loss": "infonce",  # compares rows of both processes
+    "alignment_target": "centered",
     "num_train_epochs": 2,
     "align_warmup_epochs": 1,
     "lr_img": 1e-2,
@@ -175,9 +177,9 @@ def test_two_processes_go_on_in_mid_epoch_as_if_not_stopped(runs, flags, kind, t
 
 def test_two_processes_train_on_a_stream(flags, tmp_path):
     launcher = [*ACCELERATE, str(ROOT / "configs" / "ddp.yaml")]
-    finish(start(launcher, tmp_path, flags, *batches_of(4), "--streaming", "--max_steps", "6"))
+    finish(start(launcher, tmp_path, flags, *batches_of(4), "--streaming", "--max_steps", "8"))
     # 25 rows are an epoch of warm-up: over at the fifth step of 8.
-    assert {step for step, name in logged(tmp_path) if name == "train_ce"} == {5, 6}
+    assert {step for step, name in logged(tmp_path) if name == "train_ce"} == {5, 6, 7, 8}
     assert len(answers(tmp_path)) == 17
     assert scores(tmp_path)["eval_ce"] > 0
 

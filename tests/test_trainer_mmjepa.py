@@ -5,8 +5,19 @@ import pytest
 import torch
 from datasets import Dataset, Image
 from PIL import Image as PILImage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import LabelSmoother
 
-from mmjepa.data_pathvqa import VqaCollator, prepare
+from mmjepa.data_pathvqa import VqaCollator, VqaData, prepare
+from mmjepa.evaluation_pathvqa import answer_questions, encode_all_images, evaluate_model
 from mmjepa.trainer_mmjepa import MMJepaTrainer, MMJepaTrainingArguments
 
 
@@ -25,16 +36,20 @@ def data(image_processor):
     return prepare(rows, image_processor)
 
 
+def with_dropout(model, share: float):
+    for module in model.decoder.modules():
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = share
+    return model
+
+
 @pytest.fixture
 def make_trainer(make_model, data, processor, tmp_path):
     """A function that makes a trainer of a model that is the same each time, with training arguments of one's own."""
 
-    def make(text_dropout: float = 0.0, **arguments) -> MMJepaTrainer:
+    def make(text_dropout: float = 0.0, config: dict | None = None, **arguments) -> MMJepaTrainer:
         torch.manual_seed(1)
-        model = make_model()
-        for module in model.decoder.modules():
-            if isinstance(getattr(module, "dropout", None), float):
-                module.dropout = text_dropout
+        model = with_dropout(make_model(**config or {}), text_dropout)
         arguments = {
             "output_dir": str(tmp_path / "checkpoints"),
             "log_dir": str(tmp_path / "logs"),
@@ -58,7 +73,6 @@ def make_trainer(make_model, data, processor, tmp_path):
             args=MMJepaTrainingArguments(**arguments),
             train_dataset=data,
             eval_dataset=data,
-            data_collator=VqaCollator(processor),
             processing_class=processor,
         )
 
@@ -68,6 +82,16 @@ def make_trainer(make_model, data, processor, tmp_path):
 def logged(trainer, name):
     """The logged values of `name` by step."""
     return {line["step"]: line[name] for line in trainer.state.log_history if name in line}
+
+
+class StopAt(TrainerCallback):
+    """Ends the training after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
 
 
 def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer):
@@ -96,7 +120,8 @@ def test_warmup_trains_the_alignment_alone_and_ends_at_its_epoch(make_trainer):
     assert sorted(logged(trainer, "train_align")) == list(range(1, 13))
     assert sorted(logged(trainer, "train_ce")) == list(range(7, 13))
 
-    trainer = make_trainer(align_warmup_epochs=1, num_train_epochs=1)
+    trainer = make_trainer(align_warmup_epochs=1)
+    trainer.add_callback(StopAt(6))
     trainer.train()
     for name, weight in trainer.model.decoder.named_parameters():
         assert torch.equal(weight, before[name]), name
@@ -124,7 +149,7 @@ def test_best_checkpoint_is_loaded_whole_at_the_end(make_trainer, tmp_path):
     settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     trainer = make_trainer(**settings, metric_for_best_model="accuracy", lr_img=0.01)
     accuracies = iter([0.9, 0.1])
-    trainer.compute_answer_metrics = lambda model: {"accuracy": next(accuracies)}
+    trainer.compute_answer_metrics = lambda model, data: {"accuracy": next(accuracies)}
     trainer.train()
     best = type(trainer.model).from_pretrained(tmp_path / "checkpoints" / "checkpoint-6")
     for name, value in best.state_dict().items():
@@ -132,7 +157,8 @@ def test_best_checkpoint_is_loaded_whole_at_the_end(make_trainer, tmp_path):
 
 
 def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):
-    trainer = make_trainer(lr_img=1e-3, learning_rate=2e-4, weight_decay=0.1)
+    config = {"alignment_loss": "sigmoid"}
+    trainer = make_trainer(config=config, lr_img=1e-3, learning_rate=2e-4, weight_decay=0.1)
     optimizer = trainer.create_optimizer()
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     rates = {}
@@ -141,18 +167,181 @@ def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):
             assert id(parameter) not in rates
             rates[id(parameter)] = group["lr"]
             if group["weight_decay"] > 0:
-                assert "norm" not in names[id(parameter)] and "bias" not in names[id(parameter)]
+                name = names[id(parameter)]
+                assert parameter.ndim > 1 and not any(part in name for part in ("norm", "bias", "queries", "logit"))
     trained = {id(parameter) for parameter in trainer.model.parameters() if parameter.requires_grad}
     assert set(rates) == trained
     for parameter, rate in rates.items():
         assert rate == (2e-4 if names[parameter].startswith(("decoder.", "lm_head.")) else 1e-3), names[parameter]
 
 
+@pytest.mark.parametrize(("epochs", "warmup_steps"), [(1, 3), (0.5, 1), (2, 6)])
+def test_the_warmup_leaves_half_of_the_training_to_the_answers(make_trainer, caplog, epochs, warmup_steps):
+    trainer = make_trainer(align_warmup_epochs=1, num_train_epochs=epochs)  # an epoch is 6 steps
+    with caplog.at_level("WARNING", "mmjepa"):
+        trainer.train()
+    assert min(logged(trainer, "train_ce")) == warmup_steps + 1
+    assert ("the decoder learns in the other half" in caplog.text) == (epochs < 2)
+
+
+def test_a_fast_run_takes_one_step_of_each_phase(make_trainer):
+    trainer = make_trainer(align_warmup_epochs=1, fast_dev_run=True)
+    trainer.train()
+    assert list(logged(trainer, "train_align")) == [1, 2] and list(logged(trainer, "train_ce")) == [2]
+
+
+def test_without_an_alignment_there_is_no_warmup(make_trainer):
+    trainer = make_trainer(config={"lambda_align": 0.0}, align_warmup_epochs=1)
+    trainer.train()
+    assert list(logged(trainer, "train_ce")) == list(range(1, 13))
+
+
+def test_the_decoders_rate_warms_up_when_the_decoder_starts_to_learn(make_trainer):
+    settings = {"lr_img": 1.0, "learning_rate": 1.0, "lr_scheduler_type": "cosine", "optim": "sgd"}
+    trainer = make_trainer(
+        align_warmup_epochs=1, num_train_epochs=3, warmup_steps=0.25, max_grad_norm=1e-6, **settings
+    )
+    trainer.train()  # 18 steps, 6 of them of the alignment alone; a line has the rate of the step after it
+    rates = {name: [0.0, *logged(trainer, name).values()] for name in ("lr_img", "lr_dec")}
+    assert rates["lr_dec"][:7] == [0.0] * 7
+    assert rates["lr_dec"][7:10] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rates["lr_img"][:6] == pytest.approx([0, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1])
+    decayed = [(1 + np.cos(np.pi * step / 9)) / 2 for step in range(10)]
+    assert rates["lr_dec"][9:] == pytest.approx(decayed)
+
+
+def test_of_equally_good_checkpoints_the_one_with_the_lowest_loss_is_kept(make_trainer, tmp_path):
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3, "save_steps": 3}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_total_limit": None}
+    trainer = make_trainer(**settings, **best, lr_img=1e-3, learning_rate=1e-3)
+    trainer.compute_answer_metrics = lambda model, data: {"accuracy": 0.0}
+    trainer.train()
+    losses = logged(trainer, "eval_loss")
+    assert losses[3] > min(losses.values())
+    assert trainer.state.best_global_step == min(losses, key=losses.get)
+
+    trainer = make_trainer(**settings, **{**best, "metric_for_best_model": "eval_loss"})
+    assert trainer.args.greater_is_better is False
+
+
+def test_answers_are_measured_on_the_data_that_are_asked_about(make_trainer, data):
+    other = VqaData(data.questions.select(range(5)), data.pixels)
+    trainer = make_trainer()
+    trainer.compute_answer_metrics = lambda model, data: {"rows": len(data)}
+    assert trainer.evaluate()["eval_rows"] == 24
+    assert trainer.evaluate(other)["eval_rows"] == 5
+    assert trainer.evaluate({"other": other})["eval_other_rows"] == 5
+    assert trainer.predict(other).metrics["test_rows"] == 5
+
+
+def test_answers_are_given_in_the_precision_of_the_training(make_trainer, data, processor):
+    trainer = make_trainer(bf16=True)
+    dtypes = {}
+    for name, module in trainer.model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, given, made, name=name: dtypes.update({name: made.dtype}))
+
+    def answer(model, data):
+        dtypes.clear()  # of the losses
+        states = encode_all_images(model, processor.image_processor, data.pixels, batch_size=8)
+        questions = data.questions
+        answer_questions(model, processor, questions["question"], states, questions["image_id"], 8, max_new_tokens=3)
+        return {}
+
+    trainer.compute_answer_metrics = answer
+    trainer.evaluate()
+    for tower in ("encoder.image_encoder", "encoder.teacher", "encoder.visual_prefix", "decoder"):
+        assert {dtype for name, dtype in dtypes.items() if name.startswith(tower)} == {torch.bfloat16}, tower
+
+
+def test_every_process_draws_views_of_its_own(make_trainer, monkeypatch):
+    views = []
+    for process in (0, 1, 0):
+        trainer = make_trainer(augmentations=["crop"], max_steps=1)
+        monkeypatch.setattr(MMJepaTrainingArguments, "process_index", process)
+        trainer.model.register_forward_pre_hook(
+            lambda module, given, named: views.append(named["pixel_values"]), with_kwargs=True
+        )
+        trainer.train()
+    assert torch.equal(views[0], views[2]) and not torch.equal(views[0], views[1])
+
+
+def test_the_last_step_is_left_out_by_flag(make_trainer):
+    trainer = make_trainer(per_device_train_batch_size=5, num_train_epochs=1, dataloader_drop_last=True)
+    assert trainer.train().global_step == 4
+
+
+def test_labels_are_smoothed_as_in_the_library(make_trainer, data):
+    plain, smoothed = make_trainer(), make_trainer(label_smoothing_factor=0.1)
+    batch = plain.data_collator(data.__getitems__(range(8)))
+    with torch.no_grad():
+        outputs = plain.model(**plain._prepare_inputs(batch))
+        expected = LabelSmoother(0.1)(outputs, batch["labels"])
+        smoothed.model.train()
+        smoothed.num_rows_in_batch = torch.tensor(8)
+        _, outputs = smoothed.compute_loss(smoothed.model, smoothed._prepare_inputs(batch), True)
+    torch.testing.assert_close(outputs.loss_ce, expected)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses what Apple's devices can't compute."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        for tensor in tree_leaves(made):
+            assert not (isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64), function
+        return made
+
+
+def test_nothing_is_computed_in_float64(make_trainer, data, processor):
+    config = {"alignment_loss": "infonce", "alignment_target": "centered"}
+    trainer = make_trainer(config=config, align_warmup_epochs=1, augmentations=["crop", "flip", "stain"])
+    trainer.compute_answer_metrics = lambda model, data: evaluate_model(
+        model, processor, data, data.questions, batch_size=8, max_new_tokens=3
+    )[0]
+    with NoFloat64():
+        trainer.train()
+        trainer.evaluate()
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, Seq2SeqTrainer])
+def test_the_librarys_own_trainers_train_and_evaluate(make_model, data, processor, tmp_path, trainer_class):
+    """Accumulated batches count the alignment once, by their shares of the answer tokens, which are equal here."""
+    scored, weights, losses = [], [], []
+    flags = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "remove_unused_columns": False}
+    flags |= {"max_steps": 1, "learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0.0, "logging_steps": 1}
+    if trainer_class is Seq2SeqTrainer:
+        flags |= {"predict_with_generate": True, "generation_max_length": 6}
+    arguments_class = Seq2SeqTrainingArguments if trainer_class is Seq2SeqTrainer else TrainingArguments
+    for batch_size, accumulation in ((24, 1), (6, 4)):
+        flags |= {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        torch.manual_seed(1)
+        trainer = trainer_class(
+            model=with_dropout(make_model(), 0.0),
+            args=arguments_class(**flags),
+            train_dataset=[{**row, "answer": "yes"} for row in data],
+            eval_dataset=list(data),
+            data_collator=VqaCollator(processor),
+            compute_metrics=lambda given: scored.append(given) or {"rows": len(given.predictions)},
+        )
+        trainer.train()
+        losses.append(logged(trainer, "loss")[1])
+        weights.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-3)
+    assert trainer.evaluate()["eval_rows"] == 24
+    (given,) = scored
+    if trainer_class is Seq2SeqTrainer:
+        assert given.predictions.ndim == 2 and len(given.predictions) == len(given.label_ids) == 24
+    else:
+        assert given.predictions.shape == (*given.label_ids.shape, trainer.model.config.text_config.vocab_size)
+
+
 def test_evaluation_gives_the_losses_of_one_large_batch(make_trainer, data, processor):
     trainer = make_trainer(per_device_eval_batch_size=5)
-    trainer.compute_answer_metrics = lambda model: {"accuracy": 0.25}
+    trainer.compute_answer_metrics = lambda model, data: {"accuracy": 0.25}
     metrics = trainer.evaluate()
-    batch = trainer._prepare_inputs(VqaCollator(processor)(data.__getitems__(range(24))))
+    batch = trainer._prepare_inputs(VqaCollator(processor, as_bytes=True)(data.__getitems__(range(24))))
     with torch.no_grad():
         expected = trainer.model.eval()(**batch)
     assert metrics["eval_align"] == pytest.approx(expected.loss_align.item(), rel=1e-5)
@@ -184,7 +373,7 @@ def test_teacher_is_bitwise_unchanged_by_a_training_run(make_trainer):
 
 def test_alignment_text_that_is_not_the_question_is_trained_on(make_trainer, data, processor):
     rows = [{**row, "question": "", "caption": "a liver"} for row in data.__getitems__([0, 1])]
-    batch = VqaCollator(processor)(rows)
+    batch = VqaCollator(processor, as_bytes=True)(rows)
     assert batch["align_input_ids"].shape[0] == 2
     trainer = make_trainer()
     loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
