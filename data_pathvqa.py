@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -110,10 +111,8 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
         features=Features({name: Value("string") for name in texts}),
         desc="Reading texts",
     )
-    images = rows.select_columns("image")
-    if images.features["image"] in (Value("string"), Value("large_string")):
-        images = with_absolute_paths(images, folder)
-    return concatenate_datasets([images.cast_column("image", Image(decode=False)), filled], axis=1)
+    images = rows.select_columns("image").cast_column("image", Image(decode=False))
+    return concatenate_datasets([with_absolute_paths(images, folder), filled], axis=1)
 
 
 def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:
@@ -135,19 +134,33 @@ def fill_missing(*texts: Any, columns: list[str]) -> dict[str, str]:
 
 
 def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
-    """`images` whose paths were relative to `folder`."""
-    # Part of the fingerprint: an image that was exchanged or repaired since is not to come from the cache.
-    states = [file_state(folder / image) for image in images.unique("image") if image]
+    """Encoded `images` with absolute paths, where an image has a path and no bytes."""
+    parts = images.flatten()
+    if not parts.data["image.bytes"].null_count:
+        return images  # a map would copy the bytes
+    files = [absolute_path(path, folder) for path in parts.unique("image.path") if path]
     return images.map(
-        absolute_path,
-        fn_kwargs={"folder": str(folder), "states": states},
+        with_absolute_path,
+        # Part of the fingerprint: an image that was moved, exchanged or repaired since is not to come from the cache.
+        fn_kwargs={"folder": str(folder), "states": [(file, file_state(Path(file))) for file in files]},
         input_columns="image",
+        features=images.features,
         desc="Finding images",
     )
 
 
-def absolute_path(image: str | None, folder: str, states: list) -> dict[str, str | None]:
-    return {"image": str(Path(folder) / image) if image else None}
+def with_absolute_path(
+    image: dict[str, Any] | None, folder: str, states: list | None = None
+) -> dict[str, dict[str, Any] | None]:
+    if image is None or image["bytes"] or not image["path"]:
+        return {"image": image}
+    return {"image": {**image, "path": absolute_path(image["path"], Path(folder))}}
+
+
+def absolute_path(path: str, folder: Path) -> str:
+    """Where an image file lies: in `folder`, or else in the working directory, where `datasets` would read it."""
+    file = folder / path
+    return os.path.abspath(path) if os.path.exists(path) and not os.path.exists(file) else str(file)
 
 
 def file_state(path: Path) -> tuple[int, int] | None:

@@ -81,6 +81,16 @@ def write_json(folder, table):
         table(split).to_json(folder / f"{split}.json", orient="records", indent=1)
 
 
+def write_parquet_of_paths(folder, table):
+    (folder / "data").mkdir()
+    for split in SPLIT_ROWS:
+        rows = table(split)
+        paths = [{"bytes": None, "path": path} for path in rows["image"]]
+        rows_of(paths, question=list(rows["question"]), answer=list(rows["answer"])).to_parquet(
+            folder / "data" / f"{split}-00000-of-00001.parquet", batch_size=10
+        )
+
+
 def write_csv_under_other_split_names(folder, table):
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
         table(split).to_csv(folder / f"{name}.csv", index=False)
@@ -245,8 +255,8 @@ BAD_IMAGES = {
 }
 
 
-def rows_of(images: list) -> Dataset:
-    rows = {"image": images, "question": ["what?"] * len(images), "answer": ["yes"] * len(images)}
+def rows_of(images: list, **texts: list[str]) -> Dataset:
+    rows = {"image": images, "question": ["what?"] * len(images), "answer": ["yes"] * len(images), **texts}
     features = Features({"image": Image(decode=False), "question": Value("string"), "answer": Value("string")})
     return Dataset.from_dict(rows, features=features)
 
@@ -352,16 +362,31 @@ def test_images_are_prepared_once_and_again_where_the_settings_differ(tmp_path, 
         assert not pixel_files(table_folder, other).keys() & files.keys()
 
 
-def test_an_image_file_that_was_repaired_is_read_again(table_folder, image_processor):
-    path = table_folder / "images" / "train_4.png"
+@pytest.mark.parametrize("write", [write_csv, write_parquet_of_paths])
+def test_an_image_file_that_was_repaired_is_read_again(tmp_path, write, image_processor):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder, image_table(folder))
+    path = folder / "images" / "train_4.png"
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    data = prepare(load_rows(str(table_folder))["train"], image_processor)
+    data = prepare(load_rows(str(folder))["train"], image_processor)
     assert data.unreadable == [str(path)]
     path.write_bytes(whole)
-    data = prepare(load_rows(str(table_folder))["train"], image_processor)
+    data = prepare(load_rows(str(folder))["train"], image_processor)
     assert data.unreadable == []
     assert data.questions["image_id"][:] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_path_leads_into_the_data_sets_folder_before_the_working_directory(tmp_path, monkeypatch):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for file in (folder / "both.png", tmp_path / "both.png", tmp_path / "here.png"):
+        noise(0).save(file)
+    monkeypatch.chdir(tmp_path)
+    write_table(folder, [{"image": f"{name}.png", "question": "?", "answer": "yes"} for name in ("both", "here", "no")])
+    paths = [image["path"] for image in load_rows("rows")["train"]["image"]]
+    assert paths == [str(folder / "both.png"), str(tmp_path / "here.png"), str(folder / "no.png")]
 
 
 def test_several_processes_prepare_the_same_images(table_folder, image_processor):
