@@ -294,6 +294,20 @@ def prepare_image(
     return {"pixels": pixels.numpy().round().clip(0, 255).astype(np.uint8), "readable": True}
 
 
+def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_share: float) -> None:
+    """Raises ValueError where more than the share `max_share` of the images are `unreadable`, or all of them."""
+    share = len(unreadable) / max(num_images, 1)
+    if share < 1 and share <= max_share:
+        return
+    names = " and ".join(repr(name) for name in unreadable[:2])
+    raise ValueError(
+        f"{split}: {len(unreadable)} of {num_images} images ({share:.0%}) are missing or can't be decoded, such as "
+        f"{names}. A relative path was looked for in the data set's folder, then in the working directory. Check the "
+        "paths, --image_column and, in a CSV file, the quotes around texts with commas"
+        + ("." if share == 1 else f", or allow more than a share of {max_share} by --max_unreadable_images.")
+    )
+
+
 def normalize_pixels(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
     """Pixels (I, 3, H, W) from 0 to 255 rescaled and normalised, float32 on their device, as the processor does it."""
     values = pixels.float()

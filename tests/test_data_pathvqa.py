@@ -384,7 +384,9 @@ def test_a_path_leads_into_the_data_sets_folder_before_the_working_directory(tmp
     for file in (folder / "both.png", tmp_path / "both.png", tmp_path / "here.png"):
         noise(0).save(file)
     monkeypatch.chdir(tmp_path)
-    write_table(folder, [{"image": f"{name}.png", "question": "?", "answer": "yes"} for name in ("both", "here", "no")])
+    write_table(
+        folder, [{"image": f"{name}.png", "question": "?", "answer": "yes"} for name in ("both", "here", "no")]
+    )
     paths = [image["path"] for image in load_rows("rows")["train"]["image"]]
     assert paths == [str(folder / "both.png"), str(tmp_path / "here.png"), str(folder / "no.png")]
 
