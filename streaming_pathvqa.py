@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict, Image, IterableDataset, load_dataset, load_dataset_builder
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.distributed import split_dataset_by_node
 from transformers import BaseImageProcessor
 
@@ -18,6 +27,7 @@ from .data_pathvqa import (
     image_hash,
     prepare_image,
     prepared_shape,
+    with_absolute_path,
     with_own_columns,
 )
 
@@ -27,8 +37,8 @@ def stream_rows(
 ) -> tuple[IterableDataset, DatasetDict]:
     """The training rows as a stream; the other splits as `load_rows` gives them, with the texts alone as `train`.
 
-    The texts of all training rows are read beforehand: they are few bytes, and the majority answers that evaluations
-    are compared with count them all.
+    The texts of all training rows, without the images, are read beforehand into a table on the disk: the majority
+    answers that evaluations are compared with count them all.
 
     Args:
         dataset_name: a Hub id or a folder, of parquet files; each is a shard.
@@ -39,36 +49,41 @@ def stream_rows(
         ValueError: the data are not parquet files, have no train split, or a column is missing.
     """
     found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
-    files = {SPLIT_NAMES.get(split, split): list(paths) for split, paths in found.items()}
+    files = {SPLIT_NAMES.get(split, split): paths for split, paths in found.items()}
     if "train" not in files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):
         raise ValueError(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "
             "leave out --streaming."
         )
-    columns = columns or {}
+    columns, folder = columns or {}, Path(dataset_name).absolute()
     train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
     names = find_columns(train.column_names, columns, "train")
     image_column = next(column for column, name in names.items() if name == "image")
-    texts = load_dataset(
-        "parquet",
-        data_files=files["train"],
-        split="train",
-        streaming=True,
-        columns=[column for column in names if column != image_column],
-    )
-    rows = {"train": Dataset.from_list([with_texts(row, names) for row in texts])}
+    texts = {column: name for column, name in names.items() if name != "image"}
+    rows = {
+        # In the cache of `datasets`, by the files' names and times of change: the first process alone reads them.
+        "train": Dataset.from_generator(
+            read_texts,
+            features=Features({name: Value("string") for name in texts.values()}),
+            gen_kwargs={"files": files["train"], "names": texts},
+        )
+    }
     for split in files.keys() - {"train"}:
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
-        rows[split] = with_own_columns(others, columns, Path(), split)
+        rows[split] = with_own_columns(others, columns, folder, split)
     train = train.select_columns(list(names)).cast_column(image_column, Image(decode=False))
     # Of a stream, unlike of a table, a column can't be renamed to what it is called already.
     train = train.rename_columns({column: name for column, name in names.items() if column != name})
+    train = train.map(
+        with_absolute_path, fn_kwargs={"folder": str(folder)}, input_columns="image", features=train.features
+    )
     return train, DatasetDict(rows)
 
 
-def with_texts(row: dict[str, Any], names: dict[str, str]) -> dict[str, str]:
-    """The texts of a row, by their names here."""
-    return fill_missing(*row.values(), columns=[names[column] for column in row])
+def read_texts(files: list[str], names: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The texts of all rows, by their names here; of each file, their columns alone are read."""
+    for row in load_dataset("parquet", data_files=files, split="train", streaming=True, columns=list(names)):
+        yield fill_missing(*row.values(), columns=[names[column] for column in row])
 
 
 class StreamedVqaData(torch.utils.data.IterableDataset):
