@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -284,14 +285,29 @@ def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:
 def prepare_image(
     example: dict[str, Any], image_processor: BaseImageProcessor, shape: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """Pixels (3, H, W), uint8, of an encoded image; zeros, and not readable, where it is missing or broken."""
+    """Pixels (3, H, W), uint8, of an encoded image; zeros, and not readable, where it can't be decoded and resized."""
     try:
         image = to_rgb(PIL.Image.open(BytesIO(image_bytes(example["image"]))))
+        return {"pixels": resized_pixels(image, image_processor), "readable": True}
     # Broken files make Pillow's decoders raise errors of a dozen types; one image must not end the run.
     except Exception:
+        # An ordinary image fails too, and ends the run, where the settings are at fault.
+        resized_pixels(PIL.Image.new("RGB", shape[:0:-1]), image_processor)
         return {"pixels": np.zeros(shape, np.uint8), "readable": False}
+
+
+def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:
+    """Pixels (3, H, W), uint8, of an RGB image, resized and cropped but neither rescaled nor normalised.
+
+    Raises:
+        ValueError: the image is so long that, resized, it has more pixels than Pillow opens of an image.
+    """
+    shortest = dict(image_processor.size).get("shortest_edge") if image_processor.do_resize else None
+    num_pixels = (shortest or 0) ** 2 * max(image.size) / min(image.size)
+    if num_pixels > 2 * (PIL.Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(f"an image of {image.size} has {num_pixels:.0f} pixels once resized: give a less long one.")
     pixels = image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-    return {"pixels": pixels.numpy().round().clip(0, 255).astype(np.uint8), "readable": True}
+    return pixels.numpy().round().clip(0, 255).astype(np.uint8)
 
 
 def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_share: float) -> None:

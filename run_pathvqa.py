@@ -352,6 +352,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             questions_per_image=training_args.questions_per_image,
             buffer_size=data_args.streaming_buffer_size,
             seed=training_args.seed,
+            max_unreadable=data_args.max_unreadable_images,
             process_index=training_args.process_index,
             num_processes=training_args.world_size,
         )

@@ -1,5 +1,6 @@
 """Training rows read from parquet shards while training goes on, without downloading or preparing them beforehand."""
 
+import logging
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import BaseImageProcessor
 from .data_pathvqa import (
     SPLIT_NAMES,
     ImageGroupedSampler,
+    check_readable,
     fill_missing,
     find_columns,
     image_hash,
@@ -30,6 +32,11 @@ from .data_pathvqa import (
     with_absolute_path,
     with_own_columns,
 )
+
+logger = logging.getLogger("mmjepa")
+
+# How many images a worker has read when it first judges the share of them that can't be read.
+JUDGED_IMAGES = 100
 
 
 def stream_rows(
@@ -99,6 +106,8 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         batch_size: rows of a batch on one process.
         buffer_size: rows that wait, in each worker.
         seed: decides, with the number of the pass, the order of the shards and of the rows in each buffer.
+        max_unreadable: the share of the images that may be missing or broken. Each worker judges those that it read
+            in a pass, so far or, where they are less than `JUDGED_IMAGES`, at its end; the first are logged at once.
     """
 
     def __init__(
@@ -110,6 +119,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         questions_per_image: int,
         buffer_size: int,
         seed: int,
+        max_unreadable: float,
         process_index: int = 0,
         num_processes: int = 1,
     ):
@@ -120,6 +130,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         self.questions_per_image = questions_per_image
         self.buffer_size = buffer_size
         self.seed = seed
+        self.max_unreadable = max_unreadable
         self.process_index = process_index
         self.num_processes = num_processes
 
@@ -133,13 +144,20 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
             yield from rows
 
     def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
-        """The rows of this process and worker, each once."""
+        """The rows of this process and worker, each once.
+
+        Raises:
+            ValueError: more images than `max_unreadable` allows can't be read.
+        """
+        self.num_images = 0  # of this pass
+        self.unreadable: list[str] = []
         seed = self.seed + number
         shuffled = self.rows.shuffle(seed=seed, buffer_size=1)  # the shards; their rows wait for the buffer
         rows = iter(split_dataset_by_node(shuffled, self.process_index, self.num_processes))
         for block_number in count():
             block = list(islice(rows, self.buffer_size))
             if not block:
+                check_readable("train", self.unreadable, self.num_images, self.max_unreadable)
                 return
             yield from self._grouped(block, seed, block_number)
 
@@ -153,6 +171,20 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         for number in sampler:
             row, image = block[number], hashes[number]
             if image not in pixels:
-                pixels[image] = torch.from_numpy(prepare_image(row, self.image_processor, shape)["pixels"])
+                prepared = prepare_image(row, self.image_processor, shape)
+                pixels[image] = torch.from_numpy(prepared["pixels"])
+                self._count(row, prepared["readable"])
             texts = {name: text for name, text in row.items() if name != "image"}
             yield {**fill_missing(*texts.values(), columns=list(texts)), "image_id": image, "pixels": pixels[image]}
+
+    def _count(self, row: dict[str, Any], readable: bool) -> None:
+        """Counts the image of `row`; warns where it can't be read, and raises ValueError where that is too often."""
+        self.num_images += 1
+        if readable:
+            return
+        name = (row["image"] or {}).get("path") or f"that of {row['question']!r}"
+        self.unreadable.append(name)
+        if len(self.unreadable) <= 10:
+            logger.warning("train: an image is missing or can't be decoded and is read as zeros: %s", name)
+        if self.num_images >= JUDGED_IMAGES:
+            check_readable("train", self.unreadable, self.num_images, self.max_unreadable)

@@ -273,6 +273,31 @@ def test_an_image_that_cannot_be_read_is_a_zero_image_and_is_named(monkeypatch, 
     assert data.pixels[0]["pixels"].max() > 0
 
 
+def test_an_image_too_long_to_be_resized_is_a_zero_image_and_is_named(image_processor):
+    """By the published settings, the shorter edge 256 pixels, 2.5 million pixels long and gigabytes large."""
+    image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"size": {"shortest_edge": 256}})
+    good, line = ({"bytes": encoded(noise(0, 1, width)), "path": f"{width}.png"} for width in (40, 10_000))
+    data = prepare(rows_of([good, line]), image_processor)
+    assert data.unreadable == ["10000.png"]
+    assert data.pixels[1]["pixels"].max() == 0 < data.pixels[0]["pixels"].max()
+
+
+def test_an_image_whose_resizing_fails_is_a_zero_image_but_wrong_settings_end_the_run(monkeypatch, image_processor):
+    resize = BitImageProcessorPil.resize
+
+    def fail_where_long(self, image, *args, **kwargs):
+        if max(image.shape) > 50:
+            raise MemoryError
+        return resize(self, image, *args, **kwargs)
+
+    monkeypatch.setattr(BitImageProcessorPil, "resize", fail_where_long)
+    rows = rows_of([{"bytes": encoded(noise(0, 40, width)), "path": f"{width}.png"} for width in (50, 60)])
+    assert prepare(rows, image_processor).unreadable == ["60.png"]
+    wrong = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"resample": 77})
+    with pytest.raises(ValueError, match="77"):
+        prepare(rows, wrong)
+
+
 def test_missing_images_are_counted_once_where_they_have_a_name(tmp_path, image_processor):
     noise(0).save(tmp_path / "good.png")
     paths = ["lost.png", "good.png", "", "lost.png", None]

@@ -1,5 +1,6 @@
 """Streaming: every row once a pass whoever reads it, images kept together, and a resumed run that goes on exactly."""
 
+import io
 import itertools
 import json
 import os
@@ -51,7 +52,14 @@ def make_stream(folder, image_processor):
 
     def make(**arguments) -> StreamedVqaData:
         rows, others = stream_rows(folder)
-        settings = {"batch_size": 8, "questions_per_image": 4, "buffer_size": 1000, "seed": 3, **arguments}
+        settings = {
+            "batch_size": 8,
+            "questions_per_image": 4,
+            "buffer_size": 1000,
+            "seed": 3,
+            "max_unreadable": 0,
+            **arguments,
+        }
         return StreamedVqaData(rows, others["train"], image_processor, **settings)
 
     return make
@@ -163,6 +171,55 @@ def test_a_streamed_path_leads_into_the_data_sets_folder(own_folder, image_proce
             Dataset.from_dict(rows, features=features).to_parquet(file, batch_size=1)
     stream, others = stream_rows(str(own_folder))
     assert next(iter(stream))["image"]["path"] == others["validation"][0]["image"]["path"] == f"{own_folder}/a.png"
+
+
+@pytest.fixture
+def broken_stream(own_folder, image_processor):
+    """A function that makes a stream of two shards, of so many images that can be read and such that can't."""
+
+    def make(readable: int, broken: int, **arguments) -> StreamedVqaData:
+        whole = io.BytesIO()
+        PILImage.new("RGB", (28, 28), "red").save(whole, "PNG")
+        images = [whole.getvalue() + bytes([number]) for number in range(readable)]
+        images += [bytes([number, 0]) for number in range(broken)]
+        rows = {
+            "image": [{"bytes": image, "path": None} for image in images],
+            "question": [f"{'whole' if row < readable else 'broken'} {row}?" for row in range(len(images))],
+            "answer": ["yes"] * len(images),
+        }
+        whole = Dataset.from_dict(rows, features=FEATURES)
+        for shard in range(2):
+            whole.shard(2, shard, contiguous=False).to_parquet(own_folder / f"train-{shard:05d}-of-00002.parquet")
+        stream, others = stream_rows(str(own_folder))
+        return StreamedVqaData(stream, others["train"], image_processor, 8, 4, buffer_size=16, seed=3, **arguments)
+
+    return make
+
+
+def test_unreadable_images_of_a_stream_are_named_up_to_a_share(broken_stream, caplog):
+    assert len(list(broken_stream(36, 4, max_unreadable=0.1).one_pass(0))) == 40
+    assert {name for name in ("36", "37", "38", "39") if f"'broken {name}?'" in caplog.text} == {
+        "36",
+        "37",
+        "38",
+        "39",
+    }
+    assert "whole" not in caplog.text
+    with pytest.raises(ValueError, match=r"train: 5 of 40 images \(12%\).*'broken .*--max_unreadable_images"):
+        list(broken_stream(35, 5, max_unreadable=0.1).one_pass(0))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("readable", "broken", "allowed", "message"),
+    [(0, 200, 1, "100 of 100 images"), (100, 100, 0.3, r"of 1\d\d images .* more than a share of 0.3 by")],
+)
+def test_a_stream_of_unreadable_images_ends_in_mid_pass(
+    broken_stream, readable, broken, allowed, message, num_workers
+):
+    stream = broken_stream(readable, broken, max_unreadable=allowed)
+    with pytest.raises(ValueError, match=message):
+        list(itertools.islice(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=num_workers), 150))
 
 
 def train(stream: StreamedVqaData, model, processor, folder: Path, resume_from: str | None = None, **arguments):
