@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 import re
 import zlib
 from collections import defaultdict, deque
@@ -114,10 +116,8 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
         features=Features({name: Value("string") for name in texts}),
         desc="Reading texts",
     )
-    images = rows.select_columns("image")
-    if images.features["image"] in (Value("string"), Value("large_string")):
-        images = with_absolute_paths(images, folder)
-    return concatenate_datasets([images.cast_column("image", Image(decode=False)), filled], axis=1)
+    images = rows.select_columns("image").cast_column("image", Image(decode=False))
+    return concatenate_datasets([with_absolute_paths(images, folder), filled], axis=1)
 
 
 def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:
@@ -139,19 +139,33 @@ def fill_missing(*texts: Any, columns: list[str]) -> dict[str, str]:
 
 
 def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
-    """`images` whose paths were relative to `folder`."""
-    # Part of the fingerprint: an image that was exchanged or repaired since is not to come from the cache.
-    states = [file_state(folder / image) for image in images.unique("image") if image]
+    """Encoded `images` with absolute paths, where an image has a path and no bytes."""
+    parts = images.flatten()
+    if not parts.data["image.bytes"].null_count:
+        return images  # a map would copy the bytes
+    files = [absolute_path(path, folder) for path in parts.unique("image.path") if path]
     return images.map(
-        absolute_path,
-        fn_kwargs={"folder": str(folder), "states": states},
+        with_absolute_path,
+        # Part of the fingerprint: an image that was moved, exchanged or repaired since is not to come from the cache.
+        fn_kwargs={"folder": str(folder), "states": [(file, file_state(Path(file))) for file in files]},
         input_columns="image",
+        features=images.features,
         desc="Finding images",
     )
 
 
-def absolute_path(image: str | None, folder: str, states: list) -> dict[str, str | None]:
-    return {"image": str(Path(folder) / image) if image else None}
+def with_absolute_path(
+    image: dict[str, Any] | None, folder: str, states: list | None = None
+) -> dict[str, dict[str, Any] | None]:
+    if image is None or image["bytes"] or not image["path"]:
+        return {"image": image}
+    return {"image": {**image, "path": absolute_path(image["path"], Path(folder))}}
+
+
+def absolute_path(path: str, folder: Path) -> str:
+    """Where an image file lies: in `folder`, or else in the working directory, where `datasets` would read it."""
+    file = folder / path
+    return os.path.abspath(path) if os.path.exists(path) and not os.path.exists(file) else str(file)
 
 
 def file_state(path: Path) -> tuple[int, int] | None:
@@ -275,14 +289,43 @@ def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:
 def prepare_image(
     example: dict[str, Any], image_processor: BaseImageProcessor, shape: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """Pixels (3, H, W), uint8, of an encoded image; zeros, and not readable, where it is missing or broken."""
+    """Pixels (3, H, W), uint8, of an encoded image; zeros, and not readable, where it can't be decoded and resized."""
     try:
         image = to_rgb(PIL.Image.open(BytesIO(image_bytes(example["image"]))))
+        return {"pixels": resized_pixels(image, image_processor), "readable": True}
     # Broken files make Pillow's decoders raise errors of a dozen types; one image must not end the run.
     except Exception:
+        # An ordinary image fails too, and ends the run, where the settings are at fault.
+        resized_pixels(PIL.Image.new("RGB", shape[:0:-1]), image_processor)
         return {"pixels": np.zeros(shape, np.uint8), "readable": False}
+
+
+def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:
+    """Pixels (3, H, W), uint8, of an RGB image, resized and cropped but neither rescaled nor normalised.
+
+    Raises:
+        ValueError: the image is so long that, resized, it has more pixels than Pillow opens of an image.
+    """
+    shortest = dict(image_processor.size).get("shortest_edge") if image_processor.do_resize else None
+    num_pixels = (shortest or 0) ** 2 * max(image.size) / min(image.size)
+    if num_pixels > 2 * (PIL.Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(f"an image of {image.size} has {num_pixels:.0f} pixels once resized: give a less long one.")
     pixels = image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-    return {"pixels": pixels.numpy().round().clip(0, 255).astype(np.uint8), "readable": True}
+    return pixels.numpy().round().clip(0, 255).astype(np.uint8)
+
+
+def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_share: float) -> None:
+    """Raises ValueError where more than the share `max_share` of the images are `unreadable`, or all of them."""
+    share = len(unreadable) / max(num_images, 1)
+    if share < 1 and share <= max_share:
+        return
+    names = " and ".join(repr(name) for name in unreadable[:2])
+    raise ValueError(
+        f"{split}: {len(unreadable)} of {num_images} images ({share:.0%}) are missing or can't be decoded, such as "
+        f"{names}. A relative path was looked for in the data set's folder, then in the working directory. Check the "
+        "paths, --image_column and, in a CSV file, the quotes around texts with commas"
+        + ("." if share == 1 else f", or allow more than a share of {max_share} by --max_unreadable_images.")
+    )
 
 
 def normalize_pixels(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:

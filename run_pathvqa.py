@@ -37,7 +37,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mmjepa.card_mmjepa import model_card
 from mmjepa.configuration_mmjepa import MMJepaConfig
-from mmjepa.data_pathvqa import TEXT_COLUMNS, VqaData, alignment_text, load_rows, prepare
+from mmjepa.data_pathvqa import TEXT_COLUMNS, VqaData, alignment_text, check_readable, load_rows, prepare
 from mmjepa.evaluation_pathvqa import (
     answer_questions,
     batches,
@@ -108,6 +108,9 @@ class DataArguments:
     max_train_samples: int | None = HfArg(default=None, help="Train on so many rows.")
     max_val_samples: int | None = HfArg(default=None, aliases=["--max_eval_samples"], help="Evaluate so many rows.")
     preprocessing_num_workers: int = HfArg(default=2, help="Processes that decode and resize the images, once.")
+    max_unreadable_images: float = HfArg(
+        default=0.1, help="Share of a split's images that may be missing or broken; they are read as zeros."
+    )
     blank_images: bool = HfArg(
         default=False, help="Train and evaluate on black images: what do the questions alone give?"
     )
@@ -118,6 +121,10 @@ class DataArguments:
     streaming_buffer_size: int = HfArg(
         default=1000, help="Rows of a stream among which a worker shuffles images and gathers their questions."
     )
+
+    def __post_init__(self):
+        if not 0 <= self.max_unreadable_images <= 1:
+            raise ValueError(f"--max_unreadable_images is {self.max_unreadable_images}: give a share from 0 to 1.")
 
     def columns(self) -> dict[str, str]:
         """The columns that were named by flag."""
@@ -352,6 +359,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             if stream is None or split != "train"
         }
     for split, split_data in data.items():
+        check_readable(split, split_data.unreadable, len(split_data.pixels), data_args.max_unreadable_images)
         report_split(split, split_data)
     if data_args.blank_images:
         data = {split: split_data.blank() for split, split_data in data.items()}
@@ -365,6 +373,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             questions_per_image=training_args.questions_per_image,
             buffer_size=data_args.streaming_buffer_size,
             seed=training_args.seed,
+            max_unreadable=data_args.max_unreadable_images,
             process_index=training_args.process_index,
             num_processes=training_args.world_size,
         )

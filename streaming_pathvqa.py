@@ -1,25 +1,42 @@
 """Training rows read from parquet shards while training goes on, without downloading or preparing them beforehand."""
 
+import logging
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict, Image, IterableDataset, load_dataset, load_dataset_builder
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.distributed import split_dataset_by_node
 from transformers import BaseImageProcessor
 
 from .data_pathvqa import (
     SPLIT_NAMES,
     ImageGroupedSampler,
+    check_readable,
     fill_missing,
     find_columns,
     image_hash,
     prepare_image,
     prepared_shape,
+    with_absolute_path,
     with_own_columns,
 )
+
+logger = logging.getLogger("mmjepa")
+
+# How many images a worker has read when it first judges the share of them that can't be read.
+JUDGED_IMAGES = 100
 
 
 def stream_rows(
@@ -27,8 +44,8 @@ def stream_rows(
 ) -> tuple[IterableDataset, DatasetDict]:
     """The training rows as a stream; the other splits as `load_rows` gives them, with the texts alone as `train`.
 
-    The texts of all training rows are read beforehand: they are few bytes, and the majority answers that evaluations
-    are compared with count them all.
+    The texts of all training rows, without the images, are read beforehand into a table on the disk: the majority
+    answers that evaluations are compared with count them all.
 
     Args:
         dataset_name: a Hub id or a folder, of parquet files; each is a shard.
@@ -39,36 +56,41 @@ def stream_rows(
         ValueError: the data are not parquet files, have no train split, or a column is missing.
     """
     found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
-    files = {SPLIT_NAMES.get(split, split): list(paths) for split, paths in found.items()}
+    files = {SPLIT_NAMES.get(split, split): paths for split, paths in found.items()}
     if "train" not in files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):
         raise ValueError(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "
             "leave out --streaming."
         )
-    columns = columns or {}
+    columns, folder = columns or {}, Path(dataset_name).absolute()
     train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
     names = find_columns(train.column_names, columns, "train")
     image_column = next(column for column, name in names.items() if name == "image")
-    texts = load_dataset(
-        "parquet",
-        data_files=files["train"],
-        split="train",
-        streaming=True,
-        columns=[column for column in names if column != image_column],
-    )
-    rows = {"train": Dataset.from_list([with_texts(row, names) for row in texts])}
+    texts = {column: name for column, name in names.items() if name != "image"}
+    rows = {
+        # In the cache of `datasets`, by the files' names and times of change: the first process alone reads them.
+        "train": Dataset.from_generator(
+            read_texts,
+            features=Features({name: Value("string") for name in texts.values()}),
+            gen_kwargs={"files": files["train"], "names": texts},
+        )
+    }
     for split in files.keys() - {"train"}:
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
-        rows[split] = with_own_columns(others, columns, Path(), split)
+        rows[split] = with_own_columns(others, columns, folder, split)
     train = train.select_columns(list(names)).cast_column(image_column, Image(decode=False))
     # Of a stream, unlike of a table, a column can't be renamed to what it is called already.
     train = train.rename_columns({column: name for column, name in names.items() if column != name})
+    train = train.map(
+        with_absolute_path, fn_kwargs={"folder": str(folder)}, input_columns="image", features=train.features
+    )
     return train, DatasetDict(rows)
 
 
-def with_texts(row: dict[str, Any], names: dict[str, str]) -> dict[str, str]:
-    """The texts of a row, by their names here."""
-    return fill_missing(*row.values(), columns=[names[column] for column in row])
+def read_texts(files: list[str], names: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The texts of all rows, by their names here; of each file, their columns alone are read."""
+    for row in load_dataset("parquet", data_files=files, split="train", streaming=True, columns=list(names)):
+        yield fill_missing(*row.values(), columns=[names[column] for column in row])
 
 
 class StreamedVqaData(torch.utils.data.IterableDataset):
@@ -84,6 +106,8 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         batch_size: rows of a batch on one process.
         buffer_size: rows that wait, in each worker.
         seed: decides, with the number of the pass, the order of the shards and of the rows in each buffer.
+        max_unreadable: the share of the images that may be missing or broken. Each worker judges those that it read
+            in a pass, so far or, where they are less than `JUDGED_IMAGES`, at its end; the first are logged at once.
     """
 
     def __init__(
@@ -95,6 +119,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         questions_per_image: int,
         buffer_size: int,
         seed: int,
+        max_unreadable: float,
         process_index: int = 0,
         num_processes: int = 1,
     ):
@@ -105,6 +130,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         self.questions_per_image = questions_per_image
         self.buffer_size = buffer_size
         self.seed = seed
+        self.max_unreadable = max_unreadable
         self.process_index = process_index
         self.num_processes = num_processes
 
@@ -118,13 +144,20 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
             yield from rows
 
     def one_pass(self, number: int) -> Iterator[dict[str, Any]]:
-        """The rows of this process and worker, each once."""
+        """The rows of this process and worker, each once.
+
+        Raises:
+            ValueError: more images than `max_unreadable` allows can't be read.
+        """
+        self.num_images = 0  # of this pass
+        self.unreadable: list[str] = []
         seed = self.seed + number
         shuffled = self.rows.shuffle(seed=seed, buffer_size=1)  # the shards; their rows wait for the buffer
         rows = iter(split_dataset_by_node(shuffled, self.process_index, self.num_processes))
         for block_number in count():
             block = list(islice(rows, self.buffer_size))
             if not block:
+                check_readable("train", self.unreadable, self.num_images, self.max_unreadable)
                 return
             yield from self._grouped(block, seed, block_number)
 
@@ -138,6 +171,20 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         for number in sampler:
             row, image = block[number], hashes[number]
             if image not in pixels:
-                pixels[image] = torch.from_numpy(prepare_image(row, self.image_processor, shape)["pixels"])
+                prepared = prepare_image(row, self.image_processor, shape)
+                pixels[image] = torch.from_numpy(prepared["pixels"])
+                self._count(row, prepared["readable"])
             texts = {name: text for name, text in row.items() if name != "image"}
             yield {**fill_missing(*texts.values(), columns=list(texts)), "image_id": image, "pixels": pixels[image]}
+
+    def _count(self, row: dict[str, Any], readable: bool) -> None:
+        """Counts the image of `row`; warns where it can't be read, and raises ValueError where that is too often."""
+        self.num_images += 1
+        if readable:
+            return
+        name = (row["image"] or {}).get("path") or f"that of {row['question']!r}"
+        self.unreadable.append(name)
+        if len(self.unreadable) <= 10:
+            logger.warning("train: an image is missing or can't be decoded and is read as zeros: %s", name)
+        if self.num_images >= JUDGED_IMAGES:
+            check_readable("train", self.unreadable, self.num_images, self.max_unreadable)

@@ -81,6 +81,16 @@ def write_json(folder, table):
         table(split).to_json(folder / f"{split}.json", orient="records", indent=1)
 
 
+def write_parquet_of_paths(folder, table):
+    (folder / "data").mkdir()
+    for split in SPLIT_ROWS:
+        rows = table(split)
+        paths = [{"bytes": None, "path": path} for path in rows["image"]]
+        rows_of(paths, question=list(rows["question"]), answer=list(rows["answer"])).to_parquet(
+            folder / "data" / f"{split}-00000-of-00001.parquet", batch_size=10
+        )
+
+
 def write_csv_under_other_split_names(folder, table):
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
         table(split).to_csv(folder / f"{name}.csv", index=False)
@@ -245,8 +255,8 @@ BAD_IMAGES = {
 }
 
 
-def rows_of(images: list) -> Dataset:
-    rows = {"image": images, "question": ["what?"] * len(images), "answer": ["yes"] * len(images)}
+def rows_of(images: list, **texts: list[str]) -> Dataset:
+    rows = {"image": images, "question": ["what?"] * len(images), "answer": ["yes"] * len(images), **texts}
     features = Features({"image": Image(decode=False), "question": Value("string"), "answer": Value("string")})
     return Dataset.from_dict(rows, features=features)
 
@@ -261,6 +271,31 @@ def test_an_image_that_cannot_be_read_is_a_zero_image_and_is_named(monkeypatch, 
     assert data.pixels[1]["pixels"].shape == (3, 28, 28)
     assert data.pixels[1]["pixels"].max() == 0
     assert data.pixels[0]["pixels"].max() > 0
+
+
+def test_an_image_too_long_to_be_resized_is_a_zero_image_and_is_named(image_processor):
+    """By the published settings, the shorter edge 256 pixels, 2.5 million pixels long and gigabytes large."""
+    image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"size": {"shortest_edge": 256}})
+    good, line = ({"bytes": encoded(noise(0, 1, width)), "path": f"{width}.png"} for width in (40, 10_000))
+    data = prepare(rows_of([good, line]), image_processor)
+    assert data.unreadable == ["10000.png"]
+    assert data.pixels[1]["pixels"].max() == 0 < data.pixels[0]["pixels"].max()
+
+
+def test_an_image_whose_resizing_fails_is_a_zero_image_but_wrong_settings_end_the_run(monkeypatch, image_processor):
+    resize = BitImageProcessorPil.resize
+
+    def fail_where_long(self, image, *args, **kwargs):
+        if max(image.shape) > 50:
+            raise MemoryError
+        return resize(self, image, *args, **kwargs)
+
+    monkeypatch.setattr(BitImageProcessorPil, "resize", fail_where_long)
+    rows = rows_of([{"bytes": encoded(noise(0, 40, width)), "path": f"{width}.png"} for width in (50, 60)])
+    assert prepare(rows, image_processor).unreadable == ["60.png"]
+    wrong = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"resample": 77})
+    with pytest.raises(ValueError, match="77"):
+        prepare(rows, wrong)
 
 
 def test_missing_images_are_counted_once_where_they_have_a_name(tmp_path, image_processor):
@@ -352,16 +387,33 @@ def test_images_are_prepared_once_and_again_where_the_settings_differ(tmp_path, 
         assert not pixel_files(table_folder, other).keys() & files.keys()
 
 
-def test_an_image_file_that_was_repaired_is_read_again(table_folder, image_processor):
-    path = table_folder / "images" / "train_4.png"
+@pytest.mark.parametrize("write", [write_csv, write_parquet_of_paths])
+def test_an_image_file_that_was_repaired_is_read_again(tmp_path, write, image_processor):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder, image_table(folder))
+    path = folder / "images" / "train_4.png"
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    data = prepare(load_rows(str(table_folder))["train"], image_processor)
+    data = prepare(load_rows(str(folder))["train"], image_processor)
     assert data.unreadable == [str(path)]
     path.write_bytes(whole)
-    data = prepare(load_rows(str(table_folder))["train"], image_processor)
+    data = prepare(load_rows(str(folder))["train"], image_processor)
     assert data.unreadable == []
     assert data.questions["image_id"][:] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_path_leads_into_the_data_sets_folder_before_the_working_directory(tmp_path, monkeypatch):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for file in (folder / "both.png", tmp_path / "both.png", tmp_path / "here.png"):
+        noise(0).save(file)
+    monkeypatch.chdir(tmp_path)
+    write_table(
+        folder, [{"image": f"{name}.png", "question": "?", "answer": "yes"} for name in ("both", "here", "no")]
+    )
+    paths = [image["path"] for image in load_rows("rows")["train"]["image"]]
+    assert paths == [str(folder / "both.png"), str(tmp_path / "here.png"), str(folder / "no.png")]
 
 
 def test_several_processes_prepare_the_same_images(table_folder, image_processor):

@@ -267,7 +267,9 @@ def test_published_checkpoints_and_data_set_are_trained_offline(
     assert trained.generation_config.num_beams in (None, 1)
 
 
-def test_missing_and_broken_images_are_counted_and_named(folders, tmp_path, caplog):
+@pytest.fixture
+def broken_table(tmp_path) -> str:
+    """A folder of tables of three images, of which one can be read."""
     folder = tmp_path / "table"
     folder.mkdir()
     (folder / "good.jpg").write_bytes(encoded(PILImage.new("RGB", (30, 30), "red")))
@@ -275,10 +277,59 @@ def test_missing_and_broken_images_are_counted_and_named(folders, tmp_path, capl
     lines = ["image,question,answer", "good.jpg,is it?,yes", "broken.jpg,is it?,no", "missing.jpg,is it?,no"]
     for split in ("train", "validation"):
         (folder / f"{split}.csv").write_text("\n".join(lines))
+    return str(folder)
+
+
+def test_missing_and_broken_images_are_counted_and_named(folders, broken_table, caplog):
+    flags = ["--dataset_name", broken_table, "--fast_dev_run", "--max_unreadable_images", "0.7"]
     with caplog.at_level("WARNING"):
-        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(folder), "--fast_dev_run"])
+        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, *flags])
     assert "train: 2 images are missing or can't be decoded" in caplog.text
     assert "broken.jpg" in caplog.text and "missing.jpg" in caplog.text and "good.jpg" not in caplog.text
+
+
+def test_more_unreadable_images_than_the_flag_allows_are_refused(folders, broken_table):
+    with pytest.raises(ValueError, match=r"train: 2 of 3 images \(67%\).*0.6 by --max_unreadable_images"):
+        flags = ["--dataset_name", broken_table, "--max_unreadable_images", "0.6"]
+        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, *flags])
+
+
+def write_wrong_paths(folder):
+    for split in ("train", "validation"):
+        (folder / f"{split}.csv").write_text("image,question,answer\na.jpg,is it?,yes\nb.jpg,is it?,no\n")
+    return [str(folder / "a.jpg"), str(folder / "b.jpg")]
+
+
+def write_unquoted_commas(folder):
+    for split in ("train", "validation"):
+        (folder / f"{split}.csv").write_text("image,question,answer\na.jpg,small, is it?,yes\nb.jpg,red, is it?,no\n")
+    return [str(folder / "small"), str(folder / "red")]
+
+
+def write_parquet_of_wrong_paths(folder):
+    features = Features({"image": Image(decode=False), "question": Value("string"), "answer": Value("string")})
+    images = [{"path": path, "bytes": None} for path in ("/no/a.jpg", "b.jpg")]
+    for split in ("train", "validation"):
+        rows = {"image": images, "question": ["is it?"] * 2, "answer": ["yes", "no"]}
+        Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet", batch_size=2)
+    return ["/no/a.jpg", str(folder / "b.jpg")]
+
+
+@pytest.mark.parametrize("write", [write_wrong_paths, write_unquoted_commas, write_parquet_of_wrong_paths])
+def test_a_split_without_a_readable_image_is_always_refused_with_paths_tried(folders, tmp_path, write):
+    folder = tmp_path / "table"
+    folder.mkdir()
+    paths = write(folder)
+    flags = ["--dataset_name", str(folder), "--max_unreadable_images", "1"]
+    with pytest.raises(ValueError, match=r"train: 2 of 2 images .* data set's folder.* quotes") as error:
+        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, *flags])
+    assert all(path in str(error.value) for path in paths)
+
+
+@pytest.mark.parametrize("share", ["10", "-0.1"])
+def test_a_share_of_unreadable_images_is_between_0_and_1(share):
+    with pytest.raises(ValueError, match=f"--max_unreadable_images is {float(share)}"):
+        parsed("--max_unreadable_images", share)
 
 
 def test_a_data_set_without_validation_is_refused(folders, tmp_path):

@@ -1,12 +1,16 @@
 """Streaming: every row once a pass whoever reads it, images kept together, and a resumed run that goes on exactly."""
 
+import io
+import itertools
 import json
+import os
 import sys
 from collections import Counter
-from itertools import groupby
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
@@ -48,7 +52,14 @@ def make_stream(folder, image_processor):
 
     def make(**arguments) -> StreamedVqaData:
         rows, others = stream_rows(folder)
-        settings = {"batch_size": 8, "questions_per_image": 4, "buffer_size": 1000, "seed": 3, **arguments}
+        settings = {
+            "batch_size": 8,
+            "questions_per_image": 4,
+            "buffer_size": 1000,
+            "seed": 3,
+            "max_unreadable": 0,
+            **arguments,
+        }
         return StreamedVqaData(rows, others["train"], image_processor, **settings)
 
     return make
@@ -90,7 +101,7 @@ def test_passes_follow_one_another_without_end(make_stream):
 
 def runs_of_images(stream: StreamedVqaData) -> list[int]:
     """How many questions about one image come one after the other."""
-    return [len(list(rows)) for _, rows in groupby(stream.one_pass(0), key=lambda row: row["image_id"])]
+    return [len(list(rows)) for _, rows in itertools.groupby(stream.one_pass(0), key=lambda row: row["image_id"])]
 
 
 def test_questions_about_an_image_in_the_buffer_come_together(make_stream):
@@ -112,6 +123,103 @@ def test_texts_and_other_splits_are_those_of_the_whole_data_set(folder):
     whole = load_rows(folder)
     assert streamed["train"].to_list() == whole["train"].select_columns(["question", "answer"]).to_list()
     assert streamed["validation"].to_list() == whole["validation"].to_list()
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch) -> Path:
+    """A folder of two shards that a test may change; what `datasets` caches of it goes where it goes."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "dataset_cache")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_shards(folder, 2)
+    return folder
+
+
+def test_texts_are_a_table_on_the_disk_that_is_written_once(own_folder):
+    files = []
+    for _ in range(2):
+        texts = stream_rows(str(own_folder))[1]["train"]
+        files.append([(file["filename"], os.stat(file["filename"]).st_mtime_ns) for file in texts.cache_files])
+    assert files[0] == files[1] and len(files[0]) == 1
+    own_folder.joinpath("train-00001-of-00002.parquet").unlink()
+    assert len(stream_rows(str(own_folder))[1]["train"]) == 30
+
+
+def test_texts_are_read_without_the_images(own_folder):
+    for path in own_folder.glob("train-*"):
+        metadata = pq.ParquetFile(path).metadata
+        whole = bytearray(path.read_bytes())
+        for group, column in itertools.product(range(metadata.num_row_groups), range(metadata.num_columns)):
+            chunk = metadata.row_group(group).column(column)
+            if chunk.path_in_schema.startswith("image"):
+                start = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
+                whole[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+        path.write_bytes(whole)
+    rows, texts = stream_rows(str(own_folder))
+    assert texts["train"]["question"][:] == [f"what is {row}?" for row in range(60)]
+    with pytest.raises(Exception, match="[Pp]age|Thrift|Image"):
+        next(iter(rows))
+
+
+def test_a_streamed_path_leads_into_the_data_sets_folder(own_folder, image_processor):
+    image = PILImage.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28, 3), np.uint8))
+    image.save(own_folder / "a.png")
+    rows = {"image": [{"bytes": None, "path": "a.png"}], "question": ["what?"], "answer": ["a liver"]}
+    features = Features({**FEATURES, "image": Image(decode=False)})
+    for file in own_folder.iterdir():
+        if file.suffix == ".parquet":
+            Dataset.from_dict(rows, features=features).to_parquet(file, batch_size=1)
+    stream, others = stream_rows(str(own_folder))
+    assert next(iter(stream))["image"]["path"] == others["validation"][0]["image"]["path"] == f"{own_folder}/a.png"
+
+
+@pytest.fixture
+def broken_stream(own_folder, image_processor):
+    """A function that makes a stream of two shards, of so many images that can be read and such that can't."""
+
+    def make(readable: int, broken: int, **arguments) -> StreamedVqaData:
+        whole = io.BytesIO()
+        PILImage.new("RGB", (28, 28), "red").save(whole, "PNG")
+        images = [whole.getvalue() + bytes([number]) for number in range(readable)]
+        images += [bytes([number, 0]) for number in range(broken)]
+        rows = {
+            "image": [{"bytes": image, "path": None} for image in images],
+            "question": [f"{'whole' if row < readable else 'broken'} {row}?" for row in range(len(images))],
+            "answer": ["yes"] * len(images),
+        }
+        whole = Dataset.from_dict(rows, features=FEATURES)
+        for shard in range(2):
+            whole.shard(2, shard, contiguous=False).to_parquet(own_folder / f"train-{shard:05d}-of-00002.parquet")
+        stream, others = stream_rows(str(own_folder))
+        return StreamedVqaData(stream, others["train"], image_processor, 8, 4, buffer_size=16, seed=3, **arguments)
+
+    return make
+
+
+def test_unreadable_images_of_a_stream_are_named_up_to_a_share(broken_stream, caplog):
+    assert len(list(broken_stream(36, 4, max_unreadable=0.1).one_pass(0))) == 40
+    assert {name for name in ("36", "37", "38", "39") if f"'broken {name}?'" in caplog.text} == {
+        "36",
+        "37",
+        "38",
+        "39",
+    }
+    assert "whole" not in caplog.text
+    with pytest.raises(ValueError, match=r"train: 5 of 40 images \(12%\).*'broken .*--max_unreadable_images"):
+        list(broken_stream(35, 5, max_unreadable=0.1).one_pass(0))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("readable", "broken", "allowed", "message"),
+    [(0, 200, 1, "100 of 100 images"), (100, 100, 0.3, r"of 1\d\d images .* more than a share of 0.3 by")],
+)
+def test_a_stream_of_unreadable_images_ends_in_mid_pass(
+    broken_stream, readable, broken, allowed, message, num_workers
+):
+    stream = broken_stream(readable, broken, max_unreadable=allowed)
+    with pytest.raises(ValueError, match=message):
+        list(itertools.islice(torch.utils.data.DataLoader(stream, batch_size=None, num_workers=num_workers), 150))
 
 
 def train(stream: StreamedVqaData, model, processor, folder: Path, resume_from: str | None = None, **arguments):
