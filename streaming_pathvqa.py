@@ -1,6 +1,6 @@
 """Training rows read from parquet shards while training goes on, without downloading or preparing them beforehand."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor
 from .data_pathvqa import (
     SPLIT_NAMES,
     ImageGroupedSampler,
+    check_splits,
     fill_missing,
     find_columns,
     image_hash,
@@ -23,7 +24,10 @@ from .data_pathvqa import (
 
 
 def stream_rows(
-    dataset_name: str, config_name: str | None = None, columns: dict[str, str] | None = None
+    dataset_name: str,
+    config_name: str | None = None,
+    columns: dict[str, str] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> tuple[IterableDataset, DatasetDict]:
     """The training rows as a stream; the other splits as `load_rows` gives them, with the texts alone as `train`.
 
@@ -34,9 +38,10 @@ def stream_rows(
         dataset_name: a Hub id or a folder, of parquet files; each is a shard.
         config_name: which configuration of a Hub data set.
         columns: name in the data set by name here; other columns are found by their name.
+        wanted: the splits that are read, train among them; all by default.
 
     Raises:
-        ValueError: the data are not parquet files, have no train split, or a column is missing.
+        ValueError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
     """
     found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
     files = {SPLIT_NAMES.get(split, split): list(paths) for split, paths in found.items()}
@@ -45,6 +50,7 @@ def stream_rows(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "
             "leave out --streaming."
         )
+    check_splits(dataset_name, files, wanted or ())
     columns = columns or {}
     train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
     names = find_columns(train.column_names, columns, "train")
@@ -57,7 +63,7 @@ def stream_rows(
         columns=[column for column in names if column != image_column],
     )
     rows = {"train": Dataset.from_list([with_texts(row, names) for row in texts])}
-    for split in files.keys() - {"train"}:
+    for split in (split for split in wanted or files if split != "train"):
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
         rows[split] = with_own_columns(others, columns, Path(), split)
     train = train.select_columns(list(names)).cast_column(image_column, Image(decode=False))
