@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test bench test-oldest quality style
 
 demo: data/drawn_slides
-	$(BIN)/python run_pathvqa.py configs/demo.json
+	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
 
 data/drawn_slides: | .venv/installed
 	$(BIN)/python -m mmjepa.drawn_slides $@ --num_train 6000 --num_validation 300

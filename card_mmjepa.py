@@ -76,13 +76,16 @@ def shown_name(name: str) -> str:
     return Path(name).absolute().name if Path(name).exists() else name
 
 
-def model_card(model_id: str, metrics: dict[str, float], dataset_name: str, base_models: list[str]) -> ModelCard:
+def model_card(
+    model_id: str, metrics: dict[str, float], dataset_name: str, base_models: list[str], fine_tuned: bool = False
+) -> ModelCard:
     """The card of a model.
 
     Args:
         model_id: Hub id or folder, from which the card's code loads the model.
         metrics: the run's numbers as in `all_results.json`, with the prefixes of their splits.
         dataset_name, base_models: Hub ids or folders. Folders are named in the text alone: the Hub can't link to them.
+        fine_tuned: whether the base model is an MMJepa that was trained further, not the parts of a new one.
     """
     dataset, model_name = shown_name(dataset_name), shown_name(model_id)
     results = evaluation_results(metrics, dataset)
@@ -109,6 +112,6 @@ def model_card(model_id: str, metrics: dict[str, float], dataset_name: str, base
         template_str=TEMPLATE,
         model_name=model_name,
         model_id=model_id,
-        origin=f"Trained from {start} on {dataset}.",
+        origin=f"{'Fine-tuned' if fine_tuned else 'Trained'} from {start} on {dataset}.",
         tables=tables,
     )

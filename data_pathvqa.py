@@ -7,7 +7,7 @@ import os
 import re
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice, pairwise
@@ -48,7 +48,12 @@ TABLE_SUFFIXES = (".csv", ".json", ".jsonl")
 PACKING_LOOKAHEAD = 64
 
 
-def load_rows(dataset_name: str, config_name: str | None = None, columns: dict[str, str] | None = None) -> DatasetDict:
+def load_rows(
+    dataset_name: str,
+    config_name: str | None = None,
+    columns: dict[str, str] | None = None,
+    wanted: Collection[str] | None = None,
+) -> DatasetDict:
     """The splits of a data set with columns `image`, `question`, `answer` and, where it has them, `caption`, `text`.
 
     Images stay encoded: `image` is bytes or a path (`datasets.Image(decode=False)`). A missing text is "".
@@ -58,18 +63,28 @@ def load_rows(dataset_name: str, config_name: str | None = None, columns: dict[s
             train/validation/test tables (.csv, .json, .jsonl) whose image paths are relative to it.
         config_name: which configuration of a Hub data set.
         columns: name in the data set by name here, {"question": "prompt"}; other columns are found by their name.
+        wanted: the splits, by their names here, that are read; all by default.
 
     Raises:
-        ValueError: a column is missing, or a folder has no data in one of these forms.
+        ValueError: a wanted split or a column is missing, or a folder has no data in one of these forms.
     """
     folder = Path(dataset_name)
     splits = load_folder(folder, config_name) if folder.is_dir() else load_dataset(dataset_name, config_name)
+    found = {SPLIT_NAMES.get(split, split): rows for split, rows in splits.items()}
+    check_splits(dataset_name, found, wanted or ())
     return DatasetDict(
-        {
-            SPLIT_NAMES.get(split, split): with_own_columns(rows, columns or {}, folder.absolute(), split)
-            for split, rows in splits.items()
-        }
+        {split: with_own_columns(found[split], columns or {}, folder.absolute(), split) for split in wanted or found}
     )
+
+
+def check_splits(dataset_name: str, found: Collection[str], wanted: Collection[str]) -> None:
+    """Raises ValueError where a wanted split is not among those found."""
+    if missing := [split for split in wanted if split not in found]:
+        raise ValueError(
+            f"{dataset_name} has the splits {', '.join(found)} but no {' and no '.join(missing)}: train is always "
+            "needed, for the answers that evaluations are compared with; validation unless --do_eval false; test for "
+            "--do_predict."
+        )
 
 
 def load_folder(folder: Path, config_name: str | None = None) -> DatasetDict:

@@ -8,6 +8,7 @@ processors/       MMJepaProcessor
 mmjepa/           the whole, as `save_pretrained` writes it
 """
 
+import argparse
 import copy
 import json
 from pathlib import Path
@@ -98,3 +99,16 @@ def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
     model.tie_weights()
     model.generation_config = GenerationConfig.from_pretrained(folder / "generator_bart")
     return model.eval()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Writes a saved model as a folder of parts.")
+    parser.add_argument("model", help="A folder or Hub id of a saved MMJepa.")
+    parser.add_argument("folder", help="Where the parts are written.")
+    arguments = parser.parse_args(argv)
+    model = MMJepaForConditionalGeneration.from_pretrained(arguments.model)
+    export_parts(model, MMJepaProcessor.from_pretrained(arguments.model), arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

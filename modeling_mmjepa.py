@@ -522,14 +522,14 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             vision: checkpoint of a `Dinov2Model`.
             text: checkpoint of a BART model; its encoder becomes the teacher, its decoder the generator. Its
                 generation settings give the special and forced tokens.
-            config_kwargs: fields of [`MMJepaConfig`].
+            config_kwargs: fields of [`MMJepaConfig`]; `tie_word_embeddings` is by default the BART checkpoint's.
 
         Raises:
             ValueError: a checkpoint is of another model type.
         """
         vision_config, text_config = AutoConfig.from_pretrained(vision), AutoConfig.from_pretrained(text)
+        config_kwargs = {"tie_word_embeddings": text_config.tie_word_embeddings, **config_kwargs}
         config = MMJepaConfig(vision_config=vision_config, text_config=text_config, **config_kwargs)
-        config.tie_word_embeddings = text_config.tie_word_embeddings
         image_encoder = Dinov2Model.from_pretrained(vision)
         bart = BartForConditionalGeneration.from_pretrained(text)
         model = cls(config)

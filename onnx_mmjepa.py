@@ -10,6 +10,7 @@ Each graph's weights, in float32, lie beside it in a file of its name and `.data
 and A are free.
 """
 
+import argparse
 import copy
 import json
 from pathlib import Path
@@ -161,3 +162,16 @@ class OnnxModel:
             if ended.all():
                 break
         return answers
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Writes a saved model as three ONNX graphs.")
+    parser.add_argument("model", help="A folder or Hub id of a saved MMJepa.")
+    parser.add_argument("folder", help="Where the graphs are written.")
+    arguments = parser.parse_args(argv)
+    model = MMJepaForConditionalGeneration.from_pretrained(arguments.model)
+    export_onnx(model, MMJepaProcessor.from_pretrained(arguments.model), arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

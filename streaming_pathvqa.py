@@ -1,7 +1,7 @@
 """Training rows read from parquet shards while training goes on, without downloading or preparing them beforehand."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .data_pathvqa import (
     SPLIT_NAMES,
     ImageGroupedSampler,
     check_readable,
+    check_splits,
     fill_missing,
     find_columns,
     image_hash,
@@ -40,7 +41,10 @@ JUDGED_IMAGES = 100
 
 
 def stream_rows(
-    dataset_name: str, config_name: str | None = None, columns: dict[str, str] | None = None
+    dataset_name: str,
+    config_name: str | None = None,
+    columns: dict[str, str] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> tuple[IterableDataset, DatasetDict]:
     """The training rows as a stream; the other splits as `load_rows` gives them, with the texts alone as `train`.
 
@@ -51,9 +55,10 @@ def stream_rows(
         dataset_name: a Hub id or a folder, of parquet files; each is a shard.
         config_name: which configuration of a Hub data set.
         columns: name in the data set by name here; other columns are found by their name.
+        wanted: the splits that are read, train among them; all by default.
 
     Raises:
-        ValueError: the data are not parquet files, have no train split, or a column is missing.
+        ValueError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
     """
     found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
     files = {SPLIT_NAMES.get(split, split): paths for split, paths in found.items()}
@@ -62,6 +67,7 @@ def stream_rows(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "
             "leave out --streaming."
         )
+    check_splits(dataset_name, files, wanted or ())
     columns, folder = columns or {}, Path(dataset_name).absolute()
     train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
     names = find_columns(train.column_names, columns, "train")
@@ -75,7 +81,7 @@ def stream_rows(
             gen_kwargs={"files": files["train"], "names": texts},
         )
     }
-    for split in files.keys() - {"train"}:
+    for split in (split for split in wanted or files if split != "train"):
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
         rows[split] = with_own_columns(others, columns, folder, split)
     train = train.select_columns(list(names)).cast_column(image_column, Image(decode=False))

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.hf_argparser import HfArg
 from transformers.integrations import TensorBoardCallback
+from transformers.training_args import ParallelMode
 
 from .augmentation_mmjepa import AUGMENTATIONS, augment
 from .data_pathvqa import ImageGroupedSampler, SharedBatchSampler, VqaCollator, VqaData, normalize_pixels
@@ -26,7 +27,8 @@ from .streaming_pathvqa import StreamedVqaData
 
 logger = logging.getLogger("mmjepa")
 
-PRECISIONS = ("bf16", "fp16", "32")
+# What --precision may say -> the Trainer's flag for it.
+PRECISIONS = {"bf16": "bf16", "bf16-mixed": "bf16", "fp16": "fp16", "16-mixed": "fp16", "32": None, "32-true": None}
 
 
 @dataclass
@@ -55,11 +57,26 @@ class MMJepaTrainingArguments(TrainingArguments):
         default=1, aliases=["--accumulate_grad_batches"], help="Batches added up before a step."
     )
     max_grad_norm: float = HfArg(default=1.0, aliases=["--gradient_clip_val"], help="Norm gradients are cut to.")
-    precision: str | None = HfArg(
-        default=None, help="bf16, fp16 or 32 (float32); left out: bf16 on a GPU that has it, else float32."
+    precision: str = HfArg(
+        default="auto",
+        help="bf16 (or bf16-mixed), fp16 (16-mixed) or 32 (32-true); auto is bf16 on a GPU that has it, else 32.",
     )
     do_train: bool = HfArg(default=True, help="Whether to train.")
-    do_eval: bool = HfArg(default=True, help="Whether to evaluate the validation split at the end, controls included.")
+    do_eval: bool = HfArg(
+        default=True,
+        help="Whether to evaluate the validation split at the end, controls included; false also switches off the "
+        "evaluations while training (--eval_strategy) and with them the choice of the best checkpoint.",
+    )
+    resume_from_checkpoint: str | None = HfArg(
+        default=None,
+        help="Goes on with training from a checkpoint: alone, `true` or `last` from the newest complete one in the "
+        "output folder, with a run's folder from that run's newest, or from the one named.",
+        metadata={"nargs": "?", "const": "last"},
+    )
+    overwrite_output_dir: bool = HfArg(
+        default=False,
+        help="Removes what an earlier run left in the output folder, its model and checkpoints too; other files stay.",
+    )
     align_warmup_epochs: float = HfArg(
         default=1.0, help="Epochs of the alignment loss alone, at the start; at most half of the training."
     )
@@ -82,12 +99,16 @@ class MMJepaTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.use_cosine_schedule:
             self.lr_scheduler_type = "cosine"
-        if self.precision is None and not (self.bf16 or self.fp16):
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.use_cpu
-        elif self.precision is not None:
-            if self.precision not in PRECISIONS:
-                raise ValueError(f"precision is {self.precision!r}: allowed are {', '.join(PRECISIONS)}.")
-            self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
+            # Else each of the launched processes would take itself for the only one.
+            self.use_cpu = True
+        if self.precision not in ("auto", *PRECISIONS):
+            raise ValueError(f"precision is {self.precision!r}: allowed are auto, {', '.join(PRECISIONS)}.")
+        if self.precision != "auto":
+            self.bf16, self.fp16 = (PRECISIONS[self.precision] == name for name in ("bf16", "fp16"))
+        elif not (self.bf16 or self.fp16 or self.use_cpu):
+            # Older GPUs emulate bf16, slower than float32.
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
             if not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
@@ -102,9 +123,19 @@ class MMJepaTrainingArguments(TrainingArguments):
         if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
             # During the warm-up the decoder takes no part in the loss, which DDP refuses unless told.
             self.ddp_find_unused_parameters = True
+        if not self.do_eval:
+            # An eval_strategy would make the Trainer set it back.
+            self.eval_strategy, self.load_best_model_at_end = "no", False
         if self.fast_dev_run:
             self.max_steps = 2
         super().__post_init__()
+        if self.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
+            # The Trainer would split pixel_values and questions by rows, which are not of the same number.
+            logger.warning(
+                "Training on one of %d GPUs; to use all: torchrun --nproc_per_node %d run_pathvqa.py ...",
+                *[self.n_gpu] * 2,
+            )
+            self._n_gpu = 1
 
 
 class MMJepaTensorBoardCallback(TensorBoardCallback):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model
 
-from mmjepa.export_mmjepa import export_parts, rebuild_from_parts
+from mmjepa.export_mmjepa import export_parts, main, rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
@@ -81,3 +81,9 @@ def test_adapters_are_plain_state_dicts_and_json(exported):
         assert all(isinstance(value, torch.Tensor) for value in torch.load(folder / f"adapters/{name}.pt").values())
     own = json.loads((folder / "adapters" / "mm_config.json").read_text())
     assert own["visual_prefix"] == model.config.visual_prefix
+
+
+def test_the_command_exports_a_saved_model_without_data(saved_folder, batch, tmp_path):
+    main([saved_folder, str(tmp_path)])
+    model = MMJepaForConditionalGeneration.from_pretrained(saved_folder)
+    assert torch.equal(rebuild_from_parts(tmp_path)(**batch).logits, model(**batch).logits)

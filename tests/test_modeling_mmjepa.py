@@ -497,3 +497,15 @@ def test_config_round_trips_with_its_parts_as_dicts_or_objects(make_config, tmp_
     loaded = MMJepaConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
     assert loaded.text_config.d_model == config.text_config.d_model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_whether_the_head_is_tied_is_as_asked_else_as_in_the_bart_checkpoint(checkpoints, tmp_path, tied):
+    build = MMJepaForConditionalGeneration.from_vision_text_pretrained
+    bart = BartForConditionalGeneration.from_pretrained(checkpoints["text"])
+    bart.config.tie_word_embeddings = tied
+    bart.save_pretrained(tmp_path)
+    for expected, given in ((tied, {}), (not tied, {"tie_word_embeddings": not tied})):
+        model = build(checkpoints["vision"], str(tmp_path), **given)
+        assert model.config.tie_word_embeddings == expected
+        assert (model.lm_head.weight is model.decoder.embed_tokens.weight) == expected

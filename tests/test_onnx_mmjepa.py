@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
 pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
 
-from mmjepa.onnx_mmjepa import OnnxModel, export_onnx  # noqa: E402
+from mmjepa.onnx_mmjepa import OnnxModel, export_onnx, main  # noqa: E402
 
 QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is it?"]
 
@@ -83,3 +84,12 @@ def test_exporting_leaves_the_model_in_its_precision_and_mode(make_model, proces
 def test_no_path_of_the_exporting_machine_is_written(exported):
     _, folder = exported
     assert not any(b"onnx_mmjepa.py" in path.read_bytes() for path in folder.glob("*.onnx"))
+
+
+def test_the_command_exports_a_saved_model_without_data(saved_folder, tmp_path):
+    main([saved_folder, str(tmp_path)])
+    processor = MMJepaProcessor.from_pretrained(saved_folder)
+    inputs = {"images": images(1), "text": QUESTIONS[0]}
+    answers = OnnxModel(tmp_path).generate(**processor(**inputs, return_tensors="np"))
+    model = MMJepaForConditionalGeneration.from_pretrained(saved_folder)
+    assert answers.tolist() == model.generate(**processor(**inputs, return_tensors="pt")).tolist()

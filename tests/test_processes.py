@@ -175,6 +175,19 @@ def test_two_processes_go_on_in_mid_epoch_as_if_not_stopped(runs, flags, kind, t
     assert answers(tmp_path) == answers(runs[kind])
 
 
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, [*ACCELERATE, str(ROOT / "configs" / "ddp.yaml")]], ids=["torch", "acc"]
+)
+def test_without_a_gpu_the_launched_processes_are_one_run_though_not_told_to_use_the_cpu(
+    launcher, flags, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    only_train = ["--num_train_epochs", "1", "--align_warmup_epochs", "0", "--do_eval", "false", "--save_steps", "9"]
+    finish(start(launcher, tmp_path, flags, *batches_of(4), *only_train, "--use_cpu", "false"))
+    # 25 rows in steps of 2 x 4. A process by itself would have 7.
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 4
+
+
 def test_two_processes_train_on_a_stream(flags, tmp_path):
     launcher = [*ACCELERATE, str(ROOT / "configs" / "ddp.yaml")]
     finish(start(launcher, tmp_path, flags, *batches_of(4), "--streaming", "--max_steps", "8"))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
-from transformers import Dinov2Model
+from transformers import BartForConditionalGeneration, Dinov2Model
+from transformers.training_args import ParallelMode
 
+from mmjepa import data_pathvqa
 from mmjepa.drawn_slides import write_drawn_slides
 from mmjepa.export_mmjepa import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
@@ -79,6 +82,9 @@ def parsed(*flags):
         ("gradient_clip_val", "2.5", 2, "max_grad_norm", 2.5),
         ("precision", "bf16", 2, "bf16", True),
         ("precision", "fp16", 2, "fp16", True),
+        ("precision", "bf16-mixed", 2, "bf16", True),
+        ("precision", "16-mixed", 2, "fp16", True),
+        ("project_image", "false", 0, "project_image", False),
         ("lambda_align", "0.1", 0, "lambda_align", 0.1),
         ("lambda_ce", "2", 0, "lambda_ce", 2.0),
         ("align_warmup_epochs", "2", 2, "align_warmup_epochs", 2.0),
@@ -95,7 +101,8 @@ def test_defaults_are_the_documented_ones():
     model, data, training = parsed("--use_cpu")
     assert (training.per_device_train_batch_size, training.dataloader_num_workers) == (16, 4)
     assert (training.num_train_epochs, training.lr_img, training.learning_rate) == (3, 3e-4, 3e-5)
-    assert (model.num_image_tokens, model.lambda_align, model.lambda_ce) == (8, 0.5, 1.0)
+    config = run_pathvqa.build_model(model).config
+    assert (config.num_image_tokens, config.lambda_align, config.lambda_ce) == (8, 0.5, 1.0)
     assert (training.align_warmup_epochs, training.warmup_steps, training.max_grad_norm) == (1, 0.06, 1.0)
     assert (training.log_dir, training.output_dir, training.export_dir) == ("./logs", "./checkpoints", None)
     assert not (training.use_cosine_schedule or training.gradient_checkpointing or training.bf16 or training.fp16)
@@ -114,10 +121,60 @@ def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
     assert training.augmentations == ["flip", "stain"]
 
 
-@pytest.mark.parametrize("flags", [[], [*FROM_RANDOM, "--model_name_or_path", "x"], ["--image_encoder", "x"]])
-def test_the_model_must_be_given_in_exactly_one_way(flags):
-    with pytest.raises(ValueError, match="exactly one way"):
-        run_pathvqa.parse_arguments(flags)
+def test_without_a_model_named_it_is_the_published_pair_and_beside_one_of_the_pair_the_other():
+    for flags, expected in (
+        ([], ("facebook/dinov2-base", "facebook/bart-base")),
+        (["--image_encoder", "mine"], ("mine", "facebook/bart-base")),
+        (["--text_model", "mine"], ("facebook/dinov2-base", "mine")),
+    ):
+        model, _, _ = run_pathvqa.parse_arguments([*flags, "--fast_dev_run", "--batch_size", "2", "--use_cpu"])
+        assert (model.image_encoder, model.text_model) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ([*FROM_RANDOM, "--model_name_or_path", "x"], "--vision_config, --text_config beside --model_name_or_path"),
+        (["--model_name_or_path", "x", "--tokenizer_name", "y"], "--tokenizer_name beside --model_name_or_path"),
+        ([*FROM_RANDOM, "--text_model", "x"], "--text_model, --vision_config, --text_config"),
+        (FROM_RANDOM[:2], "--vision_config: give --vision_config and --text_config together"),
+    ],
+)
+def test_a_model_named_in_two_ways_or_half_is_refused_by_the_flags_names(flags, named):
+    with pytest.raises(ValueError, match=named):
+        run_pathvqa.parse_arguments([*flags, "--use_cpu"])
+
+
+@pytest.mark.parametrize(("precision", "half"), [("32", False), ("32-true", False), ("auto", False)])
+def test_float32_is_what_a_machine_without_bfloat16_trains_in(precision, half):
+    _, _, training = parsed("--precision", precision)
+    assert (training.bf16, training.fp16) == (half, half)
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_left_to_itself_bfloat16_is_taken_only_where_the_gpu_does_not_emulate_it(gpus, monkeypatch, emulated):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not parsed()[2].bf16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert parsed()[2].bf16
+
+
+@pytest.fixture
+def gpus(monkeypatch) -> int:
+    """A machine that says that it has three GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr("accelerate.state.check_cuda_p2p_ib_support", lambda: True)
+    return 3
+
+
+def test_of_several_gpus_one_is_used_and_the_log_says_how_to_use_all(gpus, caplog):
+    _, _, training = parsed("--batch_size", "4")
+    assert training.n_gpu == 1 and training.parallel_mode == ParallelMode.NOT_PARALLEL
+    assert training.train_batch_size == 4
+    assert caplog.text.count("torchrun --nproc_per_node 3") == 1
 
 
 def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folders, tmp_path, capsys):
@@ -148,15 +205,257 @@ def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folder
     assert torch.equal(saved.generate(**inputs), rebuilt.generate(**inputs))
 
 
-def test_saved_model_is_evaluated_again_with_the_same_numbers(slides, folders, tmp_path):
-    flags = [*FAST, "--dataset_name", slides, "--max_epochs", "1"]
-    first = run_pathvqa.main([*FROM_RANDOM, *flags, *folders])
-    again = ["--ckpt_dir", str(tmp_path / "again"), "--log_dir", str(tmp_path / "again")]
-    second = run_pathvqa.main(
-        ["--model_name_or_path", str(tmp_path / "checkpoints"), "--do_train", "false", *flags, *again]
-    )
+@pytest.fixture(scope="module")
+def trained(slides, tmp_path_factory) -> Path:
+    """The folder of a run of one epoch of four steps, a checkpoint after each; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = [*FROM_RANDOM, *FAST, "--dataset_name", slides, "--max_steps", "4", "--batch_size", "8"]
+    flags += ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9", "--do_predict"]
+    flags += ["--eval_strategy", "steps", "--eval_steps", "1", "--align_warmup_epochs", "0"]
+    run_pathvqa.main([*flags, "--output_dir", str(folder), "--log_dir", str(folder / "logs")])
+    return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(trained, tmp_path / "copied")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def evaluate(slides, tmp_path):
+    """A function that runs the script on a saved model without training."""
+
+    def run(model: Path, *flags: str) -> dict[str, float]:
+        flags = ("--model_name_or_path", str(model), "--do_train", "false", "--dataset_name", slides, *flags)
+        return run_pathvqa.main([*FAST, "--log_dir", str(tmp_path / "logs"), *flags])
+
+    return run
+
+
+def test_saved_model_is_evaluated_again_with_the_same_numbers(trained, evaluate, tmp_path):
+    first = json.loads((trained / "all_results.json").read_text())
+    second = evaluate(trained, "--output_dir", str(tmp_path / "again"))
     for name in ("eval_accuracy", "eval_ce", "eval_align", "eval_accuracy_blank_images"):
         assert second[name] == pytest.approx(first[name], abs=1e-6), name
+
+
+def test_an_evaluation_writes_numbers_and_answers_and_neither_prepares_training_images_nor_writes_a_card(
+    trained, evaluate, tmp_path, monkeypatch, capsys
+):
+    prepared = []
+    monkeypatch.setattr(
+        run_pathvqa, "prepare", lambda rows, *rest: prepared.append(len(rows)) or data_pathvqa.prepare(rows, *rest)
+    )
+    results = evaluate(trained, "--output_dir", str(tmp_path / "again"))
+    files = set(contents(tmp_path / "again"))
+    assert files == {"eval_results.json", "all_results.json", "eval_answers.jsonl", "eval_answers.png"}
+    assert results == json.loads((tmp_path / "again" / "all_results.json").read_text())
+    assert len(prepared) == 1 and "eval_accuracy_majority" in results
+    assert "model:" not in capsys.readouterr().out
+
+
+def test_an_evaluation_beside_its_model_keeps_the_trainings_card_numbers_and_checkpoints(copied, evaluate):
+    before = contents(copied)
+    evaluate(copied, "--output_dir", str(copied), "--max_val_samples", "5")
+    after = contents(copied)
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert changed == {"eval_results.json", "all_results.json", "eval_answers.jsonl", "eval_answers.png"}
+    kept, own = (json.loads(files["all_results.json"]) for files in (before, after))
+    assert all(own[name] == value for name, value in kept.items() if not name.startswith(("eval_", "epoch")))
+    assert len(after["eval_answers.jsonl"].splitlines()) == 5
+
+
+def test_predicting_alone_answers_the_test_split_and_no_other(trained, evaluate, tmp_path):
+    results = evaluate(trained, "--output_dir", str(tmp_path / "test"), "--do_eval", "false", "--do_predict")
+    assert "test_accuracy" in results and not any(name.startswith(("eval_", "train_")) for name in results)
+    assert not (tmp_path / "test" / "eval_answers.jsonl").exists()
+
+
+def test_exporting_alone_needs_no_data(trained, evaluate, tmp_path):
+    flags = ["--do_eval", "false", "--export_dir", str(tmp_path / "parts"), "--output_dir", str(tmp_path / "run")]
+    assert evaluate(trained, *flags, "--dataset_name", "nowhere") == {}
+    assert (tmp_path / "parts" / "generator_bart" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "all_results.json").exists()
+
+
+def test_a_run_that_is_asked_for_nothing_says_so(trained, evaluate):
+    with pytest.raises(ValueError, match="nothing to do"):
+        evaluate(trained, "--do_eval", "false")
+
+
+def test_without_do_eval_training_evaluates_nothing_and_needs_no_validation_split(path_vqa, folders, tmp_path):
+    Path(path_vqa, "data", "validation-00000-of-00001.parquet").unlink()
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", path_vqa, "--max_epochs", "1", "--batch_size", "4"]
+    results = run_pathvqa.main([*flags, "--do_eval", "false", "--align_warmup_epochs", "0"])
+    assert results["train_samples"] == 12 and not any("eval" in name for name in results)
+    history = json.loads((tmp_path / "checkpoints" / "trainer_state.json").read_text())["log_history"]
+    assert not any("eval" in name for line in history for name in line)
+
+
+def test_test_images_are_touched_only_when_asked_for_and_a_missing_split_is_an_error_that_lists_the_others(
+    path_vqa, folders, monkeypatch
+):
+    prepared = []
+    monkeypatch.setattr(
+        run_pathvqa, "prepare", lambda rows, *rest: prepared.append(len(rows)) or data_pathvqa.prepare(rows, *rest)
+    )
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", path_vqa, "--max_epochs", "1", "--batch_size", "4"]
+    run_pathvqa.main([*flags, "--align_warmup_epochs", "0"])
+    assert prepared == [12, 9]  # and not the 6 of test
+    Path(path_vqa, "data", "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match="has the splits train, validation but no test"):
+        run_pathvqa.main([*flags, "--do_predict", "--overwrite_output_dir"])
+
+
+def training_flags(slides, folder, tmp_path) -> list[str]:
+    flags = [*FROM_RANDOM, *FAST, "--dataset_name", slides, "--max_steps", "1", "--batch_size", "8"]
+    flags += ["--align_warmup_epochs", "0", "--max_val_samples", "4"]
+    return [*flags, "--output_dir", str(folder), "--log_dir", str(tmp_path / "logs")]
+
+
+def test_training_into_another_runs_folder_is_refused_and_leaves_it_as_it_was(copied, slides, tmp_path, evaluate):
+    before = contents(copied)
+    with pytest.raises(ValueError, match=r"an earlier run \(all_results.json, checkpoint-1, .*--overwrite_output"):
+        run_pathvqa.main(training_flags(slides, copied, tmp_path))
+    other = shutil.copytree(copied, tmp_path / "other")
+    with pytest.raises(ValueError, match="holds another run"):
+        evaluate(other, "--output_dir", str(copied))
+    with pytest.raises(ValueError, match="would remove what this run starts from"):
+        evaluate(copied, "--output_dir", str(copied), "--overwrite_output_dir")
+    assert contents(copied) == before
+    for checkpoint in other.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(ValueError, match="an earlier run"):  # to go on from there is nothing, to begin again too much
+        run_pathvqa.main([*training_flags(slides, other, tmp_path), "--resume_from_checkpoint"])
+
+
+def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, slides, tmp_path):
+    own = {"notes.txt", "checkpoint-best/kept.txt", "logs/mine.txt"}
+    for name in own:
+        (copied / name).parent.mkdir(exist_ok=True)
+        (copied / name).write_text("mine")
+    results = run_pathvqa.main([*training_flags(slides, copied, tmp_path), "--overwrite_output_dir"])
+    files = contents(copied)
+    assert {name for name in files if files[name] == b"mine"} == own
+    assert results == json.loads(files["all_results.json"]) and "test_accuracy" not in results
+    assert {path.name for path in copied.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-best"}
+    assert not (copied / "test_answers.jsonl").exists()
+    assert "Measured on the test split" not in files["README.md"].decode()
+
+
+def test_a_run_that_is_gone_on_with_has_its_own_numbers_alone(copied, slides, tmp_path):
+    flags = training_flags(slides, copied, tmp_path)
+    results = run_pathvqa.main([*flags, "--max_steps", "5", "--resume_from_checkpoint"])
+    assert results == json.loads((copied / "all_results.json").read_text()) and "test_accuracy" not in results
+    history = json.loads((copied / "trainer_state.json").read_text())["log_history"]
+    assert [line["step"] for line in history if "train_runtime" in line] == [5]
+    assert not (copied / "test_results.json").exists()
+
+
+def test_a_saved_model_is_trained_further_with_what_can_change_and_its_card_says_from_what(trained, slides, tmp_path):
+    assert "Trained from random weights on slides." in (trained / "README.md").read_text()
+    flags = training_flags(slides, tmp_path / "further", tmp_path)[len(FROM_RANDOM) :]
+    run_pathvqa.main(["--model_name_or_path", str(trained), *flags, "--lambda_align", "0.125", "--bf16_teacher"])
+    saved = load_file(tmp_path / "further" / "model.safetensors")
+    assert saved["encoder.teacher.layers.0.fc1.weight"].dtype == torch.bfloat16
+    assert json.loads((tmp_path / "further" / "config.json").read_text())["lambda_align"] == 0.125
+    assert f"Fine-tuned from {trained.name} on slides." in (tmp_path / "further" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("value", [[], ["true"], ["last"], ["FOLDER"]], ids=["bare", "true", "last", "folder"])
+def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, tmp_path):
+    output = tmp_path / "new" if value == ["FOLDER"] else copied
+    flags = [str(copied) if item == "FOLDER" else item for item in value]
+    shutil.copytree(copied / "checkpoint-4", copied / "checkpoint-10")  # not the newest by the order of letters alone
+    for checkpoint, missing in ((10, "optimizer.pt"), (4, "trainer_state.json"), (3, "model.safetensors")):
+        (copied / f"checkpoint-{checkpoint}" / missing).unlink()
+    args = parsed("--use_cpu", "--output_dir", str(output), "--resume_from_checkpoint", *flags)[2]
+    assert run_pathvqa.find_checkpoint(args) == str(copied / "checkpoint-2")
+
+
+def test_resuming_from_a_named_checkpoint_takes_that_one_and_from_nothing_is_an_error_or_a_start(
+    trained, tmp_path, caplog
+):
+    def find(*flags):
+        args = parsed("--use_cpu", "--output_dir", str(tmp_path), *flags)[2]
+        return run_pathvqa.find_checkpoint(args)
+
+    assert find("--resume_from_checkpoint", str(trained / "checkpoint-3")) == str(trained / "checkpoint-3")
+    assert find() is None and not caplog.text
+    with pytest.raises(ValueError, match=f"{tmp_path}/none holds no complete checkpoint"):
+        find("--resume_from_checkpoint", str(tmp_path / "none"))
+    assert find("--resume_from_checkpoint") is None
+    assert "training starts from the beginning" in caplog.text
+
+
+def test_a_saved_models_weights_of_the_losses_and_attention_change_by_flag(trained):
+    flags = ["--model_name_or_path", str(trained), "--use_cpu", "--num_image_tokens", "8"]  # 8 it has
+    arguments, _, _ = run_pathvqa.parse_arguments(
+        [*flags, "--lambda_align", "0.125", "--lambda_ce", "3", "--attn_implementation", "eager"]
+    )
+    config = run_pathvqa.build_model(arguments).config
+    assert (config.lambda_align, config.lambda_ce, config._attn_implementation) == (0.125, 3.0, "eager")
+    unchanged = run_pathvqa.build_model(run_pathvqa.parse_arguments(flags)[0]).config
+    assert (unchanged.lambda_align, unchanged.lambda_ce) == (0.5, 1.0)
+
+
+def test_what_a_saved_model_can_not_change_is_refused_by_name(trained):
+    flags = {
+        "num_image_tokens": "4",
+        "visual_prefix": "pooled",
+        "image_pooling": "mean",
+        "project_image": "false",
+        "alignment_loss": "infonce",
+        "alignment_target": "centered",
+    }
+    arguments, _, _ = run_pathvqa.parse_arguments(
+        ["--model_name_or_path", str(trained), "--use_cpu", *(f"--{name}={value}" for name, value in flags.items())]
+    )
+    with pytest.raises(ValueError, match="can't change") as error:
+        run_pathvqa.build_model(arguments)
+    assert all(f"--{name}" in str(error.value) for name in flags)
+
+
+@pytest.fixture
+def bart_folder(checkpoints, tmp_path) -> Path:
+    """A BART without tokenizer files, as the project's own export leaves it."""
+    return shutil.copytree(checkpoints["text"], tmp_path / "bart")
+
+
+def processor_of(checkpoints, image_processor, text_model: Path) -> MMJepaProcessor:
+    image_processor.save_pretrained(checkpoints["vision"])
+    flags = ["--image_encoder", checkpoints["vision"], "--text_model", str(text_model), "--use_cpu"]
+    return run_pathvqa.load_processor(run_pathvqa.parse_arguments(flags)[0], [])
+
+
+def test_a_bart_folder_without_tokenizer_files_is_refused(bart_folder, checkpoints, image_processor):
+    for path in bart_folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=rf"{bart_folder} has 5 tokens, .*vocabulary of 300.*--tokenizer_name"):
+        processor_of(checkpoints, image_processor, bart_folder)
+
+
+@pytest.mark.parametrize("fault", ["more tokens", "far fewer tokens", "other special tokens", "none"])
+def test_a_tokenizer_of_another_vocabulary_is_refused(fault, bart_folder, checkpoints, tokenizer, image_processor):
+    tokenizer.save_pretrained(bart_folder)
+    bart = BartForConditionalGeneration.from_pretrained(bart_folder)
+    if fault == "more tokens":
+        bart.resize_token_embeddings(len(tokenizer) - 1)
+    elif fault == "far fewer tokens":
+        bart.resize_token_embeddings(3 * len(tokenizer))
+    elif fault == "other special tokens":
+        bart.config.pad_token_id = 7
+    bart.save_pretrained(bart_folder)
+    if fault == "none":
+        assert len(processor_of(checkpoints, image_processor, bart_folder).tokenizer) == len(tokenizer)
+    else:
+        with pytest.raises(ValueError, match=str(bart_folder)):
+            processor_of(checkpoints, image_processor, bart_folder)
 
 
 def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, tmp_path):
