@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
 
-.PHONY: demo test bench test-oldest quality style
+.PHONY: demo test bench test-oldest test-transformers quality style
 
 demo: data/drawn_slides
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
@@ -15,6 +15,16 @@ test: .venv/installed
 # The lower bounds of setup.cfg.
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest
+
+test-transformers: build/transformers/tests
+	PYTHONPATH=build/transformers $(BIN)/python -m pytest -rs --disable-warnings tests/transformers_common.py
+
+# transformers' own common tests, from the source distribution of the installed version.
+build/transformers/tests: .venv/installed
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/pip download -q --no-deps --no-binary transformers -d $(@D) $$($(BIN)/pip freeze | grep ^transformers==)
+	tar -xzf $(@D)/transformers-*.tar.gz -C $(@D) --strip-components 1
+	touch $@
 
 bench: .venv/installed
 	set -e; for name in training answering data; do $(BIN)/python benchmarks/bench_$$name.py; done
