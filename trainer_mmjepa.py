@@ -16,6 +16,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
+from transformers.debug_utils import DebugOption
 from transformers.hf_argparser import HfArg
 from transformers.integrations import TensorBoardCallback
 from transformers.training_args import ParallelMode
@@ -29,6 +30,29 @@ logger = logging.getLogger("mmjepa")
 
 # What --precision may say -> the Trainer's flag for it.
 PRECISIONS = {"bf16": "bf16", "bf16-mixed": "bf16", "fp16": "fp16", "16-mixed": "fp16", "32": None, "32-true": None}
+# Flags of the library that this Trainer can't follow: the value that each keeps, and why.
+FIXED_FLAGS: dict[str, tuple[Any, str]] = {
+    "train_sampling_strategy": ("random", "rows come by image, see questions_per_image"),
+    "length_column_name": ("length", "rows come by image, see questions_per_image"),
+    "remove_unused_columns": (False, "the collator reads the text columns"),
+    "label_names": (None, "the answers are the labels"),
+    "optim_target_modules": (None, "the image half and the decoder have rates of their own"),
+    "use_liger_kernel": (False, "there are no such kernels for this model"),
+    "liger_kernel_config": (None, "there are no such kernels for this model"),
+    "use_cache": (False, "training reads whole answers"),
+    "bf16_full_eval": (False, "it would leave the model in that precision; see precision"),
+    "fp16_full_eval": (False, "it would leave the model in that precision; see precision"),
+    "parallelism_config": (None, "images and questions can't be cut alike"),
+}
+# Of accelerator_config: batches have their shares made already, and images and questions differ in number.
+FIXED_ACCELERATOR_FIELDS = {
+    "split_batches": False,
+    "dispatch_batches": None,
+    "even_batches": True,
+    "use_seedable_sampler": True,
+}
+# Optimizers that make parameter groups, or take steps, of their own.
+REFUSED_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
 
 
 @dataclass
@@ -129,6 +153,7 @@ class MMJepaTrainingArguments(TrainingArguments):
         if self.fast_dev_run:
             self.max_steps = 2
         super().__post_init__()
+        self._check_fixed_flags()
         if self.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
             # The Trainer would split pixel_values and questions by rows, which are not of the same number.
             logger.warning(
@@ -136,6 +161,30 @@ class MMJepaTrainingArguments(TrainingArguments):
                 *[self.n_gpu] * 2,
             )
             self._n_gpu = 1
+
+    def _check_fixed_flags(self):
+        """Raises ValueError where a flag of the library asks for what this project's Trainer would do otherwise."""
+        for name, (value, reason) in FIXED_FLAGS.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it stays {value!r} here, because {reason}.")
+        for name, value in FIXED_ACCELERATOR_FIELDS.items():
+            if getattr(self.accelerator_config, name) != value:
+                raise ValueError(
+                    f"accelerator_config has {name} {getattr(self.accelerator_config, name)!r}: it stays {value!r} "
+                    "here, because each process has its share of a step's rows already."
+                )
+        if self.optim.startswith(REFUSED_OPTIMIZERS):
+            raise ValueError(
+                f"optim is {self.optim.value!r}: the image half and the decoder have rates of their own, which "
+                f"{', '.join(REFUSED_OPTIMIZERS)} can't give them; choose another, such as 'adamw_torch'."
+            )
+        if DebugOption.UNDERFLOW_OVERFLOW in self.debug:
+            raise ValueError("debug is 'underflow_overflow', which can't read masks: leave it out.")
+        if self.ddp_static_graph and self.align_warmup_epochs > 0:
+            raise ValueError(
+                "ddp_static_graph is True, but the decoder takes no part in the alignment warm-up: leave it out, or "
+                "give align_warmup_epochs 0."
+            )
 
 
 class MMJepaTensorBoardCallback(TensorBoardCallback):
@@ -233,6 +282,7 @@ class MMJepaTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def get_train_dataloader(self):
+        self.loss_sums.clear()  # with auto_find_batch_size, of the batch that was too large
         if isinstance(self.train_dataset, StreamedVqaData):
             # Not for accelerate to prepare: it would share out the rows once more.
             return DataLoader(self.train_dataset, batch_size=self._train_batch_size, **self._dataloader_arguments)
@@ -264,7 +314,14 @@ class MMJepaTrainer(Trainer):
 
     @property
     def _dataloader_arguments(self) -> dict[str, Any]:
-        names = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory")
+        names = (
+            "num_workers",
+            "prefetch_factor",
+            "persistent_workers",
+            "pin_memory",
+            "multiprocessing_context",
+            "in_order",
+        )
         arguments = {name: getattr(self.args, f"dataloader_{name}") for name in names}
         return {"collate_fn": self.data_collator, **arguments}
 

@@ -1,8 +1,11 @@
 """The Trainer: the update it makes, when the warm-up ends, and that a resumed run is the run that was not stopped."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import ParallelismConfig
 from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +21,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from mmjepa.data_pathvqa import VqaCollator, VqaData, prepare
 from mmjepa.evaluation_pathvqa import answer_questions, encode_all_images, evaluate_model
-from mmjepa.trainer_mmjepa import MMJepaTrainer, MMJepaTrainingArguments
+from mmjepa.trainer_mmjepa import FIXED_FLAGS, MMJepaTrainer, MMJepaTrainingArguments
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +284,121 @@ def test_labels_are_smoothed_as_in_the_library(make_trainer, data):
         smoothed.num_rows_in_batch = torch.tensor(8)
         _, outputs = smoothed.compute_loss(smoothed.model, smoothed._prepare_inputs(batch), True)
     torch.testing.assert_close(outputs.loss_ce, expected)
+
+
+# Another value than the default of each flag of the library, where it is not a boolean to turn round.
+OTHER_VALUES = {
+    "per_device_train_batch_size": 3,
+    "num_train_epochs": 1.5,
+    "max_steps": 3,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+    "warmup_steps": 2,
+    "optim": "galore_adamw",
+    "optim_args": "momentum=0.1",
+    "weight_decay": 0.1,
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.9,
+    "adam_epsilon": 1e-6,
+    "optim_target_modules": ["fc1"],
+    "gradient_accumulation_steps": 2,
+    "max_grad_norm": 0.0,
+    "label_smoothing_factor": 0.1,
+    "activation_checkpointing": True,
+    "activation_checkpointing_kwargs": {"use_reentrant": False},
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    "liger_kernel_config": {"rope": True},
+    "neftune_noise_alpha": 5.0,
+    "torch_empty_cache_steps": 1,
+    "logging_strategy": "epoch",
+    "logging_steps": 2,
+    "include_num_input_tokens_seen": "all",
+    "log_level": "error",
+    "log_level_replica": "error",
+    "run_name": "run",
+    "eval_strategy": "epoch",
+    "eval_steps": 2,
+    "eval_delay": 1,
+    "per_device_eval_batch_size": 5,
+    "eval_accumulation_steps": 1,
+    "include_for_metrics": ["inputs"],
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "save_total_limit": 1,
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": False,
+    "seed": 3,
+    "data_seed": 3,
+    "accelerator_config": {"split_batches": True},
+    "parallelism_config": ParallelismConfig(),
+    "dataloader_num_workers": 1,
+    "dataloader_prefetch_factor": 3,
+    "dataloader_multiprocessing_context": "spawn",
+    "remove_unused_columns": True,
+    "label_names": ["answers"],
+    "train_sampling_strategy": "group_by_length",
+    "length_column_name": "size",
+    "ddp_find_unused_parameters": False,
+    "ddp_bucket_cap_mb": 5,
+    "ddp_broadcast_buffers": False,
+    "ddp_static_graph": True,
+    "ddp_timeout": 60,
+    "debug": "underflow_overflow",
+}
+# What one of these flags needs beside it.
+BESIDE = {
+    "lr_scheduler_kwargs": {"lr_scheduler_type": "cosine_with_min_lr"},
+    "lr_scheduler_type": {"lr_scheduler_kwargs": {"min_lr": 1e-6}},
+    "optim_args": {"optim": "sgd"},
+    "dataloader_persistent_workers": {"dataloader_num_workers": 1},
+    "dataloader_prefetch_factor": {"dataloader_num_workers": 1},
+    "dataloader_multiprocessing_context": {"dataloader_num_workers": 1},
+    "dataloader_in_order": {"dataloader_num_workers": 1},
+    "load_best_model_at_end": {"eval_strategy": "epoch", "save_strategy": "epoch", "metric_for_best_model": "loss"},
+    "ddp_static_graph": {"align_warmup_epochs": 1},
+    "activation_checkpointing_kwargs": {"activation_checkpointing": True},
+    "gradient_checkpointing_kwargs": {"gradient_checkpointing": True},
+}
+ELSEWHERE = {
+    "output_dir": "every test gives it",
+    "report_to": "the test of TensorBoard",
+    "use_cpu": "every test gives it",
+    "disable_tqdm": "every test gives it",
+    "resume_from_checkpoint": "the tests of the script",
+    "do_train": "the tests of the script",
+    "do_eval": "the tests of the script",
+    "do_predict": "the tests of the script",
+    "fp16": "a GPU",
+    "tf32": "a GPU",
+    "fp16_full_eval": "a GPU",
+    "torch_compile": "the tests of the contract",
+    "torch_compile_backend": "the tests of the contract",
+    "torch_compile_mode": "the tests of the contract",
+    "fsdp": "the tests of processes",
+    "fsdp_config": "the tests of processes",
+    "deepspeed": "the tests of processes",
+    "ddp_backend": "the tests of processes",
+    "local_rank": "set by launchers",
+    **dict.fromkeys(("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id"), "the tests of the Hub"),
+    **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), "the tests of the Hub"),
+    **dict.fromkeys(("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), "trackio"),
+}
+
+
+@pytest.mark.parametrize("flag", [field.name for field in fields(TrainingArguments) if field.name not in ELSEWHERE])
+def test_every_flag_of_the_library_trains_or_is_refused_by_name(make_trainer, flag):
+    (default,) = (field.default for field in fields(TrainingArguments) if field.name == flag)
+    arguments = {"max_steps": 2, **BESIDE.get(flag, {}), flag: OTHER_VALUES.get(flag, default is False)}
+    refused = {*FIXED_FLAGS, "optim", "debug", "ddp_static_graph", "accelerator_config"}
+    if flag in refused:
+        with pytest.raises(ValueError, match=flag):
+            make_trainer(**arguments)
+        return
+    trainer = make_trainer(**arguments)
+    assert trainer.train().global_step >= 2
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
 class NoFloat64(TorchDispatchMode):
