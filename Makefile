@@ -3,11 +3,11 @@ BIN := .venv/bin
 
 .PHONY: demo test bench test-oldest test-transformers quality style
 
-demo: data/drawn_slides
+demo: runs/drawn_slides
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
 
-data/drawn_slides: | .venv/installed
-	$(BIN)/python -m mmjepa.drawn_slides $@ --num_train 6000 --num_validation 300
+runs/drawn_slides: | .venv/installed
+	$(BIN)/python -m mmjepa.data.drawn_slides $@ --num_train 6000 --num_validation 300
 
 test: .venv/installed
 	$(BIN)/python -m pytest

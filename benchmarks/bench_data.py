@@ -17,10 +17,12 @@ from measuring import DEVICE, environment, interleaved_seconds, parse_arguments,
 from peers import PROJECT, SIZES, TrainingStep, make_models, make_optimizer, random_batch
 from torch.utils.data import DataLoader
 
-from mmjepa.data_pathvqa import ImageGroupedSampler, VqaCollator, VqaData, load_rows, normalize_pixels, prepare
-from mmjepa.drawn_slides import write_drawn_slides
+from mmjepa.data.batches import ImageGroupedSampler, VqaCollator
+from mmjepa.data.drawn_slides import write_drawn_slides
+from mmjepa.data.images import VqaData, normalize_pixels, prepare
+from mmjepa.data.loading import load_rows
 from mmjepa.processing_mmjepa import MMJepaProcessor
-from mmjepa.run_pathvqa import image_processor_of_size, train_tokenizer
+from mmjepa.training.building import image_processor_of_size, train_tokenizer
 
 # The slides are drawn twice as large as they are read, as images to be resized are.
 SOURCE_SCALE = 2

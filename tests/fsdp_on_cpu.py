@@ -1,12 +1,8 @@
 """The script under FSDP on CPU, which accelerate keeps for accelerators: processes on CPU would go on with DDP."""
 
-import sys
-from pathlib import Path
-
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import run_pathvqa  # noqa: E402
+from mmjepa import run_pathvqa
 
 init = AcceleratorState.__init__
 

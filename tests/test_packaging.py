@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 PACKAGES = [ROOT.joinpath(*name.split(".")[1:]) for name in SETUP["options"]["packages"].split()]
-FILES = sorted(path for folder in (*PACKAGES, ROOT / "tests", ROOT / "benchmarks") for path in folder.glob("*.py"))
+TESTS = ROOT / "tests"
+FILES = [path for folder in (*PACKAGES, ROOT / "benchmarks") for path in sorted(folder.glob("*.py"))]
+FILES += sorted(TESTS.rglob("*.py"))
 DISTRIBUTIONS = packages_distributions()
 
 
@@ -50,7 +52,8 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_all_that_a_file_imports_is_declared(path):
-    extra = {"tests": "test", "benchmarks": "test"}.get(path.parent.name, "onnx" if "onnx" in path.stem else "")
+    needs_tests = TESTS in path.parents or path.parent.name == "benchmarks"
+    extra = "test" if needs_tests else "onnx" if "onnx" in path.stem else ""
     allowed = declared()[""] | declared()[extra]
     assert imported(path) <= allowed.keys()
 

@@ -15,7 +15,7 @@ from fresh_process import run_fresh
 from hub_server import running_hub
 from huggingface_hub import ModelCard
 
-from mmjepa.drawn_slides import write_drawn_slides
+from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 

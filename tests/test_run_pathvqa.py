@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,16 @@ from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, Dinov2Model
 from transformers.training_args import ParallelMode
 
-from mmjepa import data_pathvqa
-from mmjepa.drawn_slides import write_drawn_slides
-from mmjepa.export_mmjepa import rebuild_from_parts
+from mmjepa import run_pathvqa
+from mmjepa.data.drawn_slides import write_drawn_slides
+from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
+from mmjepa.training.arguments import parse_arguments
+from mmjepa.training.building import build_model, image_processor_of_size, load_processor
+from mmjepa.training.run_folder import find_checkpoint
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-import run_pathvqa  # noqa: E402
 
 TINY_VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
 TINY_TEXT = {
@@ -55,7 +55,7 @@ def folders(tmp_path) -> list[str]:
 
 
 def parsed(*flags):
-    return run_pathvqa.parse_arguments([*FROM_RANDOM, *flags])
+    return parse_arguments([*FROM_RANDOM, *flags])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_defaults_are_the_documented_ones():
     model, data, training = parsed("--use_cpu")
     assert (training.per_device_train_batch_size, training.dataloader_num_workers) == (16, 4)
     assert (training.num_train_epochs, training.lr_img, training.learning_rate) == (3, 3e-4, 3e-5)
-    config = run_pathvqa.build_model(model).config
+    config = build_model(model).config
     assert (config.num_image_tokens, config.lambda_align, config.lambda_ce) == (8, 0.5, 1.0)
     assert (training.align_warmup_epochs, training.warmup_steps, training.max_grad_norm) == (1, 0.06, 1.0)
     assert (training.log_dir, training.output_dir, training.export_dir) == ("./logs", "./checkpoints", None)
@@ -115,7 +115,7 @@ def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
     flags["augmentations"] = ["flip", "stain"]
     path = tmp_path / f"run{suffix}"
     path.write_text(json.dumps(flags) if suffix == ".json" else yaml.safe_dump(flags))
-    model, _, training = run_pathvqa.parse_arguments([str(path), "--lr_img", "0.02"])
+    model, _, training = parse_arguments([str(path), "--lr_img", "0.02"])
     assert model.vision_fields == TINY_VISION
     assert (training.per_device_train_batch_size, training.lr_img) == (6, 0.02)
     assert training.augmentations == ["flip", "stain"]
@@ -127,7 +127,7 @@ def test_without_a_model_named_it_is_the_published_pair_and_beside_one_of_the_pa
         (["--image_encoder", "mine"], ("mine", "facebook/bart-base")),
         (["--text_model", "mine"], ("facebook/dinov2-base", "mine")),
     ):
-        model, _, _ = run_pathvqa.parse_arguments([*flags, "--fast_dev_run", "--batch_size", "2", "--use_cpu"])
+        model, _, _ = parse_arguments([*flags, "--fast_dev_run", "--batch_size", "2", "--use_cpu"])
         assert (model.image_encoder, model.text_model) == expected
 
 
@@ -142,7 +142,7 @@ def test_without_a_model_named_it_is_the_published_pair_and_beside_one_of_the_pa
 )
 def test_a_model_named_in_two_ways_or_half_is_refused_by_the_flags_names(flags, named):
     with pytest.raises(ValueError, match=named):
-        run_pathvqa.parse_arguments([*flags, "--use_cpu"])
+        parse_arguments([*flags, "--use_cpu"])
 
 
 @pytest.mark.parametrize("precision", ["32", "32-true"])
@@ -225,10 +225,11 @@ def copied(trained, tmp_path) -> Path:
 def prepared(monkeypatch) -> list[int]:
     """Grows by the number of its rows with each split whose images are prepared."""
     counts: list[int] = []
+    own = run_pathvqa.prepare
 
     def prepare(rows, *rest):
         counts.append(len(rows))
-        return data_pathvqa.prepare(rows, *rest)
+        return own(rows, *rest)
 
     monkeypatch.setattr(run_pathvqa, "prepare", prepare)
     return counts
@@ -379,7 +380,7 @@ def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, t
     for checkpoint, missing in ((10, "optimizer.pt"), (4, "trainer_state.json"), (3, "model.safetensors")):
         (copied / f"checkpoint-{checkpoint}" / missing).unlink()
     args = parsed("--use_cpu", "--output_dir", str(output), "--resume_from_checkpoint", *flags)[2]
-    assert run_pathvqa.find_checkpoint(args) == str(copied / "checkpoint-2")
+    assert find_checkpoint(args) == str(copied / "checkpoint-2")
 
 
 def test_resuming_from_a_named_checkpoint_takes_that_one_and_from_nothing_is_an_error_or_a_start(
@@ -387,7 +388,7 @@ def test_resuming_from_a_named_checkpoint_takes_that_one_and_from_nothing_is_an_
 ):
     def find(*flags):
         args = parsed("--use_cpu", "--output_dir", str(tmp_path), *flags)[2]
-        return run_pathvqa.find_checkpoint(args)
+        return find_checkpoint(args)
 
     assert find("--resume_from_checkpoint", str(trained / "checkpoint-3")) == str(trained / "checkpoint-3")
     assert find() is None and not caplog.text
@@ -399,12 +400,12 @@ def test_resuming_from_a_named_checkpoint_takes_that_one_and_from_nothing_is_an_
 
 def test_a_saved_models_weights_of_the_losses_and_attention_change_by_flag(trained):
     flags = ["--model_name_or_path", str(trained), "--use_cpu", "--num_image_tokens", "8"]  # 8 it has
-    arguments, _, _ = run_pathvqa.parse_arguments(
+    arguments, _, _ = parse_arguments(
         [*flags, "--lambda_align", "0.125", "--lambda_ce", "3", "--attn_implementation", "eager"]
     )
-    config = run_pathvqa.build_model(arguments).config
+    config = build_model(arguments).config
     assert (config.lambda_align, config.lambda_ce, config._attn_implementation) == (0.125, 3.0, "eager")
-    unchanged = run_pathvqa.build_model(run_pathvqa.parse_arguments(flags)[0]).config
+    unchanged = build_model(parse_arguments(flags)[0]).config
     assert (unchanged.lambda_align, unchanged.lambda_ce) == (0.5, 1.0)
 
 
@@ -417,11 +418,11 @@ def test_what_a_saved_model_can_not_change_is_refused_by_name(trained):
         "alignment_loss": "infonce",
         "alignment_target": "centered",
     }
-    arguments, _, _ = run_pathvqa.parse_arguments(
+    arguments, _, _ = parse_arguments(
         ["--model_name_or_path", str(trained), "--use_cpu", *(f"--{name}={value}" for name, value in flags.items())]
     )
     with pytest.raises(ValueError, match="can't change") as error:
-        run_pathvqa.build_model(arguments)
+        build_model(arguments)
     assert all(f"--{name}" in str(error.value) for name in flags)
 
 
@@ -434,7 +435,7 @@ def bart_folder(checkpoints, tmp_path) -> Path:
 def processor_of(checkpoints, image_processor, text_model: Path) -> MMJepaProcessor:
     image_processor.save_pretrained(checkpoints["vision"])
     flags = ["--image_encoder", checkpoints["vision"], "--text_model", str(text_model), "--use_cpu"]
-    return run_pathvqa.load_processor(run_pathvqa.parse_arguments(flags)[0], [])
+    return load_processor(parse_arguments(flags)[0], [])
 
 
 def test_a_bart_folder_without_tokenizer_files_is_refused(bart_folder, checkpoints, image_processor):
@@ -466,7 +467,7 @@ def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, 
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
-    from mmjepa.onnx_mmjepa import OnnxModel
+    from mmjepa.export.onnx import OnnxModel
 
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run", "--max_answer_tokens", "6"]
     run_pathvqa.main([*flags, "--onnx_dir", str(tmp_path / "onnx")])
@@ -482,7 +483,7 @@ def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, 
 
 
 def test_onnx_without_its_packages_is_refused_before_training(monkeypatch):
-    monkeypatch.setattr("mmjepa.trainer_mmjepa.find_spec", lambda package: None)
+    monkeypatch.setattr("mmjepa.training.arguments.find_spec", lambda package: None)
     with pytest.raises(ValueError, match=r"onnxruntime, onnxscript: pip install 'mmjepa\[onnx\]'"):
         parsed("--onnx_dir", "onnx")
 
@@ -534,7 +535,7 @@ def test_centered_targets_are_centred_on_the_alignment_texts_once(folders, tmp_p
 def test_from_random_weights_nothing_of_an_image_is_cut_off():
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, -5:] = 255
-    pixels = run_pathvqa.image_processor_of_size(28)(image, return_tensors="pt")["pixel_values"][0]  # (3, 28, 28)
+    pixels = image_processor_of_size(28)(image, return_tensors="pt")["pixel_values"][0]  # (3, 28, 28)
     assert pixels.shape == (3, 28, 28)
     assert (pixels[..., -1] > pixels[..., 0] + 1).all()
 

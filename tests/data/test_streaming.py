@@ -4,7 +4,6 @@ import io
 import itertools
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,12 +15,12 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from mmjepa.data_pathvqa import load_rows, prepare
-from mmjepa.streaming_pathvqa import StreamedVqaData, stream_rows
-from mmjepa.trainer_mmjepa import MMJepaTrainer, MMJepaTrainingArguments
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import run_pathvqa  # noqa: E402
+from mmjepa import run_pathvqa
+from mmjepa.data.images import prepare
+from mmjepa.data.loading import load_rows
+from mmjepa.data.streaming import StreamedVqaData, stream_rows
+from mmjepa.training.arguments import MMJepaTrainingArguments
+from mmjepa.training.trainer import MMJepaTrainer
 
 FEATURES = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
 

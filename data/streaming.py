@@ -20,19 +20,9 @@ from datasets import (
 from datasets.distributed import split_dataset_by_node
 from transformers import BaseImageProcessor
 
-from .data_pathvqa import (
-    SPLIT_NAMES,
-    ImageGroupedSampler,
-    check_readable,
-    check_splits,
-    fill_missing,
-    find_columns,
-    image_hash,
-    prepare_image,
-    prepared_shape,
-    with_absolute_path,
-    with_own_columns,
-)
+from .batches import ImageGroupedSampler
+from .images import check_readable, image_hash, prepare_image, prepared_shape
+from .loading import SPLIT_NAMES, check_splits, fill_missing, find_columns, with_absolute_path, with_own_columns
 
 logger = logging.getLogger("mmjepa")
 

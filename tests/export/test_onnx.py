@@ -11,7 +11,7 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
 pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
 
-from mmjepa.onnx_mmjepa import OnnxModel, export_onnx, main  # noqa: E402
+from mmjepa.export.onnx import OnnxModel, export_onnx, main  # noqa: E402
 
 QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is it?"]
 
@@ -75,7 +75,7 @@ def test_graphs_give_the_models_states_and_scores(exported, batch):
 
 
 def test_exporting_leaves_the_model_in_its_precision_and_mode(make_model, processor, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmjepa.onnx_mmjepa.example_inputs", lambda model: {})
+    monkeypatch.setattr("mmjepa.export.onnx.example_inputs", lambda model: {})
     model = make_model().to(torch.bfloat16).train()
     export_onnx(model, processor, tmp_path)
     assert model.dtype == torch.bfloat16 and model.training
@@ -83,7 +83,7 @@ def test_exporting_leaves_the_model_in_its_precision_and_mode(make_model, proces
 
 def test_no_path_of_the_exporting_machine_is_written(exported):
     _, folder = exported
-    assert not any(b"onnx_mmjepa.py" in path.read_bytes() for path in folder.glob("*.onnx"))
+    assert not any(b"onnx.py" in path.read_bytes() for path in folder.glob("*.onnx"))
 
 
 def test_the_command_exports_a_saved_model_without_data(saved_folder, tmp_path):

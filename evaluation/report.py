@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .data_pathvqa import VqaData
-from .metrics.vqa_answers.vqa_answers import normalize_answer
+from ..data.images import VqaData
+from ..metrics.vqa_answers.vqa_answers import normalize_answer
 
 # Row of the table -> what follows the name of its scores.
 TABLE_ROWS = {

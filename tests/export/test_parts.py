@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model
 
-from mmjepa.export_mmjepa import export_parts, main, rebuild_from_parts
+from mmjepa.export.parts import export_parts, main, rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 

@@ -19,9 +19,12 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LabelSmoother
 
-from mmjepa.data_pathvqa import VqaCollator, VqaData, prepare
-from mmjepa.evaluation_pathvqa import answer_questions, encode_all_images, evaluate_model
-from mmjepa.trainer_mmjepa import FIXED_FLAGS, MMJepaTrainer, MMJepaTrainingArguments
+from mmjepa.data.batches import VqaCollator
+from mmjepa.data.images import VqaData, prepare
+from mmjepa.evaluation.answering import answer_questions, encode_all_images
+from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.training.arguments import FIXED_FLAGS, MMJepaTrainingArguments
+from mmjepa.training.trainer import MMJepaTrainer
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ shape and one density, and findings in some of the eight border cells of a 3 x 3
 statistics (7.6 questions an image, half of them yes/no, short lower-case sentences), and no answer follows from its
 question.
 
-    python -m mmjepa.drawn_slides slides --num_train 2000 --num_validation 200
+    python -m mmjepa.data.drawn_slides slides --num_train 2000 --num_validation 200
 """
 
 import argparse

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .report_mmjepa import TABLE_COLUMNS, TABLE_ROWS, answer_table
+from .report import TABLE_COLUMNS, TABLE_ROWS, answer_table
 
 # Prefix of a split's numbers in all_results.json -> its name.
 SPLITS = {"eval_": "validation", "test_": "test"}

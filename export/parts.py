@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model, GenerationConfig
 
-from .configuration_mmjepa import MMJepaConfig
-from .modeling_mmjepa import MMJepaForConditionalGeneration
-from .processing_mmjepa import MMJepaProcessor
+from ..configuration_mmjepa import MMJepaConfig
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
 
 
 def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Module]:

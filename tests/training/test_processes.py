@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
-from mmjepa.data_pathvqa import ImageGroupedSampler, SharedBatchSampler, load_rows
-from mmjepa.drawn_slides import write_drawn_slides
-from mmjepa.trainer_mmjepa import MMJepaTrainingArguments
+from mmjepa import run_pathvqa
+from mmjepa.data.batches import ImageGroupedSampler, SharedBatchSampler
+from mmjepa.data.drawn_slides import write_drawn_slides
+from mmjepa.data.loading import load_rows
+from mmjepa.training.arguments import MMJepaTrainingArguments
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-import run_pathvqa  # noqa: E402
+ROOT = Path(__file__).parents[2]
 
 VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
 TEXT = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmjepa.augmentation_mmjepa import AUGMENTATIONS, STAIN_STRENGTH, augment
+from mmjepa.training.augmentation import AUGMENTATIONS, STAIN_STRENGTH, augment
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from fresh_process import run_fresh
 from huggingface_hub import ModelCard
 
-from mmjepa.card_mmjepa import model_card
+from mmjepa.evaluation.model_card import model_card
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 

@@ -6,8 +6,6 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,176 +13,17 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
-from transformers.debug_utils import DebugOption
-from transformers.hf_argparser import HfArg
+from transformers import Trainer, TrainerCallback, get_scheduler
 from transformers.integrations import TensorBoardCallback
-from transformers.training_args import ParallelMode
 
-from .augmentation_mmjepa import AUGMENTATIONS, augment
-from .data_pathvqa import ImageGroupedSampler, SharedBatchSampler, VqaCollator, VqaData, normalize_pixels
-from .modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
-from .streaming_pathvqa import StreamedVqaData
+from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
+from ..data.images import VqaData, normalize_pixels
+from ..data.streaming import StreamedVqaData
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
+from .arguments import MMJepaTrainingArguments
+from .augmentation import augment
 
 logger = logging.getLogger("mmjepa")
-
-# What --precision may say -> the Trainer's flag for it.
-PRECISIONS = {"bf16": "bf16", "bf16-mixed": "bf16", "fp16": "fp16", "16-mixed": "fp16", "32": None, "32-true": None}
-# Flags of the library that this Trainer can't follow: the value that each keeps, and why.
-FIXED_FLAGS: dict[str, tuple[Any, str]] = {
-    "train_sampling_strategy": ("random", "rows come by image, see questions_per_image"),
-    "length_column_name": ("length", "rows come by image, see questions_per_image"),
-    "remove_unused_columns": (False, "the collator reads the text columns"),
-    "label_names": (None, "the answers are the labels"),
-    "optim_target_modules": (None, "the image half and the decoder have rates of their own"),
-    "use_liger_kernel": (False, "there are no such kernels for this model"),
-    "liger_kernel_config": (None, "there are no such kernels for this model"),
-    "use_cache": (False, "training reads whole answers"),
-    "bf16_full_eval": (False, "it would leave the model in that precision; see precision"),
-    "fp16_full_eval": (False, "it would leave the model in that precision; see precision"),
-    "parallelism_config": (None, "images and questions can't be cut alike"),
-}
-# Of accelerator_config: batches have their shares made already, and images and questions differ in number.
-FIXED_ACCELERATOR_FIELDS = {
-    "split_batches": False,
-    "dispatch_batches": None,
-    "even_batches": True,
-    "use_seedable_sampler": True,
-}
-# Optimizers that make parameter groups, or take steps, of their own.
-REFUSED_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
-
-
-@dataclass
-class MMJepaTrainingArguments(TrainingArguments):
-    """transformers' training arguments with this project's defaults, second names, and the few it adds."""
-
-    output_dir: str = HfArg(default="./checkpoints", aliases=["--ckpt_dir"], help="Where checkpoints are written.")
-    log_dir: str = HfArg(default="./logs", help="TensorBoard logs are written to its folder mmjepa_joint.")
-    export_dir: str | None = HfArg(default=None, help="Where the trained parts are written, each for its stock class.")
-    onnx_dir: str | None = HfArg(default=None, help="Where the trained model is written as ONNX graphs.")
-    per_device_train_batch_size: int = HfArg(default=16, aliases=["--batch_size"], help="Questions a training step.")
-    per_device_eval_batch_size: int = HfArg(default=64, help="Questions a step of evaluation.")
-    dataloader_num_workers: int = HfArg(default=4, aliases=["--num_workers"], help="Processes that load data.")
-    num_train_epochs: float = HfArg(default=3, aliases=["--max_epochs"], help="Times every question is seen.")
-    lr_img: float = HfArg(
-        default=3e-4, help="Peak learning rate of the image encoder, projector, visual prefix and alignment loss."
-    )
-    learning_rate: float = HfArg(default=3e-5, aliases=["--lr_dec"], help="Peak learning rate of the text decoder.")
-    use_cosine_schedule: bool = HfArg(default=False, help="Decay by a cosine instead of --lr_scheduler_type.")
-    warmup_steps: float = HfArg(
-        default=0.06,
-        aliases=["--warmup_ratio"],
-        help="Learning-rate warm-up: below 1 a share of all steps, else steps.",
-    )
-    gradient_accumulation_steps: int = HfArg(
-        default=1, aliases=["--accumulate_grad_batches"], help="Batches added up before a step."
-    )
-    max_grad_norm: float = HfArg(default=1.0, aliases=["--gradient_clip_val"], help="Norm gradients are cut to.")
-    precision: str = HfArg(
-        default="auto",
-        help="bf16 (or bf16-mixed), fp16 (16-mixed) or 32 (32-true); auto is bf16 on a GPU that has it, else 32.",
-    )
-    do_train: bool = HfArg(default=True, help="Whether to train.")
-    do_eval: bool = HfArg(
-        default=True,
-        help="Whether to evaluate the validation split at the end, controls included; false also switches off the "
-        "evaluations while training (--eval_strategy) and with them the choice of the best checkpoint.",
-    )
-    resume_from_checkpoint: str | None = HfArg(
-        default=None,
-        help="Goes on with training from a checkpoint: alone, `true` or `last` from the newest complete one in the "
-        "output folder, with a run's folder from that run's newest, or from the one named.",
-        metadata={"nargs": "?", "const": "last"},
-    )
-    overwrite_output_dir: bool = HfArg(
-        default=False,
-        help="Removes what an earlier run left in the output folder, its model and checkpoints too; other files stay.",
-    )
-    align_warmup_epochs: float = HfArg(
-        default=1.0, help="Epochs of the alignment loss alone, at the start; at most half of the training."
-    )
-    questions_per_image: int = HfArg(
-        default=8, help="At most so many questions of an image in a row of the training order; 1 shuffles questions."
-    )
-    augmentations: list[str] | None = HfArg(
-        default=None, help="Random views of training images: any of crop, flip, stain; none by default."
-    )
-    fast_dev_run: bool = HfArg(default=False, help="Two training steps and little data: does everything run?")
-    remove_unused_columns: bool = HfArg(default=False, help="The collator reads the text columns.")
-    eval_strategy: str = HfArg(default="epoch", help="When to evaluate.")
-    save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint.")
-    save_total_limit: int | None = HfArg(default=2, help="The best and the last checkpoint.")
-    load_best_model_at_end: bool = HfArg(default=True, help="Whether the best checkpoint is what is saved at the end.")
-    metric_for_best_model: str | None = HfArg(default="accuracy", help="What the best checkpoint is best at.")
-    logging_steps: float = HfArg(default=20, help="Steps between two lines of the log.")
-    report_to: list[str] | str | None = field(default="tensorboard", metadata={"help": "Where logs go."})
-
-    def __post_init__(self):
-        if self.use_cosine_schedule:
-            self.lr_scheduler_type = "cosine"
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
-            # Else each of the launched processes would take itself for the only one.
-            self.use_cpu = True
-        if self.precision not in ("auto", *PRECISIONS):
-            raise ValueError(f"precision is {self.precision!r}: allowed are auto, {', '.join(PRECISIONS)}.")
-        if self.precision != "auto":
-            self.bf16, self.fp16 = (PRECISIONS[self.precision] == name for name in ("bf16", "fp16"))
-        elif not (self.bf16 or self.fp16 or self.use_cpu):
-            # Older GPUs emulate bf16, slower than float32.
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
-            if not getattr(self, name) >= low:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
-        if self.onnx_dir is not None:
-            if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
-                raise ValueError(f"onnx_dir needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
-            from transformers.exporters import OnnxExporter
-
-            OnnxExporter()  # says here, and not after the training, that torch is too old for it
-        if unknown := set(self.augmentations or ()) - set(AUGMENTATIONS):
-            raise ValueError(f"augmentations hold {', '.join(unknown)}: allowed are {', '.join(AUGMENTATIONS)}.")
-        if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
-            # During the warm-up the decoder takes no part in the loss, which DDP refuses unless told.
-            self.ddp_find_unused_parameters = True
-        if not self.do_eval:
-            # An eval_strategy would make the Trainer set it back.
-            self.eval_strategy, self.load_best_model_at_end = "no", False
-        if self.fast_dev_run:
-            self.max_steps = 2
-        super().__post_init__()
-        self._check_fixed_flags()
-        if self.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
-            # The Trainer would split pixel_values and questions by rows, which are not of the same number.
-            logger.warning(
-                "Training on one of %d GPUs; to use all: torchrun --nproc_per_node %d run_pathvqa.py ...",
-                *[self.n_gpu] * 2,
-            )
-            self._n_gpu = 1
-
-    def _check_fixed_flags(self):
-        """Raises ValueError where a flag of the library asks for what this project's Trainer would do otherwise."""
-        for name, (value, reason) in FIXED_FLAGS.items():
-            if getattr(self, name) != value:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: it stays {value!r} here, because {reason}.")
-        for name, value in FIXED_ACCELERATOR_FIELDS.items():
-            if getattr(self.accelerator_config, name) != value:
-                raise ValueError(
-                    f"accelerator_config has {name} {getattr(self.accelerator_config, name)!r}: it stays {value!r} "
-                    "here, because each process has its share of a step's rows already."
-                )
-        if self.optim.startswith(REFUSED_OPTIMIZERS):
-            raise ValueError(
-                f"optim is {self.optim.value!r}: the image half and the decoder have rates of their own, which "
-                f"{', '.join(REFUSED_OPTIMIZERS)} can't give them; choose another, such as 'adamw_torch'."
-            )
-        if DebugOption.UNDERFLOW_OVERFLOW in self.debug:
-            raise ValueError("debug is 'underflow_overflow', which can't read masks: leave it out.")
-        if self.ddp_static_graph and self.align_warmup_epochs > 0:
-            raise ValueError(
-                "ddp_static_graph is True, but the decoder takes no part in the alignment warm-up: leave it out, or "
-                "give align_warmup_epochs 0."
-            )
 
 
 class MMJepaTensorBoardCallback(TensorBoardCallback):

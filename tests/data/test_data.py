@@ -15,7 +15,9 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from transformers import AutoImageProcessor, BitImageProcessorPil
 
-from mmjepa.data_pathvqa import ImageGroupedSampler, VqaCollator, load_rows, normalize_pixels, prepare
+from mmjepa.data.batches import ImageGroupedSampler, VqaCollator
+from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.loading import load_rows
 
 SPLIT_ROWS = {"train": 6, "validation": 3, "test": 2}
 

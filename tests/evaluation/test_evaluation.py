@@ -16,23 +16,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BatchFeature, BitImageProcessorPil
 
-from mmjepa.data_pathvqa import VqaData
-from mmjepa.evaluation_pathvqa import (
-    alignment_metrics,
-    answer_questions,
-    chance_of_hit,
-    encode_all_images,
-    evaluate_model,
-    image_gain,
-    in_shares,
-    majority_answers,
-    other_images,
-)
+from mmjepa.data.images import VqaData
+from mmjepa.evaluation.alignment import alignment_metrics, chance_of_hit
+from mmjepa.evaluation.answering import answer_questions, encode_all_images, in_shares
+from mmjepa.evaluation.controls import image_gain, majority_answers, other_images
+from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.evaluation.report import answer_table, draw_answers
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaImageStates
-from mmjepa.report_mmjepa import answer_table, draw_answers
 
-PATHVQA = Path(__file__).parents[2] / "shared" / "data" / "pathvqa"
+PATHVQA = Path(__file__).parents[3] / "shared" / "data" / "pathvqa"
 
 
 class CharacterProcessor:
@@ -281,7 +274,7 @@ def test_retrieval_in_blocks_equals_retrieval_at_once(monkeypatch):
     images, texts = torch.randn(9, 4, generator=generator), torch.randn(20, 4, generator=generator)
     pairs = (images, texts, list(range(9)), list(range(3, 12)), [*range(1, 9), 0])
     at_once = alignment_metrics(*pairs)
-    monkeypatch.setattr("mmjepa.evaluation_pathvqa.IMAGES_PER_BLOCK", 2)
+    monkeypatch.setattr("mmjepa.evaluation.alignment.IMAGES_PER_BLOCK", 2)
     assert alignment_metrics(*pairs) == at_once
 
 
@@ -297,7 +290,7 @@ def test_two_processes_answer_each_question_once_and_both_get_all_answers(tmp_pa
         import json, sys
         from pathlib import Path
         from torch import distributed
-        from mmjepa.evaluation_pathvqa import in_shares
+        from mmjepa.evaluation.answering import in_shares
 
         rank, folder = int(sys.argv[1]), Path(sys.argv[2])
         distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)

@@ -22,8 +22,8 @@ from torch import nn
 from torch.export import Dim
 from transformers.exporters import OnnxConfig, OnnxExporter
 
-from .modeling_mmjepa import MMJepaForConditionalGeneration
-from .processing_mmjepa import MMJepaProcessor
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
 
 
 class ImageTower(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 from datasets import Image, load_from_disk
 
 from mmjepa import drawn_slides as slides
-from mmjepa.drawn_slides import SlideFacts, ask_questions, draw_facts, paint_slide
+from mmjepa.data.drawn_slides import SlideFacts, ask_questions, draw_facts, paint_slide
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""A data set by name or folder, its images and its batches."""

@@ -1,0 +1,143 @@
+"""The model answers: images, texts and questions in batches, shared out among the processes."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import torch
+from datasets import Dataset
+from torch import distributed, nn
+
+from ..data.images import normalize_pixels
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageStates
+from ..processing_mmjepa import MMJepaProcessor
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and without gradients; afterwards in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def batches(items: Sequence, batch_size: int) -> Iterator[Sequence]:
+    return (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+
+
+def in_shares(items: Sequence, work: Callable[[Sequence], list]) -> list:
+    """`work(items)`, a list with one result an item, in order; under torch.distributed each process does a share.
+
+    Process r of n works on items r, r + n, ..., and all get all results. Results are pickled, tensors from the CPU.
+    """
+    if not distributed.is_initialized():
+        return work(items)
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    shares: list[list] = [[] for _ in range(world_size)]
+    distributed.all_gather_object(shares, work(items[rank::world_size]))
+    results = [None] * len(items)
+    for rank, share in enumerate(shares):
+        results[rank::world_size] = share
+    return results
+
+
+def encode_all_images(
+    model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset, batch_size: int
+) -> MMJepaImageStates:
+    """States of the N images of a [`VqaData`]'s `pixels`, each encoded once, on the model's device."""
+
+    def encode(image_ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        states: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for batch in batches(image_ids, batch_size):
+            values = normalize_pixels(pixels[batch]["pixels"].to(model.device), image_processor)  # (I, 3, H, W)
+            output = model.encode_images(values)
+            states += zip(output.image_embeds.cpu(), output.visual_tokens.cpu(), strict=True)
+        return states
+
+    with evaluating(model):
+        image_embeds, visual_tokens = zip(*in_shares(range(len(pixels)), encode), strict=True)
+        return MMJepaImageStates(
+            image_embeds=torch.stack(image_embeds).to(model.device),  # (N, D)
+            visual_tokens=torch.stack(visual_tokens).to(model.device),  # (N, M, D)
+        )
+
+
+def encode_blank_image(
+    model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset
+) -> MMJepaImageStates:
+    """States of one black image as large as those of a [`VqaData`]'s `pixels`."""
+    blank = torch.zeros_like(pixels[:1]["pixels"])  # (1, 3, H, W)
+    with evaluating(model):
+        return model.encode_images(normalize_pixels(blank.to(model.device), image_processor))
+
+
+def answer_questions(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    questions: Sequence[str],
+    image_states: MMJepaImageStates,
+    image_ids: Sequence[int],
+    batch_size: int,
+    stream: TextIO | None = None,
+    **generate_kwargs,
+) -> list[str]:
+    """An answer to each question, in their order.
+
+    Args:
+        questions: R of them.
+        image_states: of N images, as `encode_all_images` makes them.
+        image_ids: the image of each question, R numbers below N.
+        stream: takes a line of JSON for each answer of this process, batch by batch: its row, question and prediction.
+        generate_kwargs: for `model.generate`, such as `max_new_tokens`.
+    """
+    lengths = [len(ids) for ids in processor.tokenizer(list(questions), truncation=True)["input_ids"]]
+    # Questions of one length in a batch need no padding, and every process gets short and long ones alike.
+    by_length = sorted(range(len(questions)), key=lengths.__getitem__)
+
+    def answer(rows: Sequence[int]) -> list[str]:
+        answers: list[str] = []
+        for batch in batches(rows, batch_size):
+            ids, image_index = torch.tensor([image_ids[row] for row in batch]).unique(return_inverse=True)
+            states = MMJepaImageStates(
+                image_embeds=image_states.image_embeds[ids], visual_tokens=image_states.visual_tokens[ids]
+            )
+            text = processor(text=[questions[row] for row in batch], return_tensors="pt")
+            output = model.generate(
+                **text.to(model.device),
+                image_states=states,
+                image_index=image_index.to(model.device),
+                **generate_kwargs,
+            )
+            decoded = [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
+            answers += decoded
+            if stream is not None:
+                for row, prediction in zip(batch, decoded, strict=True):
+                    line = {"row": row, "question": questions[row], "prediction": prediction}
+                    stream.write(json.dumps(line) + "\n")
+                stream.flush()
+        return answers
+
+    with evaluating(model):
+        answers = dict(zip(by_length, in_shares(by_length, answer), strict=True))
+    return [answers[row] for row in range(len(questions))]
+
+
+def encode_all_texts(
+    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: Sequence[str], batch_size: int
+) -> torch.Tensor:
+    """The unit alignment targets (T, D) of T texts, on the model's device."""
+
+    def encode(texts: Sequence[str]) -> list[torch.Tensor]:
+        embeds: list[torch.Tensor] = []
+        for batch in batches(texts, batch_size):
+            text = processor(text=list(batch), return_tensors="pt").to(model.device)
+            embeds += model.encode_texts(text["input_ids"], text["attention_mask"]).cpu()
+        return embeds
+
+    with evaluating(model):
+        return torch.stack(in_shares(texts, encode)).to(model.device)

@@ -1,0 +1,72 @@
+"""What of an accuracy the image brought: majority answers, other images, and the gain over them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..metrics.vqa_answers.vqa_answers import normalize_answer
+
+
+def majority_answers(
+    train_questions: Dataset, questions: Sequence[str], first_words: Sequence[int | None] = (3, 2, 1, 0)
+) -> list[str]:
+    """The training set's most frequent answer to questions that start alike, for each of `questions`.
+
+    Args:
+        train_questions: columns question and answer, at least one row.
+        first_words: how many first words must be equal, and to how many to fall back where no training question
+            starts so; None is the whole question, 0 is any.
+    """
+    answers_after: dict[tuple, Counter] = defaultdict(Counter)
+    for question, answer in zip(train_questions["question"], train_questions["answer"], strict=True):
+        for start in question_starts(question, first_words):
+            answers_after[start][normalize_answer(answer)] += 1
+    starts = [
+        next(start for start in question_starts(question, first_words) if start in answers_after)
+        for question in questions
+    ]
+    return [answers_after[start].most_common(1)[0][0] for start in starts]
+
+
+def question_starts(question: str, first_words: Sequence[int | None]) -> list[tuple]:
+    words = question.lower().split()
+    # The count is part of the key: "is it" as a whole question is not "is it" as the start of another.
+    return [(count, *words[:count]) for count in first_words]
+
+
+def other_images(image_ids: Sequence[int], seed: int) -> list[int]:
+    """For each row another of the rows' images than its own: the images change places along one random ring.
+
+    Rows that share an image share the other one too. A single image has no other and stays.
+    """
+    ring = np.random.default_rng(seed).permutation(np.unique(image_ids))
+    other_of = dict(zip(ring.tolist(), np.roll(ring, 1).tolist(), strict=True))
+    return [other_of[image_id] for image_id in image_ids]
+
+
+def are_correct(rows: list[dict[str, Any]], column: str) -> list[bool]:
+    return [normalize_answer(row[column]) == normalize_answer(row["answer"]) for row in rows]
+
+
+def image_gain(
+    correct: Sequence[bool], correct_shuffled: Sequence[bool], image_ids: Sequence[int], seed: int, draws: int = 1000
+) -> dict[str, float]:
+    """What the right image adds to accuracy, `image_gain`, and its 95 % interval, `image_gain_low` and `_high`.
+
+    A paired bootstrap over images (Efron 1979): whole images are drawn with replacement, because the questions of one
+    image are right or wrong together; each row keeps both of its answers.
+    """
+    _, image_of_row = np.unique(image_ids, return_inverse=True)
+    gained = np.bincount(image_of_row, np.subtract(correct, correct_shuffled, dtype=float))  # (I,) answers more right
+    rows = np.bincount(image_of_row)  # (I,)
+    random = np.random.default_rng(seed)
+    times_drawn = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)  # (draws, I)
+    low, high = np.quantile((times_drawn @ gained) / (times_drawn @ rows), (0.025, 0.975))
+    return {
+        "image_gain": float(gained.sum() / rows.sum()),
+        "image_gain_low": float(low),
+        "image_gain_high": float(high),
+    }

@@ -1,0 +1,115 @@
+"""What a model answers on a set of questions, how good that is, and what of it the image brought.
+
+Accuracy says little alone: half of PathVQA's answers follow from the question's wording. The same questions are
+therefore answered by controls that can't see the right image, and `image_gain` is the distance to one of them.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from datasets import Dataset
+
+from ..data.batches import alignment_text
+from ..data.images import VqaData
+from ..metrics.vqa_answers.vqa_answers import score_answers
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageStates
+from ..processing_mmjepa import MMJepaProcessor
+from .alignment import alignment_metrics
+from .answering import answer_questions, encode_all_images, encode_all_texts, encode_blank_image
+from .controls import are_correct, image_gain, majority_answers, other_images
+
+CONTROL_SCORES = ("accuracy", "yes_no_accuracy", "open_accuracy")
+
+
+def evaluate_model(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    data: VqaData,
+    train_questions: Dataset,
+    batch_size: int,
+    seed: int = 0,
+    stream: TextIO | None = None,
+    **generate_kwargs,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Answers every question of `data` and scores the answers, the controls and the alignment.
+
+    Args:
+        train_questions: columns question and answer, from which the majority answers are learnt.
+        batch_size: questions, images or texts at once.
+        seed: of the shuffled images and of the bootstrap.
+        stream: takes this process's answers as soon as they are given, as `answer_questions` writes them.
+        generate_kwargs: for `model.generate`, such as `max_new_tokens`.
+
+    Returns:
+        The numbers, and a row a question. Numbers are those of `score_answers`; for each control `accuracy_<control>`,
+        `yes_no_accuracy_<control>` and `open_accuracy_<control>` with the controls shuffled_images, blank_images,
+        majority (of the question's first words) and majority_question; those of `image_gain` and
+        `alignment_metrics`. Rows have question, answer (the right one), prediction, shuffled, blank and image_id.
+        With torch.distributed every process gets them all.
+    """
+    image_ids = list(data.questions["image_id"])
+    other_ids = other_images(image_ids, seed)
+    image_states = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
+    rows = answer_with_controls(model, processor, data, image_states, other_ids, batch_size, stream, **generate_kwargs)
+    metrics = score_with_controls(rows, train_questions)
+    correct, correct_shuffled = are_correct(rows, "prediction"), are_correct(rows, "shuffled")
+    metrics |= image_gain(correct, correct_shuffled, image_ids, seed)
+
+    texts = [alignment_text(row) for row in data.questions]
+    distinct = sorted(set(texts))
+    text_ids = [bisect_left(distinct, text) for text in texts]
+    text_embeds = encode_all_texts(model, processor, distinct, batch_size)
+    metrics |= alignment_metrics(image_states.image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    return metrics, rows
+
+
+def answer_with_controls(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    data: VqaData,
+    image_states: MMJepaImageStates,
+    other_ids: Sequence[int],
+    batch_size: int,
+    stream: TextIO | None = None,
+    **generate_kwargs,
+) -> list[dict[str, Any]]:
+    """The rows that `evaluate_model` returns: each question answered about its image, another image and a blank one.
+
+    Args:
+        image_states: of all images of `data`.
+        other_ids: the other image of each row.
+        stream: takes the answers about the right image as soon as they are given.
+    """
+
+    def answer(questions: list[str], image_states: MMJepaImageStates, image_ids: Sequence[int], **kwargs) -> list[str]:
+        kwargs |= generate_kwargs
+        return answer_questions(model, processor, questions, image_states, image_ids, batch_size, **kwargs)
+
+    questions, truths, image_ids = (list(data.questions[name]) for name in ("question", "answer", "image_id"))
+    predictions = answer(questions, image_states, image_ids, stream=stream)
+    shuffled = answer(questions, image_states, other_ids)
+    # Without an image equal questions have equal answers.
+    distinct = sorted(set(questions))
+    blank_states = encode_blank_image(model, processor.image_processor, data.pixels)
+    blank_answers = dict(zip(distinct, answer(distinct, blank_states, [0] * len(distinct)), strict=True))
+    blank = [blank_answers[question] for question in questions]
+    names = ("question", "answer", "prediction", "shuffled", "blank", "image_id")
+    columns = (questions, truths, predictions, shuffled, blank, image_ids)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def score_with_controls(rows: list[dict[str, Any]], train_questions: Dataset) -> dict[str, float]:
+    """Scores of the rows' answers and, in the three numbers of the table, of the four controls."""
+    questions, truths = [row["question"] for row in rows], [row["answer"] for row in rows]
+    controls = {
+        "shuffled_images": [row["shuffled"] for row in rows],
+        "blank_images": [row["blank"] for row in rows],
+        "majority": majority_answers(train_questions, questions),
+        "majority_question": majority_answers(train_questions, questions, first_words=(None, 3, 2, 1, 0)),
+    }
+    metrics = score_answers([row["prediction"] for row in rows], truths, questions)
+    for control, answers in controls.items():
+        scores = score_answers(answers, truths, questions)
+        metrics |= {f"{name}_{control}": scores[name] for name in CONTROL_SCORES if name in scores}
+    return metrics

@@ -1,0 +1,1 @@
+"""A trained model as stock parts and as ONNX graphs."""

@@ -1,0 +1,1 @@
+"""Flags, the model they make, and the Trainer."""

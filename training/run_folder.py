@@ -1,0 +1,100 @@
+"""The folder of a run: what is in it, from which checkpoint to go on, what a new run may remove."""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from .arguments import MMJepaTrainingArguments
+
+logger = logging.getLogger("mmjepa")
+
+NEWEST = ("last", "true")  # what --resume_from_checkpoint says for the newest checkpoint of the output folder
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+# By these a folder is known to hold a run. Its results stand beside them; all else a later run writes over.
+RUN_SIGNS = re.compile(r"checkpoint-\d+|trainer_state\.json|all_results\.json|model(-\d+-of-\d+)?\.safetensors")
+RESULTS = re.compile(r"(all|train|eval|test)_results\.json|(eval|test)_answers\.(jsonl|png)|README\.md")
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether training can go on from it: a save that was cut off lacks the Trainer's state, which is written last."""
+    # DeepSpeed has its optimizer in a folder whose name the file `latest` holds.
+    deepspeed = (checkpoint / "latest").exists()
+    optimizer = ("global_step*",) if deepspeed else ("optimizer*", "scheduler.pt")
+    return all(any(checkpoint.glob(part)) for part in ("trainer_state.json", "model*.safetensors", *optimizer))
+
+
+def find_checkpoint(args: MMJepaTrainingArguments) -> str | None:
+    """The checkpoint that --resume_from_checkpoint means, None where training starts from the beginning.
+
+    Raises:
+        ValueError: the folder that it names holds no complete checkpoint.
+    """
+    named = args.resume_from_checkpoint
+    if named is None or named == "false":
+        return None
+    newest = named in NEWEST
+    folder = Path(args.output_dir if newest else named)
+    if CHECKPOINT.fullmatch(folder.name) or is_complete(folder):
+        return str(folder)
+    found = [path for path in folder.glob("*") if CHECKPOINT.fullmatch(path.name) and is_complete(path)]
+    if found:
+        return str(max(found, key=lambda path: int(path.name.split("-")[1])))
+    if not newest:
+        raise ValueError(
+            f"{folder} holds no complete checkpoint to go on from: name a checkpoint or a run's folder that has one, "
+            "or leave out --resume_from_checkpoint."
+        )
+    logger.warning("%s holds no complete checkpoint yet: training starts from the beginning", folder)
+    return None
+
+
+def check_folder(args: MMJepaTrainingArguments, model_name: str | None, checkpoint: str | None) -> None:
+    """Raises ValueError where the output folder is another run's, whose numbers and model would mix with this one's.
+
+    An evaluation may go beside the model that it evaluates.
+    """
+    folder = Path(args.output_dir)
+    held = signs_of_run(folder)
+    if args.resume_from_checkpoint in NEWEST and checkpoint is None:
+        # Only a run that was stopped in its first save, which may begin again.
+        held = [name for name in held if not CHECKPOINT.fullmatch(name)]
+    if args.overwrite_output_dir:
+        sources = [Path(name).resolve() for name in (model_name, args.resume_from_checkpoint) if name is not None]
+        if args.resume_from_checkpoint in NEWEST or any(
+            folder.resolve() in (source, *source.parents) for source in sources
+        ):
+            raise ValueError(
+                f"--overwrite_output_dir would remove what this run starts from, in {folder}: leave it out, or name "
+                "another --output_dir."
+            )
+    elif held and args.do_train and checkpoint is None:
+        raise ValueError(
+            f"{folder} holds an earlier run ({', '.join(held)}): name another --output_dir, go on with "
+            "--resume_from_checkpoint, or remove what that run left with --overwrite_output_dir."
+        )
+    elif held and not args.do_train and (model_name is None or folder.resolve() != Path(model_name).resolve()):
+        raise ValueError(
+            f"{folder} holds another run ({', '.join(held)}): name another --output_dir for this one's numbers, or "
+            "remove what that run left with --overwrite_output_dir."
+        )
+
+
+def signs_of_run(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if RUN_SIGNS.fullmatch(path.name))
+
+
+def clear_folder(args: MMJepaTrainingArguments) -> None:
+    """Removes what an earlier run left in the output folder: all that tells of it, or, gone on with, its results."""
+    folder = Path(args.output_dir)
+    signs = signs_of_run(folder)
+    if signs and (args.do_train or args.overwrite_output_dir):
+        for path in folder.glob("*"):
+            if RESULTS.fullmatch(path.name):
+                path.unlink()
+    if args.overwrite_output_dir:
+        for path in (folder / name for name in signs):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)  # all_results.json is a result too
