@@ -528,8 +528,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             ValueError: a checkpoint is of another model type.
         """
         vision_config, text_config = AutoConfig.from_pretrained(vision), AutoConfig.from_pretrained(text)
-        config_kwargs = {"tie_word_embeddings": text_config.tie_word_embeddings, **config_kwargs}
         config = MMJepaConfig(vision_config=vision_config, text_config=text_config, **config_kwargs)
+        if "tie_word_embeddings" not in config_kwargs:
+            config.tie_word_embeddings = text_config.tie_word_embeddings
         image_encoder = Dinov2Model.from_pretrained(vision)
         bart = BartForConditionalGeneration.from_pretrained(text)
         model = cls(config)

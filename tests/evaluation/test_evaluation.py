@@ -278,6 +278,15 @@ def test_retrieval_in_blocks_equals_retrieval_at_once(monkeypatch):
     assert alignment_metrics(*pairs) == at_once
 
 
+def test_retrieval_stands_beside_the_texts_that_most_images_share():
+    """Of six images four have text 0, two have text 1, and each has one of its own."""
+    image_ids = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
+    text_ids = [0, 0, 0, 0, 1, 1, 10, 11, 12, 13, 14, 15]
+    metrics = alignment_metrics(torch.randn(6, 4), torch.randn(20, 4), image_ids, text_ids, [*range(1, 6), 0] * 2)
+    assert metrics["retrieval_recall_at_1_popular"] == pytest.approx(4 / 6)
+    assert metrics["retrieval_recall_at_5_popular"] == 1.0
+
+
 def test_texts_that_all_look_alike_are_not_retrieved():
     images, texts = torch.ones(3, 4), torch.ones(20, 4)
     metrics = alignment_metrics(images, texts, [0, 1, 2], [0, 1, 2], [1, 2, 0])
