@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import Image, load_from_disk
 
-from mmjepa import drawn_slides as slides
+from mmjepa.data import drawn_slides as slides
 from mmjepa.data.drawn_slides import SlideFacts, ask_questions, draw_facts, paint_slide
 
 
