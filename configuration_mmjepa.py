@@ -8,7 +8,12 @@ ALIGNMENT_LOSSES = ("cosine", "infonce", "sigmoid")
 ALIGNMENT_TARGETS = ("embedding", "centered", "layer_norm")
 
 # Saving a model adds only the one Auto class it is registered for; a checkpoint answers to all of these.
-AUTO_MODEL_CLASSES = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM")
+AUTO_MODEL_CLASSES = (
+    "AutoModel",
+    "AutoModelForImageTextToText",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForVisualQuestionAnswering",
+)
 
 
 class MMJepaConfig(PreTrainedConfig):
@@ -16,8 +21,8 @@ class MMJepaConfig(PreTrainedConfig):
 
     Args:
         vision_config: a `Dinov2Config` or its dict: the image encoder, of width Dv.
-        text_config: a `BartConfig` or its dict: the frozen teacher is its encoder half, the generator its decoder
-            half, both of width D. Generation takes its special tokens from it.
+        text_config: a `BartConfig` or its dict, of width D: its encoder half is the frozen text encoder, its decoder
+            half writes the answers. Generation takes its special tokens from it.
         num_image_tokens: M, how many visual tokens the decoder reads for an image.
         visual_prefix: how an image becomes M tokens. "patches": M learned queries cross-attend to the patch states.
             "pooled": an MLP of the one aligned image embedding. Trained from random weights, "pooled" was seen to stay
@@ -27,12 +32,16 @@ class MMJepaConfig(PreTrainedConfig):
             where Dv == D.
         alignment_loss: "cosine", 1 - cos of image and text; "infonce" (arXiv 1807.03748) and "sigmoid" (SigLIP, arXiv
             2303.15343) also push wrong pairs of the batch apart; equal texts never count as a wrong pair.
-        alignment_target: what the image predicts: the teacher's pooled "embedding", the same "centered" on the mean of
-            the training texts, or "layer_norm" over the features as in I-JEPA (arXiv 2301.08243).
+        alignment_target: what the image predicts: the text encoder's pooled "embedding", the same "centered" on the
+            mean of the training texts, or "layer_norm" over the features as in I-JEPA (arXiv 2301.08243).
         lambda_align, lambda_ce: weights of the alignment and the answer loss in the total.
-        tie_word_embeddings: whether the decoder's output head is its embedding matrix. The teacher's embeddings are
-            always a matrix of their own: tied, training the decoder would move the teacher.
-        initializer_range: standard deviation of the new linear layers' initial weights, in units of
+        tie_word_embeddings: whether the decoder's output head is its embedding matrix. The text encoder's embeddings
+            are always a matrix of their own: tied, training the decoder would move the text encoder.
+        position_turns: the highest frequency of the position codes of "patches", in turns over the image. With 8
+            turns a query's nearest patches were not its most similar ones (docs/experiments.md).
+        position_sharpness: how many times the keys of "patches" carry their position code. With 6, each of 3 x 3
+            visual tokens starts by reading its own ninth of the image.
+        initializer_factor: standard deviation of the new linear layers' initial weights, in units of
             1 / sqrt(inputs of the layer).
 
     Raises:
@@ -62,7 +71,9 @@ class MMJepaConfig(PreTrainedConfig):
     lambda_align: float = 0.5
     lambda_ce: float = 1.0
     tie_word_embeddings: bool = True
-    initializer_range: float = 1.0
+    position_turns: float = 2.0
+    position_sharpness: float = 6.0
+    initializer_factor: float = 1.0
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
@@ -84,8 +95,9 @@ class MMJepaConfig(PreTrainedConfig):
         # The library's Trainers look for them here.
         for name in ("bos", "eos", "pad", "decoder_start"):
             setattr(self, f"{name}_token_id", getattr(self.text_config, f"{name}_token_id"))
-        if not self.initializer_range > 0:
-            raise ValueError(f"initializer_range is {self.initializer_range!r}: give a number above 0.")
+        for name in ("position_turns", "position_sharpness", "initializer_factor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give a number above 0.")
         # Questions without a mask are read by their padding, and answers are shifted by these two.
         for name in ("pad_token_id", "decoder_start_token_id"):
             if getattr(self.text_config, name) is None:

@@ -21,29 +21,29 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_mmjepa import MMJepaConfig
 
-# How strongly a new query prefers its own place. With 6 each of 3 x 3 visual tokens starts by reading its own ninth of
-# the image, with 3 and codes of up to 8 turns only a quarter of what it read was: it stayed blind to places.
-POSITION_SHARPNESS = 6.0
-# How many times a visual token carries the code of its place beside what it read there. Without, training makes what
-# is seen so much larger than where that questions about places stayed unanswered for thousands of steps.
-POSITION_WEIGHT = 1.0
 # The logarithm of the largest scale of contrastive scores (CLIP, arXiv 2103.00020: at most 100).
 MAX_LOGIT_SCALE = math.log(100)
 
 
 @dataclass
-class MMJepaImageStates(ModelOutput):
+class MMJepaImageFeatures(ModelOutput):
     """What the model knows of I images; made once, it answers any number of questions about them.
 
     image_embeds (I, D): the aligned image embedding p, not normalised.
     visual_tokens (I, M, D): what the decoder reads.
-    hidden_states, attentions: of the image encoder, where asked for.
+    last_hidden_state (I, 1+P, Dv), hidden_states, attentions: of the image encoder; answering does without them.
     """
 
     image_embeds: torch.Tensor | None = None
     visual_tokens: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+    @property
+    def pooler_output(self) -> torch.Tensor | None:
+        """The visual tokens, by the name that `get_image_features` of the library's models gives them."""
+        return self.visual_tokens
 
 
 @dataclass
@@ -54,7 +54,7 @@ class MMJepaEncoderOutput(ModelOutput):
     padding last.
     image_embeds (I, D), image_index (B,): the image embeddings, and which one each question is about.
     question_embeds (B, D): the mean of each question's token states.
-    hidden_states, attentions: of the teacher; image_hidden_states, image_attentions: of the image encoder.
+    hidden_states, attentions: of the text encoder; image_hidden_states, image_attentions: of the image encoder.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -75,7 +75,7 @@ class MMJepaOutput(ModelOutput):
     loss, loss_align, loss_ce: scalars; loss is lambda_align * loss_align + lambda_ce * loss_ce.
     logits (B, A, V): next-token scores of the decoder.
     image_embeds (I, D), text_embeds (B, D): the aligned image embeddings and the normalised alignment targets.
-    encoder_*: the visual tokens and question states the decoder read, and the teacher's own hidden states and
+    encoder_*: the visual tokens and question states the decoder read, and the text encoder's own hidden states and
     attentions; image_*: the image encoder's; decoder_* and cross_attentions: the decoder's.
     """
 
@@ -121,13 +121,13 @@ def padding_last(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple
     return input_ids.gather(1, order), attention_mask.gather(1, order)
 
 
-def sincos_positions(height: int, width: int, channels: int, device=None) -> torch.Tensor:
+def sincos_positions(height: int, width: int, channels: int, turns: float, device=None) -> torch.Tensor:
     """Two-dimensional sine and cosine position codes (height * width, channels), float32, row by row.
 
     Half of the channels code the row and half the column, both as fractions of the image, so that a place has the
-    same code at every image size. Frequencies run from a quarter turn to 2 turns over the image.
+    same code at every image size. Frequencies run from a quarter turn to `turns` turns over the image.
     """
-    frequencies = torch.pi / 2 * 8 ** torch.linspace(0, 1, channels // 4, device=device)  # (C/4,)
+    frequencies = torch.pi / 2 * (4 * turns) ** torch.linspace(0, 1, channels // 4, device=device)  # (C/4,)
     axes = []
     for size in (height, width):
         angles = (torch.arange(size, device=device) + 0.5).div(size)[:, None] * frequencies  # (size, C/4)
@@ -164,6 +164,7 @@ class PatchesPrefix(nn.Module):
         super().__init__()
         width = config.text_config.d_model
         self.num_heads = config.text_config.decoder_attention_heads
+        self.position_turns, self.position_sharpness = config.position_turns, config.position_sharpness
         self.queries = nn.Parameter(torch.empty(config.num_image_tokens, width))  # (M, D)
         self.patch_norm = nn.LayerNorm(config.vision_config.hidden_size, eps=config.vision_config.layer_norm_eps)
         self.k_proj = nn.Linear(config.vision_config.hidden_size, width)
@@ -176,15 +177,17 @@ class PatchesPrefix(nn.Module):
     def forward(self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         patches = self.patch_norm(patch_states)  # (I, P, Dv)
         # A position code per head, so that every head can tell places apart.
-        positions = sincos_positions(*grid, self.queries.shape[-1] // self.num_heads, patches.device)
+        head_width = self.queries.shape[-1] // self.num_heads
+        positions = sincos_positions(*grid, head_width, self.position_turns, patches.device)
         positions = positions.to(patches.dtype).repeat(1, self.num_heads)  # (P, D)
         query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))  # (I, heads, M, D/heads)
-        key = self._split_heads(self.k_proj(patches) + POSITION_SHARPNESS * positions)  # (I, heads, P, D/heads)
+        key = self._split_heads(self.k_proj(patches) + self.position_sharpness * positions)  # (I, heads, P, D/heads)
         value = self._split_heads(self.v_proj(patches))
         read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (I, M, D)
         tokens = self.queries + self.o_proj(read)
         tokens = tokens + self.fc2(F.gelu(self.fc1(self.mlp_norm(tokens))))
-        return tokens + POSITION_WEIGHT * self.queries  # (I, M, D)
+        # Without it, training enlarges what a token saw relative to where it is, and "where" questions are not learnt.
+        return tokens + self.queries  # (I, M, D)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -235,11 +238,11 @@ class AlignmentLoss(nn.Module):
         if self.loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.empty(1))
         if self.target == "centered":
-            # The mean of the teacher's embeddings over the training texts; the run sets it before the first step.
+            # The mean of the text encoder's embeddings over the training texts; the run sets it before the first step.
             self.register_buffer("text_mean", torch.zeros(config.text_config.d_model))
 
     def text_targets(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Unit targets (B, D) of the teacher's pooled embeddings (B, D)."""
+        """Unit targets (B, D) of the text encoder's pooled embeddings (B, D)."""
         if self.target == "centered":
             pooled = pooled - self.text_mean
         elif self.target == "layer_norm":
@@ -321,7 +324,7 @@ class MMJepaPreTrainedModel(PreTrainedModel):
         width 768, would shrink the image's part of a narrow model's visual tokens below what the decoder can hear.
         """
         if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=self.config.initializer_range * module.in_features**-0.5)
+            init.normal_(module.weight, std=self.config.initializer_factor * module.in_features**-0.5)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
@@ -343,16 +346,17 @@ class MMJepaPreTrainedModel(PreTrainedModel):
         count, width = self.config.num_image_tokens, self.config.text_config.d_model
         rows = max(1, round(count**0.5))
         columns = -(-count // rows)
-        return sincos_positions(rows, columns, width // num_heads)[:count].repeat(1, num_heads)
+        codes = sincos_positions(rows, columns, width // num_heads, self.config.position_turns)
+        return codes[:count].repeat(1, num_heads)
 
 
 class MMJepaEncoder(MMJepaPreTrainedModel):
-    """Image encoder, frozen teacher and visual prefix: from pixels and a question to what the decoder reads."""
+    """Image encoder, frozen text encoder and visual prefix: from pixels and a question to what the decoder reads."""
 
     def __init__(self, config: MMJepaConfig):
         super().__init__(config)
         self.image_encoder = Dinov2Model(config.vision_config)
-        self.teacher = BartEncoder(config.text_config)
+        self.text_encoder = BartEncoder(config.text_config)
         vision_width, text_width = config.vision_config.hidden_size, config.text_config.d_model
         self.image_projector = nn.Linear(vision_width, text_width) if config.project_image else nn.Identity()
         self.visual_prefix = (PooledPrefix if config.visual_prefix == "pooled" else PatchesPrefix)(config)
@@ -361,25 +365,25 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True):
-        """The teacher stays frozen and in eval mode: its dropout would give the same text a new target each step.
+        """The text encoder stays frozen and in eval mode: its dropout would give the same text a new target each step.
 
         So does DINOv2's mask token, which only its own pretraining uses. Frozen here and not once in `__init__`,
         because loading a checkpoint makes parameters anew with gradients on (transformers' `set_param_for_module`) and
         then calls `eval()`.
         """
         super().train(mode)
-        self.teacher.train(False).requires_grad_(False)
+        self.text_encoder.train(False).requires_grad_(False)
         if self.config.vision_config.use_mask_token:
             self.image_encoder.embeddings.mask_token.requires_grad_(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.teacher.embed_tokens
+        return self.text_encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module):
-        self.teacher.embed_tokens = value
+        self.text_encoder.embed_tokens = value
 
-    def encode_images(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageStates:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageFeatures:
         """Image states of `pixel_values` (I, 3, H, W), normalised as the image processor does it."""
         if pixel_values.ndim != 4 or not pixel_values.is_floating_point():
             raise ValueError(
@@ -393,13 +397,13 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         patch_height, patch_width = self.image_encoder.embeddings.patch_embeddings.patch_size
         grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
         visual_tokens = self.prefix_norm(self.visual_prefix(image_embeds, states[:, 1:], grid))  # (I, M, D)
-        return MMJepaImageStates(image_embeds, visual_tokens, outputs.hidden_states, outputs.attentions)
+        return MMJepaImageFeatures(image_embeds, visual_tokens, states, outputs.hidden_states, outputs.attentions)
 
     @torch.no_grad()
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The teacher's mean token state (B, D) of texts (B, L), not normalised. Without gradient."""
+        """The text encoder's mean token state (B, D) of texts (B, L), not normalised. Without gradient."""
         input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
-        states = self.teacher(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
+        states = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
         return masked_mean(states, attention_mask)
 
     def forward(
@@ -408,7 +412,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
-        image_states: MMJepaImageStates | None = None,
+        image_features: MMJepaImageFeatures | None = None,
         return_dict: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMJepaEncoderOutput | tuple:
@@ -417,34 +421,34 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         Raises:
             ValueError: no images, both pixels and states, I != B without `image_index`, or an index out of range.
         """
-        if (pixel_values is None) == (image_states is None):
+        if (pixel_values is None) == (image_features is None):
             given = "neither" if pixel_values is None else "both"
             raise ValueError(
-                f"{given} of pixel_values and image_states given: give the images' pixel_values (I, 3, H, W), or the "
-                "image_states that encode_images made of them."
+                f"{given} of pixel_values and image_features given: give the images' pixel_values (I, 3, H, W), or "
+                "the image_features that get_image_features made of them."
             )
-        if image_states is None:
-            image_states = self.encode_images(pixel_values, **kwargs)
+        if image_features is None:
+            image_features = self.get_image_features(pixel_values, **kwargs)
         on_training_path = self.training and not input_ids.is_cpu
         image_index = resolve_image_index(
-            image_index, len(image_states.visual_tokens), input_ids, check_range=not on_training_path
+            image_index, len(image_features.visual_tokens), input_ids, check_range=not on_training_path
         )
 
         input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
         with torch.no_grad():
-            question = self.teacher(input_ids, attention_mask=attention_mask, **kwargs)
-        tokens = image_states.visual_tokens[image_index]  # (B, M, D)
+            question = self.text_encoder(input_ids, attention_mask=attention_mask, **kwargs)
+        tokens = image_features.visual_tokens[image_index]  # (B, M, D)
         visual_mask = attention_mask.new_ones(tokens.shape[:2])  # (B, M)
         output = MMJepaEncoderOutput(
             last_hidden_state=torch.cat([tokens, question.last_hidden_state.to(tokens.dtype)], dim=1),  # (B, M+L, D)
             attention_mask=torch.cat([visual_mask, attention_mask], dim=1),  # (B, M+L)
-            image_embeds=image_states.image_embeds,
+            image_embeds=image_features.image_embeds,
             image_index=image_index,
             question_embeds=masked_mean(question.last_hidden_state, attention_mask),
             hidden_states=question.hidden_states,
             attentions=question.attentions,
-            image_hidden_states=image_states.hidden_states,
-            image_attentions=image_states.attentions,
+            image_hidden_states=image_features.hidden_states,
+            image_attentions=image_features.attentions,
         )
         return output.to_tuple() if return_dict is False else output
 
@@ -520,7 +524,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
 
         Args:
             vision: checkpoint of a `Dinov2Model`.
-            text: checkpoint of a BART model; its encoder becomes the teacher, its decoder the generator. Its
+            text: checkpoint of a BART model; its encoder becomes the text encoder, its decoder the generator. Its
                 generation settings give the special and forced tokens.
             config_kwargs: fields of [`MMJepaConfig`]; `tie_word_embeddings` is by default the BART checkpoint's.
 
@@ -535,7 +539,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         bart = BartForConditionalGeneration.from_pretrained(text)
         model = cls(config)
         model.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
-        model.encoder.teacher.load_state_dict(bart.get_encoder().state_dict())
+        model.encoder.text_encoder.load_state_dict(bart.get_encoder().state_dict())
         model.decoder.load_state_dict(bart.get_decoder().state_dict())
         model.lm_head.load_state_dict(bart.lm_head.state_dict())
         model.final_logits_bias.copy_(bart.final_logits_bias)
@@ -552,7 +556,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         self.decoder.embed_tokens = value
 
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
-        """Resizes the decoder's embeddings, its output head and, apart from them, the teacher's embeddings."""
+        """Resizes the decoder's embeddings, its output head and, apart from them, the text encoder's embeddings."""
         self.encoder.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.encoder.train(self.encoder.training)
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
@@ -565,12 +569,13 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         text_config = self.config.text_config
         return shift_tokens_right(labels, text_config.pad_token_id, text_config.decoder_start_token_id)
 
-    def encode_images(self, pixel_values: torch.Tensor) -> MMJepaImageStates:
-        """Encodes images (I, 3, H, W) once, for any number of later `forward` or `generate(image_states=...)`."""
-        return self.encoder.encode_images(pixel_values)
+    @can_return_tuple
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageFeatures:
+        """Encodes images (I, 3, H, W) once, for any number of later `forward` or `generate(image_features=...)`."""
+        return self.encoder.get_image_features(pixel_values, **kwargs)
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The unit alignment targets (B, D) of texts (B, L), to compare with `encode_images(...).image_embeds`."""
+        """The unit alignment targets (B, D) of texts (B, L), to compare with the images' `image_embeds`."""
         return self.alignment.text_targets(self.encoder.encode_texts(input_ids, attention_mask))
 
     def generate(self, *args, encoder_outputs: MMJepaEncoderOutput | None = None, **kwargs):
@@ -590,7 +595,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         align_input_ids: torch.Tensor | None = None,
         align_attention_mask: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
-        image_states: MMJepaImageStates | None = None,
+        image_features: MMJepaImageFeatures | None = None,
         encoder_outputs: MMJepaEncoderOutput | tuple | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
@@ -608,7 +613,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             input_ids, attention_mask: questions (B, L). Without a mask, padding tokens are taken as padding. Left and
                 right padding give the same.
             pixel_values: images (I, 3, H, W); `image_index` (B,) says which one each question is about, and may be
-                left out where I == B. `image_states` of `encode_images` can stand in their place, and
+                left out where I == B. `image_features` of `get_image_features` can stand in their place, and
                 `encoder_outputs` of `model.encoder` in the place of images and questions.
             image_ids: a number for each image (I,), by which the contrastive losses know an image on another process.
             labels: answers (B, A), -100 where there is no loss.
@@ -629,7 +634,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             if input_ids is None:
                 raise ValueError("neither input_ids nor encoder_outputs given: give the questions' input_ids (B, L).")
             encoder_outputs = self.encoder(
-                input_ids, attention_mask, pixel_values, image_index, image_states, return_dict=True, **kwargs
+                input_ids, attention_mask, pixel_values, image_index, image_features, return_dict=True, **kwargs
             )
         elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = MMJepaEncoderOutput(*encoder_outputs)
@@ -725,4 +730,4 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
 
 MMJepaForConditionalGeneration.register_for_auto_class("AutoModel")
 
-__all__ = ["MMJepaForConditionalGeneration", "MMJepaPreTrainedModel", "MMJepaEncoder", "MMJepaImageStates"]
+__all__ = ["MMJepaForConditionalGeneration", "MMJepaPreTrainedModel", "MMJepaEncoder", "MMJepaImageFeatures"]

@@ -158,8 +158,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     processor = load_processor(model_args, training_texts)
     model = build_model(model_args)
-    if model_args.bf16_teacher:
-        model.encoder.teacher.to(torch.bfloat16)
+    if model_args.bf16_text_encoder:
+        model.encoder.text_encoder.to(torch.bfloat16)
     model.generation_config.max_new_tokens = data_args.max_answer_tokens
     if new_model and model.config.alignment_target == "centered":
         set_text_mean(model, processor, rows["train"], training_args.device)

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import distributed, nn
 
 from ..data.images import normalize_pixels
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageStates
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 
 
@@ -48,20 +48,20 @@ def in_shares(items: Sequence, work: Callable[[Sequence], list]) -> list:
 
 def encode_all_images(
     model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset, batch_size: int
-) -> MMJepaImageStates:
+) -> MMJepaImageFeatures:
     """States of the N images of a [`VqaData`]'s `pixels`, each encoded once, on the model's device."""
 
     def encode(image_ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         states: list[tuple[torch.Tensor, torch.Tensor]] = []
         for batch in batches(image_ids, batch_size):
             values = normalize_pixels(pixels[batch]["pixels"].to(model.device), image_processor)  # (I, 3, H, W)
-            output = model.encode_images(values)
+            output = model.get_image_features(values)
             states += zip(output.image_embeds.cpu(), output.visual_tokens.cpu(), strict=True)
         return states
 
     with evaluating(model):
         image_embeds, visual_tokens = zip(*in_shares(range(len(pixels)), encode), strict=True)
-        return MMJepaImageStates(
+        return MMJepaImageFeatures(
             image_embeds=torch.stack(image_embeds).to(model.device),  # (N, D)
             visual_tokens=torch.stack(visual_tokens).to(model.device),  # (N, M, D)
         )
@@ -69,18 +69,18 @@ def encode_all_images(
 
 def encode_blank_image(
     model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset
-) -> MMJepaImageStates:
+) -> MMJepaImageFeatures:
     """States of one black image as large as those of a [`VqaData`]'s `pixels`."""
     blank = torch.zeros_like(pixels[:1]["pixels"])  # (1, 3, H, W)
     with evaluating(model):
-        return model.encode_images(normalize_pixels(blank.to(model.device), image_processor))
+        return model.get_image_features(normalize_pixels(blank.to(model.device), image_processor))
 
 
 def answer_questions(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
     questions: Sequence[str],
-    image_states: MMJepaImageStates,
+    image_features: MMJepaImageFeatures,
     image_ids: Sequence[int],
     batch_size: int,
     stream: TextIO | None = None,
@@ -90,7 +90,7 @@ def answer_questions(
 
     Args:
         questions: R of them.
-        image_states: of N images, as `encode_all_images` makes them.
+        image_features: of N images, as `encode_all_images` makes them.
         image_ids: the image of each question, R numbers below N.
         stream: takes a line of JSON for each answer of this process, batch by batch: its row, question and prediction.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
@@ -103,13 +103,13 @@ def answer_questions(
         answers: list[str] = []
         for batch in batches(rows, batch_size):
             ids, image_index = torch.tensor([image_ids[row] for row in batch]).unique(return_inverse=True)
-            states = MMJepaImageStates(
-                image_embeds=image_states.image_embeds[ids], visual_tokens=image_states.visual_tokens[ids]
+            states = MMJepaImageFeatures(
+                image_embeds=image_features.image_embeds[ids], visual_tokens=image_features.visual_tokens[ids]
             )
             text = processor(text=[questions[row] for row in batch], return_tensors="pt")
             output = model.generate(
                 **text.to(model.device),
-                image_states=states,
+                image_features=states,
                 image_index=image_index.to(model.device),
                 **generate_kwargs,
             )

@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..data.batches import alignment_text
 from ..data.images import VqaData
 from ..metrics.vqa_answers.vqa_answers import score_answers
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageStates
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import alignment_metrics
 from .answering import answer_questions, encode_all_images, encode_all_texts, encode_blank_image
@@ -50,8 +50,8 @@ def evaluate_model(
     """
     image_ids = list(data.questions["image_id"])
     other_ids = other_images(image_ids, seed)
-    image_states = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
-    rows = answer_with_controls(model, processor, data, image_states, other_ids, batch_size, stream, **generate_kwargs)
+    features = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
+    rows = answer_with_controls(model, processor, data, features, other_ids, batch_size, stream, **generate_kwargs)
     metrics = score_with_controls(rows, train_questions)
     correct, correct_shuffled = are_correct(rows, "prediction"), are_correct(rows, "shuffled")
     metrics |= image_gain(correct, correct_shuffled, image_ids, seed)
@@ -60,7 +60,7 @@ def evaluate_model(
     distinct = sorted(set(texts))
     text_ids = [bisect_left(distinct, text) for text in texts]
     text_embeds = encode_all_texts(model, processor, distinct, batch_size)
-    metrics |= alignment_metrics(image_states.image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    metrics |= alignment_metrics(features.image_embeds, text_embeds, image_ids, text_ids, other_ids)
     return metrics, rows
 
 
@@ -68,7 +68,7 @@ def answer_with_controls(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
     data: VqaData,
-    image_states: MMJepaImageStates,
+    image_features: MMJepaImageFeatures,
     other_ids: Sequence[int],
     batch_size: int,
     stream: TextIO | None = None,
@@ -77,22 +77,22 @@ def answer_with_controls(
     """The rows that `evaluate_model` returns: each question answered about its image, another image and a blank one.
 
     Args:
-        image_states: of all images of `data`.
+        image_features: of all images of `data`.
         other_ids: the other image of each row.
         stream: takes the answers about the right image as soon as they are given.
     """
 
-    def answer(questions: list[str], image_states: MMJepaImageStates, image_ids: Sequence[int], **kwargs) -> list[str]:
+    def answer(questions: list[str], features: MMJepaImageFeatures, image_ids: Sequence[int], **kwargs) -> list[str]:
         kwargs |= generate_kwargs
-        return answer_questions(model, processor, questions, image_states, image_ids, batch_size, **kwargs)
+        return answer_questions(model, processor, questions, features, image_ids, batch_size, **kwargs)
 
     questions, truths, image_ids = (list(data.questions[name]) for name in ("question", "answer", "image_id"))
-    predictions = answer(questions, image_states, image_ids, stream=stream)
-    shuffled = answer(questions, image_states, other_ids)
+    predictions = answer(questions, image_features, image_ids, stream=stream)
+    shuffled = answer(questions, image_features, other_ids)
     # Without an image equal questions have equal answers.
     distinct = sorted(set(questions))
-    blank_states = encode_blank_image(model, processor.image_processor, data.pixels)
-    blank_answers = dict(zip(distinct, answer(distinct, blank_states, [0] * len(distinct)), strict=True))
+    blank_features = encode_blank_image(model, processor.image_processor, data.pixels)
+    blank_answers = dict(zip(distinct, answer(distinct, blank_features, [0] * len(distinct)), strict=True))
     blank = [blank_answers[question] for question in questions]
     names = ("question", "answer", "prediction", "shuffled", "blank", "image_id")
     columns = (questions, truths, predictions, shuffled, blank, image_ids)

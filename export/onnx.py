@@ -32,17 +32,17 @@ class ImageTower(nn.Module):
         self.encoder = model.encoder
 
     def forward(self, pixel_values):
-        states = self.encoder.encode_images(pixel_values)
+        states = self.encoder.get_image_features(pixel_values)
         return {"image_embeds": states.image_embeds, "visual_tokens": states.visual_tokens}
 
 
 class TextEncoder(nn.Module):
     def __init__(self, model: MMJepaForConditionalGeneration):
         super().__init__()
-        self.teacher = model.encoder.teacher
+        self.text_encoder = model.encoder.text_encoder
 
     def forward(self, input_ids, attention_mask):
-        return {"question_states": self.teacher(input_ids, attention_mask=attention_mask).last_hidden_state}
+        return {"question_states": self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state}
 
 
 class DecoderStep(nn.Module):

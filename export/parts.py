@@ -2,7 +2,7 @@
 
 image_encoder/    Dinov2Model
 generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the encoder layers it read
-teacher_bart/     BartModel without decoder layers: the frozen teacher with embeddings of its own
+teacher_bart/     BartModel without decoder layers: the frozen text encoder with embeddings of its own
 adapters/         img_to_txt.pt, visual_prefix.pt, prefix_ln.pt, alignment.pt: state dicts; mm_config.json: the rest
 processors/       MMJepaProcessor
 mmjepa/           the whole, as `save_pretrained` writes it
@@ -35,13 +35,13 @@ def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Modul
 def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
     """The decoder as a BART that reads visual tokens and question states as its `encoder_outputs`.
 
-    Its own encoder has the teacher's layers, but where embeddings are tied the decoder's embeddings: BART has one
+    Its own encoder has the text encoder's layers, but where embeddings are tied the decoder's embeddings: BART has one
     matrix where this model has two.
     """
     config = copy.deepcopy(model.config.text_config)
     config.tie_word_embeddings = model.config.tie_word_embeddings
     bart = BartForConditionalGeneration(config)
-    bart.get_encoder().load_state_dict(model.encoder.teacher.state_dict())
+    bart.get_encoder().load_state_dict(model.encoder.text_encoder.state_dict())
     bart.get_decoder().load_state_dict(model.decoder.state_dict())
     bart.lm_head.load_state_dict(model.lm_head.state_dict())
     bart.model.shared.load_state_dict(model.decoder.embed_tokens.state_dict())
@@ -52,12 +52,12 @@ def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalG
 
 
 def teacher_bart(model: MMJepaForConditionalGeneration) -> BartModel:
-    """The teacher as a BART without decoder layers, so that a stock class loads it with its own embeddings."""
+    """The text encoder as a BART without decoder layers, so that a stock class loads it with its own embeddings."""
     config = copy.deepcopy(model.config.text_config)
     config.decoder_layers = 0
     bart = BartModel(config)
-    bart.get_encoder().load_state_dict(model.encoder.teacher.state_dict())
-    bart.shared.load_state_dict(model.encoder.teacher.embed_tokens.state_dict())
+    bart.get_encoder().load_state_dict(model.encoder.text_encoder.state_dict())
+    bart.shared.load_state_dict(model.encoder.text_encoder.embed_tokens.state_dict())
     bart.tie_weights()
     return bart.to(model.dtype)
 
@@ -90,7 +90,7 @@ def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
     config = MMJepaConfig(vision_config=image_encoder.config, text_config=generator.config, **own)
     model = MMJepaForConditionalGeneration(config).to(image_encoder.dtype)
     model.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
-    model.encoder.teacher.load_state_dict(teacher.get_encoder().state_dict())
+    model.encoder.text_encoder.load_state_dict(teacher.get_encoder().state_dict())
     model.decoder.load_state_dict(generator.get_decoder().state_dict())
     model.lm_head.load_state_dict(generator.lm_head.state_dict())
     model.final_logits_bias.copy_(generator.final_logits_bias)

@@ -208,7 +208,7 @@ def test_a_model_loaded_with_remote_code_and_saved_again_answers_the_same(traine
     assert trained["again"] == trained["before"]
 
 
-def test_the_stock_trainer_trains_all_but_the_teacher_and_its_checkpoint_answers_the_same(trained):
+def test_the_stock_trainer_trains_all_but_the_text_encoder_and_its_checkpoint_answers_the_same(trained):
     parts = {name.split(".")[1] if name.startswith("encoder.") else name.split(".")[0] for name in trained["moved"]}
     assert parts == {"image_encoder", "image_projector", "visual_prefix", "prefix_norm", "decoder"}
     assert trained["checkpoint"] == trained["trained"] != trained["before"]

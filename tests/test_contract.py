@@ -1,4 +1,4 @@
-"""What transformers' common tests ask of a model, where two towers and a frozen teacher make it special."""
+"""What transformers' common tests ask of a model, where two towers and a frozen text encoder make it special."""
 
 import copy
 
@@ -69,11 +69,11 @@ def test_what_was_encoded_once_answers_again_and_again_in_every_mode(model, inpu
     assert encoded == [2]  # two images, whatever the beams
     with torch.no_grad():
         encoder_outputs = model.encoder(**inputs)
-        image_states = model.encode_images(inputs.pop("pixel_values"))
+        image_features = model.get_image_features(inputs.pop("pixel_values"))
     encoded.clear()
     for _ in range(2):
         assert torch.equal(generate(model, mode, encoder_outputs=encoder_outputs).sequences, expected)
-        assert torch.equal(generate(model, mode, image_states=image_states, **inputs).sequences, expected)
+        assert torch.equal(generate(model, mode, image_features=image_features, **inputs).sequences, expected)
     assert encoded == []
 
 
@@ -194,7 +194,7 @@ def test_hidden_states_and_attentions_of_the_trained_towers_keep_gradients(make_
         states.retain_grad()
     output.loss.backward()
     assert all(states.grad.abs().sum() > 0 for states in kept.values())
-    assert not output.encoder_hidden_states[0].requires_grad  # the frozen teacher's
+    assert not output.encoder_hidden_states[0].requires_grad  # the frozen text encoder's
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
@@ -225,7 +225,7 @@ def test_resized_embeddings_survive_saving(make_model, batch, tmp_path, tied):
     after = loaded(**batch)
     assert loaded.config.text_config.vocab_size == after.logits.shape[-1] == 312
     assert (loaded.lm_head.weight is loaded.decoder.embed_tokens.weight) == tied
-    assert len({len(module.weight) for module in (loaded.lm_head, loaded.encoder.teacher.embed_tokens)}) == 1
+    assert len({len(module.weight) for module in (loaded.lm_head, loaded.encoder.text_encoder.embed_tokens)}) == 1
     torch.testing.assert_close(after.logits[..., :300], before.logits)
     assert torch.equal(after.text_embeds, before.text_embeds)
     new_token = {**batch, "input_ids": batch["input_ids"].clone()}
@@ -234,7 +234,8 @@ def test_resized_embeddings_survive_saving(make_model, batch, tmp_path, tied):
 
 
 def test_embeddings_got_are_the_embeddings_set(model):
-    for part, embeddings in ((model, model.decoder.embed_tokens), (model.encoder, model.encoder.teacher.embed_tokens)):
+    encoder = model.encoder
+    for part, embeddings in ((model, model.decoder.embed_tokens), (encoder, encoder.text_encoder.embed_tokens)):
         assert part.get_input_embeddings() is embeddings
         new = torch.nn.Embedding(*embeddings.weight.shape)
         part.set_input_embeddings(new)
@@ -243,11 +244,11 @@ def test_embeddings_got_are_the_embeddings_set(model):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_tied_matrix_is_saved_once_and_the_teachers_beside_it(make_model, tmp_path, tied):
+def test_a_tied_matrix_is_saved_once_and_the_text_encoders_beside_it(make_model, tmp_path, tied):
     make_model(tie_word_embeddings=tied).save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as weights:
         names = set(weights.keys())
-    assert {"encoder.teacher.embed_tokens.weight", "decoder.embed_tokens.weight"} <= names
+    assert {"encoder.text_encoder.embed_tokens.weight", "decoder.embed_tokens.weight"} <= names
     assert ("lm_head.weight" in names) == (not tied)
 
 

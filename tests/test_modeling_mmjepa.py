@@ -57,7 +57,7 @@ def test_loss_equals_a_computation_by_hand(make_model, batch, image_pooling):
     align, answer_log_probs = [], []
     for row, image in enumerate(batch["image_index"].tolist()):
         length = int(batch["attention_mask"][row].sum())
-        question = encoder.teacher(batch["input_ids"][row : row + 1, :length]).last_hidden_state
+        question = encoder.text_encoder(batch["input_ids"][row : row + 1, :length]).last_hidden_state
         t = question[0].mean(0)
         align.append(1 - F.cosine_similarity(p[image], t, dim=0))
         read = torch.cat([tokens[image], question[0]]).unsqueeze(0)
@@ -73,27 +73,27 @@ def test_loss_equals_a_computation_by_hand(make_model, batch, image_pooling):
     torch.testing.assert_close(output.loss, 0.3 * align + 0.7 * answers, atol=1e-5, rtol=0)
 
 
-def test_teacher_is_bitwise_unchanged_by_training_and_never_drops_out(model, batch):
-    before = copy.deepcopy(model.encoder.teacher.state_dict())
+def test_the_text_encoder_is_bitwise_unchanged_by_training_and_never_drops_out(model, batch):
+    before = copy.deepcopy(model.encoder.text_encoder.state_dict())
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert not any(module.training for module in model.encoder.teacher.modules())
+    assert not any(module.training for module in model.encoder.text_encoder.modules())
     assert model.decoder.training and model.encoder.image_encoder.training
-    for name, value in model.encoder.teacher.state_dict().items():
+    for name, value in model.encoder.text_encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
     targets = [model.encode_texts(batch["input_ids"], batch["attention_mask"]) for _ in range(2)]
     assert torch.equal(*targets)
 
 
-def test_teacher_stays_frozen_after_loading_and_resizing(model, tmp_path):
+def test_the_text_encoder_stays_frozen_after_loading_and_resizing(model, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = MMJepaForConditionalGeneration.from_pretrained(tmp_path)
     loaded.resize_token_embeddings(model.config.text_config.vocab_size + 3)
-    assert not any(parameter.requires_grad for parameter in loaded.encoder.teacher.parameters())
+    assert not any(parameter.requires_grad for parameter in loaded.encoder.text_encoder.parameters())
     assert loaded.decoder.embed_tokens.weight.requires_grad
 
 
@@ -162,8 +162,8 @@ def test_images_encoded_once_answer_like_pixels(model, batch, num_beams):
     inputs = without_labels(batch)
     settings = {"max_new_tokens": 5, "num_beams": num_beams, "num_return_sequences": num_beams}
     from_pixels = model.generate(**inputs, **settings)
-    image_states = model.encode_images(inputs.pop("pixel_values"))
-    from_states = model.generate(**inputs, image_states=image_states, **settings)
+    image_features = model.get_image_features(inputs.pop("pixel_values"))
+    from_states = model.generate(**inputs, image_features=image_features, **settings)
     assert torch.equal(from_pixels, from_states)
     copies = {**inputs, "pixel_values": batch["pixel_values"][batch["image_index"]], "image_index": None}
     assert torch.equal(model.generate(**copies, **settings), from_pixels)
@@ -188,7 +188,7 @@ def test_saved_and_loaded_model_gives_the_same_logits(model, batch, tmp_path):
     loaded = MMJepaForConditionalGeneration.from_pretrained(tmp_path)
     assert torch.equal(loaded(**batch).logits, model(**batch).logits)
     assert loaded.lm_head.weight is loaded.decoder.embed_tokens.weight
-    assert loaded.encoder.teacher.embed_tokens.weight is not loaded.decoder.embed_tokens.weight
+    assert loaded.encoder.text_encoder.embed_tokens.weight is not loaded.decoder.embed_tokens.weight
 
 
 def test_return_loss_without_labels_is_the_alignment_term_alone(model, batch):
@@ -336,7 +336,7 @@ def test_bfloat16_sums_keep_their_digits():
 
 
 def test_a_place_has_the_same_code_at_every_image_size():
-    small, large = sincos_positions(3, 3, 16), sincos_positions(9, 9, 16)
+    small, large = sincos_positions(3, 3, 16, turns=2), sincos_positions(9, 9, 16, turns=2)
     torch.testing.assert_close(small[4], large[40])  # the centre
     torch.testing.assert_close(small[0], large[10])  # the centre of the upper left ninth
 
@@ -426,29 +426,29 @@ def test_built_from_checkpoints_each_half_equals_its_stock_class(checkpoints, ba
     assert model.generation_config.decoder_start_token_id == 2
 
 
-def test_resizing_reaches_teacher_and_decoder_and_keeps_them_apart(make_model, batch):
+def test_resizing_reaches_text_encoder_and_decoder_and_keeps_them_apart(make_model, batch):
     model = make_model()
     old = model(**batch).logits
     size = model.config.text_config.vocab_size + 5
     model.resize_token_embeddings(size)
-    assert model.encoder.teacher.embed_tokens.num_embeddings == size
+    assert model.encoder.text_encoder.embed_tokens.num_embeddings == size
     assert model.decoder.embed_tokens.num_embeddings == model.lm_head.out_features == size
     assert model.lm_head.weight is model.decoder.embed_tokens.weight
-    assert model.encoder.teacher.embed_tokens.weight is not model.decoder.embed_tokens.weight
+    assert model.encoder.text_encoder.embed_tokens.weight is not model.decoder.embed_tokens.weight
     torch.testing.assert_close(model(**batch).logits[..., :-5], old)
 
 
-def test_teacher_bart_of_the_same_checkpoint_is_a_separate_tensor(checkpoints):
+def test_the_text_encoder_bart_of_the_same_checkpoint_is_a_separate_tensor(checkpoints):
     model = MMJepaForConditionalGeneration.from_vision_text_pretrained(checkpoints["vision"], checkpoints["text"])
-    teacher, decoder = model.encoder.teacher.embed_tokens.weight, model.decoder.embed_tokens.weight
-    assert torch.equal(teacher, decoder) and teacher.data_ptr() != decoder.data_ptr()
-    assert torch.equal(teacher, BartModel.from_pretrained(checkpoints["text"]).shared.weight)
+    text_encoder, decoder = model.encoder.text_encoder.embed_tokens.weight, model.decoder.embed_tokens.weight
+    assert torch.equal(text_encoder, decoder) and text_encoder.data_ptr() != decoder.data_ptr()
+    assert torch.equal(text_encoder, BartModel.from_pretrained(checkpoints["text"]).shared.weight)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel_values": None}, "neither of pixel_values and image_states"),
+        ({"pixel_values": None}, "neither of pixel_values and image_features"),
         ({"image_index": None}, "2 images for 4 questions"),
         ({"image_index": torch.tensor([0, 1, 2, 0])}, "runs from 0 to 2, but there are 2 images"),
         ({"image_index": torch.tensor([0, 1])}, r"shape \(2,\) for 4 questions"),
@@ -471,7 +471,7 @@ def test_a_bad_call_says_what_to_do(make_model, batch, change, message):
         ("num_image_tokens", 2.5),
         ("lambda_align", -0.1),
         ("lambda_ce", float("nan")),
-        ("initializer_range", 0),
+        ("initializer_factor", 0),
         ("vision_config", {"model_type": "vit"}),
         ("text_config", {"model_type": "t5"}),
     ],

@@ -14,7 +14,7 @@ def test_int8_weights_load_and_answer_nearly_as_before(make_model, batch, tmp_pa
     model.save_pretrained(tmp_path)
     config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
     quantized = MMJepaForConditionalGeneration.from_pretrained(tmp_path, quantization_config=config, device_map="cpu")
-    for part in (quantized.encoder.image_encoder, quantized.encoder.teacher, quantized.decoder):
+    for part in (quantized.encoder.image_encoder, quantized.encoder.text_encoder, quantized.decoder):
         linear = next(module for module in part.modules() if isinstance(module, torch.nn.Linear))
         assert type(linear.weight).__module__.startswith("torchao")
     assert quantized.lm_head.weight is quantized.decoder.embed_tokens.weight

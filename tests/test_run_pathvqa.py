@@ -365,9 +365,9 @@ def test_a_run_that_is_gone_on_with_has_its_own_numbers_alone(copied, slides, tm
 def test_a_saved_model_is_trained_further_with_what_can_change_and_its_card_says_from_what(trained, slides, tmp_path):
     assert "Trained from random weights on slides." in (trained / "README.md").read_text()
     flags = training_flags(slides, tmp_path / "further", tmp_path)[len(FROM_RANDOM) :]
-    run_pathvqa.main(["--model_name_or_path", str(trained), *flags, "--lambda_align", "0.125", "--bf16_teacher"])
+    run_pathvqa.main(["--model_name_or_path", str(trained), *flags, "--lambda_align", "0.125", "--bf16_text_encoder"])
     saved = load_file(tmp_path / "further" / "model.safetensors")
-    assert saved["encoder.teacher.layers.0.fc1.weight"].dtype == torch.bfloat16
+    assert saved["encoder.text_encoder.layers.0.fc1.weight"].dtype == torch.bfloat16
     assert json.loads((tmp_path / "further" / "config.json").read_text())["lambda_align"] == 0.125
     assert f"Fine-tuned from {trained.name} on slides." in (tmp_path / "further" / "README.md").read_text()
 
@@ -496,12 +496,12 @@ def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
     assert results["eval_accuracy"] == results["eval_accuracy_blank_images"]
 
 
-def test_a_bfloat16_teacher_is_trained_beside_and_stays_as_it_was(slides, folders, tmp_path):
+def test_a_bfloat16_text_encoder_is_trained_beside_and_stays_as_it_was(slides, folders, tmp_path):
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run"]
-    run_pathvqa.main([*flags, "--bf16_teacher", "--align_warmup_epochs", "0"])
+    run_pathvqa.main([*flags, "--bf16_text_encoder", "--align_warmup_epochs", "0"])
     saved = load_file(tmp_path / "checkpoints" / "model.safetensors")
     for name, weight in saved.items():
-        assert weight.dtype == (torch.bfloat16 if name.startswith("encoder.teacher.") else torch.float32), name
+        assert weight.dtype == (torch.bfloat16 if name.startswith("encoder.text_encoder.") else torch.float32), name
     model = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "checkpoints")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 

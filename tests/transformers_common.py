@@ -32,7 +32,7 @@ SKIPS = {
     ),
     "test_generation_tester_mixin_inheritance": "the source distribution does not hold the generation tests",
     "test_processor_text_has_no_visual": "wants a row without an image: here every question is about one",
-    "test_retain_grad_hidden_states_attentions": "wants gradients on the encoder's states: the teacher is frozen",
+    "test_retain_grad_hidden_states_attentions": "wants gradients on the encoder's states: the text encoder is frozen",
 }
 
 # By this name the tests know to give labels, and how the loss has to read them.

@@ -220,7 +220,7 @@ class ModelArguments:
     lambda_align: float | None = config_flag("lambda_align", "Weight of the alignment loss.")
     lambda_ce: float | None = config_flag("lambda_ce", "Weight of the answer loss.")
     attn_implementation: str | None = HfArg(default=None, help="sdpa, eager or flash_attention_2.")
-    bf16_teacher: bool = HfArg(default=False, help="The frozen teacher in bfloat16, in half its memory.")
+    bf16_text_encoder: bool = HfArg(default=False, help="The frozen text encoder in bfloat16, in half its memory.")
 
     def __post_init__(self):
         parts = ("image_encoder", "text_model", "vision_config", "text_config", "tokenizer_name")

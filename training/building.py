@@ -141,7 +141,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
 def set_text_mean(
     model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, rows: Dataset, device: torch.device
 ) -> None:
-    """Centres the alignment target on the mean of the teacher's embeddings of the distinct alignment texts.
+    """Centres the alignment target on the mean of the text encoder's embeddings of the distinct alignment texts.
 
     Each is encoded once, on `device`, by one of the processes.
     """
@@ -155,8 +155,8 @@ def set_text_mean(
 
     texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
     distinct = sorted({alignment_text(row) for row in texts} - {""})
-    teacher, own_device = model.encoder.teacher, model.device
+    text_encoder, own_device = model.encoder.text_encoder, model.device
     with evaluating(model):
-        teacher.to(device)
+        text_encoder.to(device)
         model.alignment.text_mean.copy_(torch.stack(in_shares(distinct, pool)).mean(dim=0))
-        teacher.to(own_device)
+        text_encoder.to(own_device)

@@ -248,7 +248,7 @@ class MMJepaTrainer(Trainer):
         metrics["loss"] = config.lambda_align * metrics["align"] + config.lambda_ce * metrics["ce"]
         self.loss_sums = training_sums
         if self.compute_answer_metrics is not None:
-            # The library casts `forward` alone: the image states and `generate` would be in another precision.
+            # The library casts `forward` alone: the image features and `generate` would be in another precision.
             with self.accelerator.autocast():
                 metrics |= self.compute_answer_metrics(self.whole_model(), dataloader.dataset)
         self.log_time += time.perf_counter() - start
@@ -294,7 +294,7 @@ class MMJepaTrainer(Trainer):
         self.model = parts
 
     def create_optimizer(self, model=None):
-        """Two learning rates, each with and without weight decay; the frozen teacher is in no group."""
+        """Two learning rates, each with and without weight decay; the frozen text encoder is in no group."""
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model

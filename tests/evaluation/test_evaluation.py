@@ -23,7 +23,7 @@ from mmjepa.evaluation.controls import image_gain, majority_answers, other_image
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.evaluation.report import answer_table, draw_answers
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
-from mmjepa.modeling_mmjepa import MMJepaImageStates
+from mmjepa.modeling_mmjepa import MMJepaImageFeatures
 
 PATHVQA = Path(__file__).parents[3] / "shared" / "data" / "pathvqa"
 
@@ -53,19 +53,19 @@ class EchoModel(nn.Module):
         self.device = torch.device("cpu")
         self.images_encoded, self.batches = [], []
 
-    def encode_images(self, pixel_values):
+    def get_image_features(self, pixel_values):
         assert not self.training and not torch.is_grad_enabled()
         grey = (pixel_values[:, 0, 0, 0] * 255).round()
         self.images_encoded += grey.int().tolist()
-        return MMJepaImageStates(image_embeds=grey[:, None].expand(-1, 4), visual_tokens=grey[:, None, None])
+        return MMJepaImageFeatures(image_embeds=grey[:, None].expand(-1, 4), visual_tokens=grey[:, None, None])
 
     def encode_texts(self, input_ids, attention_mask):
         return F.one_hot(attention_mask.sum(dim=1) % 4, 4).float()
 
-    def generate(self, input_ids, attention_mask, image_states, image_index):
+    def generate(self, input_ids, attention_mask, image_features, image_index):
         assert not self.training and not torch.is_grad_enabled()
         self.batches.append(attention_mask.sum(dim=1).tolist())
-        greys = image_states.visual_tokens[image_index, 0, 0].int().tolist()
+        greys = image_features.visual_tokens[image_index, 0, 0].int().tolist()
         prefixes = [torch.tensor([ord(character) for character in f"{grey} "]) for grey in greys]
         return nn.utils.rnn.pad_sequence([torch.cat(row) for row in zip(prefixes, input_ids, strict=True)], True)
 

@@ -61,7 +61,7 @@ def test_graphs_give_the_models_states_and_scores(exported, batch):
     arrays = {name: value.numpy() for name, value in batch.items()}
     onnx = OnnxModel(folder)
     embeds, tokens = onnx.image_tower.run(None, {"pixel_values": arrays["pixel_values"]})
-    states = model.encode_images(batch["pixel_values"])
+    states = model.get_image_features(batch["pixel_values"])
     torch.testing.assert_close(torch.tensor(embeds), states.image_embeds, atol=1e-4, rtol=1e-4)
     text = {name: arrays[name] for name in ("input_ids", "attention_mask")}
     (questions,) = onnx.text_encoder.run(None, text)

@@ -61,7 +61,7 @@ def test_each_part_loads_whole_with_its_stock_class(exported, batch):
     pixels, ids = batch["pixel_values"], batch["input_ids"]
     torch.testing.assert_close(dinov2(pixels).last_hidden_state, model.encoder.image_encoder(pixels).last_hidden_state)
     mask = batch["attention_mask"]
-    expected = model.encoder.teacher(ids, attention_mask=mask).last_hidden_state
+    expected = model.encoder.text_encoder(ids, attention_mask=mask).last_hidden_state
     torch.testing.assert_close(teacher.get_encoder()(ids, attention_mask=mask).last_hidden_state, expected)
     encoder_outputs = model.encoder(**{name: value for name, value in batch.items() if name != "labels"})
     stock = generator(

@@ -256,7 +256,7 @@ def test_answers_are_given_in_the_precision_of_the_training(make_trainer, data, 
 
     trainer.compute_answer_metrics = answer
     trainer.evaluate()
-    for tower in ("encoder.image_encoder", "encoder.teacher", "encoder.visual_prefix", "decoder"):
+    for tower in ("encoder.image_encoder", "encoder.text_encoder", "encoder.visual_prefix", "decoder"):
         assert {dtype for name, dtype in dtypes.items() if name.startswith(tower)} == {torch.bfloat16}, tower
 
 
@@ -484,11 +484,11 @@ def test_tensorboard_shows_losses_rates_and_speed_by_their_own_names(make_traine
     assert values == pytest.approx(list(logged(trainer, "train_ce").values()))
 
 
-def test_teacher_is_bitwise_unchanged_by_a_training_run(make_trainer):
+def test_the_text_encoder_is_bitwise_unchanged_by_a_training_run(make_trainer):
     trainer = make_trainer(lr_img=0.1, learning_rate=0.1, weight_decay=0.1)
-    before = {name: value.clone() for name, value in trainer.model.encoder.teacher.state_dict().items()}
+    before = {name: value.clone() for name, value in trainer.model.encoder.text_encoder.state_dict().items()}
     trainer.train()
-    for name, value in trainer.model.encoder.teacher.state_dict().items():
+    for name, value in trainer.model.encoder.text_encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
