@@ -6,6 +6,7 @@ VISUAL_PREFIXES = ("patches", "pooled")
 IMAGE_POOLINGS = ("cls", "mean")
 ALIGNMENT_LOSSES = ("cosine", "infonce", "sigmoid")
 ALIGNMENT_TARGETS = ("embedding", "centered", "layer_norm")
+ALIGNMENT_TEXTS = ("priority", "statement", "question", "caption", "answer", "text")
 
 # Saving a model adds only the one Auto class it is registered for; a checkpoint answers to all of these.
 AUTO_MODEL_CLASSES = (
@@ -24,9 +25,11 @@ class MMJepaConfig(PreTrainedConfig):
         text_config: a `BartConfig` or its dict, of width D: its encoder half is the frozen text encoder, its decoder
             half writes the answers. Generation takes its special tokens from it.
         num_image_tokens: M, how many visual tokens the decoder reads for an image.
-        visual_prefix: how an image becomes M tokens. "patches": M learned queries cross-attend to the patch states.
-            "pooled": an MLP of the one aligned image embedding. Trained from random weights, "pooled" was seen to stay
-            at the answers that the questions alone give.
+        visual_prefix: how an image becomes M tokens. "patches": the first is the aligned image embedding, the others
+            are made by M - 1 learned queries that cross-attend to the patch states. "pooled": an MLP makes all of the
+            aligned image embedding. Trained from random weights, "pooled" was seen to stay at the answers that the
+            questions alone give.
+        aligned_token: False leaves the aligned image embedding out of "patches"; M queries read the patches then.
         image_pooling: the image embedding is the CLS state ("cls") or the mean of the patch states ("mean").
         project_image: whether a linear layer maps the image embedding to the text width. Can only be switched off
             where Dv == D.
@@ -34,7 +37,13 @@ class MMJepaConfig(PreTrainedConfig):
             2303.15343) also push wrong pairs of the batch apart; equal texts never count as a wrong pair.
         alignment_target: what the image predicts: the text encoder's pooled "embedding", the same "centered" on the
             mean of the training texts, or "layer_norm" over the features as in I-JEPA (arXiv 2301.08243).
-        lambda_align, lambda_ce: weights of the alignment and the answer loss in the total.
+        alignment_text: what of a row the image is aligned to. The model never reads it: collator, centring and
+            evaluation do. "priority": the first of question, caption, answer and text that the row has. "statement":
+            question and answer together, without a question as "priority". Else the column of that name.
+        lambda_align, lambda_ce, lambda_answer: weights of the alignment, the answers' tokens and the answers'
+            embeddings in the total loss. With lambda_answer the decoder's first state predicts the embedding of the
+            answer (VL-JEPA, arXiv 2512.10942), which also scores a closed list of answers (`rank_answers`); with 0
+            the model has no weights for it.
         tie_word_embeddings: whether the decoder's output head is its embedding matrix. The text encoder's embeddings
             are always a matrix of their own: tied, training the decoder would move the text encoder.
         position_turns: the highest frequency of the position codes of "patches", in turns over the image. With 8
@@ -55,6 +64,7 @@ class MMJepaConfig(PreTrainedConfig):
         "past_key_values",
         "loss_align",
         "loss_ce",
+        "loss_answer",
         "encoder_last_hidden_state",
         "image_embeds",
         "text_embeds",
@@ -64,12 +74,15 @@ class MMJepaConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     num_image_tokens: int = 8
     visual_prefix: str = "patches"
+    aligned_token: bool = True
     image_pooling: str = "cls"
     project_image: bool = True
     alignment_loss: str = "cosine"
     alignment_target: str = "embedding"
+    alignment_text: str = "priority"
     lambda_align: float = 0.5
     lambda_ce: float = 1.0
+    lambda_answer: float = 0.0
     tie_word_embeddings: bool = True
     position_turns: float = 2.0
     position_sharpness: float = 6.0
@@ -87,9 +100,15 @@ class MMJepaConfig(PreTrainedConfig):
         self._check_choice("image_pooling", IMAGE_POOLINGS)
         self._check_choice("alignment_loss", ALIGNMENT_LOSSES)
         self._check_choice("alignment_target", ALIGNMENT_TARGETS)
+        self._check_choice("alignment_text", ALIGNMENT_TEXTS)
         if not isinstance(self.num_image_tokens, int) or self.num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {self.num_image_tokens!r}: give an integer of at least 1.")
-        for name in ("lambda_align", "lambda_ce"):
+        if self.visual_prefix == "patches" and self.num_image_tokens < 1 + self.aligned_token:
+            raise ValueError(
+                f"num_image_tokens is {self.num_image_tokens}: with visual_prefix 'patches' the first token is the "
+                "aligned embedding; give at least 2, or aligned_token False."
+            )
+        for name in ("lambda_align", "lambda_ce", "lambda_answer"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0.")
         # The library's Trainers look for them here.

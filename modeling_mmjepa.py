@@ -21,7 +21,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_mmjepa import MMJepaConfig
 
-# The logarithm of the largest scale of contrastive scores (CLIP, arXiv 2103.00020: at most 100).
+# Logarithms of the scale of contrastive scores, at the start and at most (CLIP, arXiv 2103.00020).
+CLIP_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100)
 
 
@@ -72,7 +73,7 @@ class MMJepaEncoderOutput(ModelOutput):
 class MMJepaOutput(ModelOutput):
     """Output of [`MMJepaForConditionalGeneration`].
 
-    loss, loss_align, loss_ce: scalars; loss is lambda_align * loss_align + lambda_ce * loss_ce.
+    loss, loss_align, loss_ce, loss_answer: scalars; loss is their sum, weighted by the configuration's lambdas.
     logits (B, A, V): next-token scores of the decoder.
     image_embeds (I, D), text_embeds (B, D): the aligned image embeddings and the normalised alignment targets.
     encoder_*: the visual tokens and question states the decoder read, and the text encoder's own hidden states and
@@ -82,6 +83,7 @@ class MMJepaOutput(ModelOutput):
     loss: torch.Tensor | None = None
     loss_align: torch.Tensor | None = None
     loss_ce: torch.Tensor | None = None
+    loss_answer: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -153,11 +155,12 @@ class PooledPrefix(nn.Module):
 
 
 class PatchesPrefix(nn.Module):
-    """M visual tokens by M learned queries that cross-attend to the patch states (a resampler, arXiv 2204.14198).
+    """The aligned embedding as a visual token, and others by learned queries that cross-attend to the patch states (a
+    resampler, arXiv 2204.14198).
 
     Keys carry the position codes of their patches and the queries start as the codes of M places spread over the
-    image: from the first step each token reads, and says by its own content, a place of its own. With queries that
-    start alike all tokens start as the mean of the image, and training from random weights stayed there.
+    image: from the first step each token reads, and says by its own content, a place of its own. Queries that start
+    alike make all tokens start as the mean of the image, and training from random weights stayed there.
     """
 
     def __init__(self, config: MMJepaConfig):
@@ -165,7 +168,9 @@ class PatchesPrefix(nn.Module):
         width = config.text_config.d_model
         self.num_heads = config.text_config.decoder_attention_heads
         self.position_turns, self.position_sharpness = config.position_turns, config.position_sharpness
-        self.queries = nn.Parameter(torch.empty(config.num_image_tokens, width))  # (M, D)
+        self.aligned_token = config.aligned_token
+        # Q = M - 1 where the aligned embedding is a token, else M.
+        self.queries = nn.Parameter(torch.empty(config.num_image_tokens - config.aligned_token, width))  # (Q, D)
         self.patch_norm = nn.LayerNorm(config.vision_config.hidden_size, eps=config.vision_config.layer_norm_eps)
         self.k_proj = nn.Linear(config.vision_config.hidden_size, width)
         self.v_proj = nn.Linear(config.vision_config.hidden_size, width)
@@ -180,14 +185,15 @@ class PatchesPrefix(nn.Module):
         head_width = self.queries.shape[-1] // self.num_heads
         positions = sincos_positions(*grid, head_width, self.position_turns, patches.device)
         positions = positions.to(patches.dtype).repeat(1, self.num_heads)  # (P, D)
-        query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))  # (I, heads, M, D/heads)
+        query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))  # (I, heads, Q, D/heads)
         key = self._split_heads(self.k_proj(patches) + self.position_sharpness * positions)  # (I, heads, P, D/heads)
         value = self._split_heads(self.v_proj(patches))
-        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (I, M, D)
+        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (I, Q, D)
         tokens = self.queries + self.o_proj(read)
         tokens = tokens + self.fc2(F.gelu(self.fc1(self.mlp_norm(tokens))))
         # Without it, training enlarges what a token saw relative to where it is, and "where" questions are not learnt.
-        return tokens + self.queries  # (I, M, D)
+        tokens = tokens + self.queries  # (I, Q, D)
+        return torch.cat([image_embeds[:, None], tokens], dim=1) if self.aligned_token else tokens  # (I, M, D)
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -197,25 +203,49 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-def gather_rows(*columns: torch.Tensor) -> tuple[list[torch.Tensor], slice]:
-    """Rows of all processes, one process after the other, of tensors (B, ...), and which of them are this process's.
+def all_gather(values: torch.Tensor) -> list[torch.Tensor]:
+    """`values` of every process, in the order of the processes; they have one shape."""
+    blocks = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(blocks, values)
+    return blocks
 
-    Processes may have different numbers of rows, and rows of different lengths, which -1 fills up. Without gradients.
+
+def gather_rows(*columns: torch.Tensor) -> tuple[list[torch.Tensor], slice]:
+    """Rows of all processes, one process after the other, of tensors (B,) or (B, W), and which of them are this
+    process's. Without gradients.
+
+    Processes may have different numbers of rows, and rows of different lengths, which -1 fills up. The columns travel
+    together as bytes: the processes wait for each other twice, however many columns there are.
     """
     if not is_distributed():
         return list(columns), slice(0, len(columns[0]))
-    gathered = []
-    for column in columns:
-        shapes = column.new_empty(distributed.get_world_size(), column.ndim, dtype=torch.long)
-        distributed.all_gather(list(shapes.unbind()), torch.tensor(column.shape, device=column.device))
-        padded = column.new_full(shapes.amax(dim=0).tolist(), -1)
-        padded[tuple(map(slice, column.shape))] = column.detach()
-        blocks = [torch.empty_like(padded) for _ in shapes]
-        distributed.all_gather(blocks, padded)
-        counts = shapes[:, 0].tolist()
-        gathered.append(torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)]))
+    tables = [column.detach().reshape(len(column), -1) for column in columns]  # (B, W) each
+    own_sizes = torch.tensor([len(tables[0]), *(table.shape[1] for table in tables)], device=columns[0].device)
+    sizes = torch.stack(all_gather(own_sizes)).T.tolist()
+    counts, widths = sizes[0], list(map(max, sizes[1:]))
+    padded = [F.pad(table, (0, width - table.shape[1]), value=-1) for table, width in zip(tables, widths, strict=True)]
+    rows = torch.cat([table.contiguous().view(torch.uint8) for table in padded], dim=1)  # (B, bytes)
+    blocks = all_gather(F.pad(rows, (0, 0, 0, max(counts) - len(rows))))
+    rows = torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)])  # (G, bytes)
+    parts = rows.split([width * table.element_size() for table, width in zip(tables, widths, strict=True)], dim=1)
+    gathered = [
+        part.contiguous().view(column.dtype).reshape(len(rows), *([-1] if column.ndim > 1 else []))
+        for part, column in zip(parts, columns, strict=True)
+    ]
     start = sum(counts[: distributed.get_rank()])
-    return gathered, slice(start, start + len(columns[0]))
+    return gathered, slice(start, start + len(tables[0]))
+
+
+def equal_rows(ids: torch.Tensor, other_ids: torch.Tensor) -> torch.Tensor:
+    """Which of `ids` (B, L) equal which of `other_ids` (G, L), token by token -> (B, G)."""
+    return (ids[:, None] == other_ids).all(dim=-1)
+
+
+def scaled_cosines(logit_scale: nn.Parameter, embeds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Scores (B, G) of unit vectors (B, D) and (G, D), in float32."""
+    # Autocast would make a product of float32 bfloat16 again.
+    with torch.autocast(targets.device.type, enabled=False):
+        return logit_scale.float().exp() * embeds.float() @ targets.float().T
 
 
 class AlignmentLoss(nn.Module):
@@ -263,15 +293,17 @@ class AlignmentLoss(nn.Module):
             image_embeds, text_embeds: of images (I, D), and unit targets of the rows' texts (B, D).
             image_index: the image (B,) of each row.
             text_ids: token ids (B, L') of the texts, negative where there is no token. The contrastive losses know
-                equal texts by them: equal texts have embeddings that are only nearly equal.
+                equal texts by them: equal texts have embeddings that are only nearly equal. A row without any token
+                has no text: its loss is 0, and it is wrong for no image.
             image_ids: a number for each image (I,), the same on every process; negative where an image stands in for
                 none. By default images of different processes are different.
         """
         image_count = len(image_embeds)
         image_embeds = F.normalize(image_embeds.float(), dim=-1)[image_index]  # (B, D)
         text_embeds = text_embeds.float()
+        has_text = torch.ones_like(image_index, dtype=torch.bool) if text_ids is None else (text_ids >= 0).any(dim=-1)
         if self.loss == "cosine":
-            return 1 - (image_embeds * text_embeds).sum(dim=-1)
+            return (1 - (image_embeds * text_embeds).sum(dim=-1)) * has_text
         if image_ids is None:
             process = distributed.get_rank() if is_distributed() else 0
             image_ids = torch.arange(image_count, device=text_ids.device) + (process << 32)
@@ -279,19 +311,67 @@ class AlignmentLoss(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        # Autocast would make a product of float32 bfloat16 again.
-        with torch.autocast(texts.device.type, enabled=False):
-            logits = self.logit_scale.float().exp() * image_embeds @ texts.T  # (B, G)
+        logits = scaled_cosines(self.logit_scale, image_embeds, texts)  # (B, G)
         places = torch.arange(len(texts), device=texts.device)
         right = places[own, None] == places  # (B, G)
         # A text equal to the row's own, or one that belongs to the row's own image, is not wrong for it.
-        same_text = (all_text_ids[own, None] == all_text_ids).all(dim=-1)
+        same_text = equal_rows(all_text_ids[own], all_text_ids)
         same_image = all_images[own, None] == all_images
-        not_wrong = (same_text | same_image | (all_images < 0)) & ~right
+        no_pair = (all_images < 0) | (all_text_ids < 0).all(dim=-1)  # (G,)
+        not_wrong = (same_text | same_image | no_pair) & ~right
         if self.loss == "infonce":
-            return -logits.masked_fill(not_wrong, float("-inf")).log_softmax(dim=-1)[right]
-        signs = right.float() * 2 - 1  # 1 for the right pair, -1 for a wrong one
-        return -F.logsigmoid(signs * (logits + self.logit_bias.float())).masked_fill(not_wrong, 0).sum(dim=-1)
+            losses = -logits.masked_fill(not_wrong, float("-inf")).log_softmax(dim=-1)[right]
+        else:
+            signs = right.float() * 2 - 1  # 1 for the right pair, -1 for a wrong one
+            pairs = -F.logsigmoid(signs * (logits + self.logit_bias.float()))
+            losses = pairs.masked_fill(not_wrong, 0).sum(dim=-1)
+        return losses * has_text
+
+
+class AnswerPrediction(nn.Module):
+    """Predicts the text encoder's embedding of the answer from image and question (VL-JEPA, arXiv 2512.10942).
+
+    The decoder's state at its first position has read the image and the question, and no answer yet. The loss compares
+    its prediction with the answers of the batch, of all processes together: every process has to ask for it.
+    """
+
+    answer_mean: torch.Tensor
+
+    def __init__(self, config: MMJepaConfig):
+        super().__init__()
+        width = config.text_config.d_model
+        self.projector = nn.Linear(width, width)
+        self.logit_scale = nn.Parameter(torch.empty(1))
+        # The mean of the text encoder's embeddings of the training answers; the run sets it before the first step.
+        self.register_buffer("answer_mean", torch.zeros(width))
+
+    def targets(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Unit targets (B, D) of the text encoder's pooled embeddings (B, D) of answers."""
+        return l2_normalize(pooled - self.answer_mean)
+
+    def scores(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """How well each of K answers' `targets` (K, D) fits the decoder's first states (B, D) -> (B, K), float32."""
+        return scaled_cosines(self.logit_scale, l2_normalize(self.projector(states).float()), targets)
+
+    def forward(self, states: torch.Tensor, targets: torch.Tensor, answer_ids: torch.Tensor) -> torch.Tensor:
+        """Losses (B,): -log of the share of the batch's softmax that rows with the right answer have.
+
+        Args:
+            states: the decoder's first states (B, D).
+            targets: unit targets (B, D) of the right answers.
+            answer_ids: token ids (B, A) of the right answers, negative where there is no token, by which equal answers
+                are known. A row without any token has no answer: its loss is 0.
+        """
+        (all_targets, all_ids), own = gather_rows(targets.float(), answer_ids)
+        if self.training:
+            with torch.no_grad():
+                self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        has_answer = (all_ids >= 0).any(dim=-1)  # (G,)
+        # A row without an answer keeps its own column, or it would have none.
+        logits = self.scores(states, all_targets)
+        right = equal_rows(all_ids[own], all_ids)  # (B, G)
+        log_shares = logits.masked_fill(~(has_answer | right), float("-inf")).log_softmax(dim=-1)
+        return -log_shares.masked_fill(~right, float("-inf")).logsumexp(dim=-1) * has_answer[own]
 
 
 class MMJepaPreTrainedModel(PreTrainedModel):
@@ -331,19 +411,20 @@ class MMJepaPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, PatchesPrefix):
-            init.copy_(module.queries, self._query_positions(module.num_heads))
+            init.copy_(module.queries, self._query_positions(*module.queries.shape, module.num_heads))
+        elif isinstance(module, AnswerPrediction):
+            init.constant_(module.logit_scale, CLIP_LOGIT_SCALE)
+            init.zeros_(module.answer_mean)
         elif isinstance(module, AlignmentLoss):
             if module.loss != "cosine":
-                # 1 / 0.07 as in CLIP (arXiv 2103.00020); 10 and a bias of -10 as in SigLIP.
-                init.constant_(module.logit_scale, 2.659 if module.loss == "infonce" else 2.303)
+                init.constant_(module.logit_scale, CLIP_LOGIT_SCALE if module.loss == "infonce" else math.log(10))
             if module.loss == "sigmoid":
-                init.constant_(module.logit_bias, -10.0)
+                init.constant_(module.logit_bias, -10.0)  # this and the scale of 10 as in SigLIP
             if module.target == "centered":
                 init.zeros_(module.text_mean)
 
-    def _query_positions(self, num_heads: int) -> torch.Tensor:
-        """Position codes (M, D) of M places on a grid as square as M allows, the last row of the grid cut short."""
-        count, width = self.config.num_image_tokens, self.config.text_config.d_model
+    def _query_positions(self, count: int, width: int, num_heads: int) -> torch.Tensor:
+        """Position codes (Q, D) of Q places on a grid as square as Q allows, the last row of the grid cut short."""
         rows = max(1, round(count**0.5))
         columns = -(-count // rows)
         codes = sincos_positions(rows, columns, width // num_heads, self.config.position_turns)
@@ -403,7 +484,9 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The text encoder's mean token state (B, D) of texts (B, L), not normalised. Without gradient."""
         input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
-        states = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
+        # A row without text attends to its first padding token: attention to nothing at all is not a number.
+        attended = torch.cat([torch.ones_like(attention_mask[:, :1]), attention_mask[:, 1:]], dim=1)
+        states = self.text_encoder(input_ids, attention_mask=attended).last_hidden_state  # (B, L, D)
         return masked_mean(states, attention_mask)
 
     def forward(
@@ -508,6 +591,8 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         # BART's own buffer, kept so that a BART checkpoint's scores are reproduced and given back on export.
         self.register_buffer("final_logits_bias", torch.zeros(1, config.text_config.vocab_size))
         self.alignment = AlignmentLoss(config)
+        if config.lambda_answer > 0:
+            self.answer_prediction = AnswerPrediction(config)
         self.post_init()
 
     @torch.no_grad()
@@ -578,6 +663,84 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         """The unit alignment targets (B, D) of texts (B, L), to compare with the images' `image_embeds`."""
         return self.alignment.text_targets(self.encoder.encode_texts(input_ids, attention_mask))
 
+    def encode_answers(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The unit targets (K, D) of K answers (K, A), to be kept and given to `rank_answers`.
+
+        Raises:
+            ValueError: the model does not predict embeddings of answers.
+        """
+        return self._answer_prediction().targets(self.encoder.encode_texts(input_ids, attention_mask))
+
+    @torch.no_grad()
+    def rank_answers(self, answer_embeds: torch.Tensor, **inputs) -> torch.Tensor:
+        """Scores (B, K), float32, of K answers to B questions about I images, in one step of the decoder.
+
+        Trained on answers as often as they occur, the scores say how much more likely an answer is than it is by
+        itself: add the logarithms of the answers' frequencies to compare rare answers with frequent ones, and take
+        the softmax for probabilities.
+
+        Args:
+            answer_embeds: (K, D) of `encode_answers`.
+            inputs: questions and images as for `forward`: input_ids, attention_mask, pixel_values, image_index,
+                image_features or encoder_outputs.
+
+        Example:
+            >>> answer_embeds = model.encode_answers(**processor(text=answers, return_tensors="pt"))
+            >>> scores = model.rank_answers(answer_embeds, **processor(image, questions, return_tensors="pt"))
+            >>> best = [answers[row] for row in scores.argmax(dim=-1)]
+
+        Raises:
+            ValueError: the model does not predict embeddings of answers.
+        """
+        prediction = self._answer_prediction()
+        encoder_outputs = inputs.get("encoder_outputs") or self.encoder(**inputs)
+        states = self._decode_start(encoder_outputs)  # (B, D)
+        return prediction.scores(states, answer_embeds)
+
+    @torch.no_grad()
+    def answer_log_likelihoods(self, answer_labels: torch.Tensor, batch_size: int = 256, **inputs) -> torch.Tensor:
+        """The decoder's log-likelihoods (B, K), float32, of K answers to B questions: the exact, slow score.
+
+        Args:
+            answer_labels: (K, A), -100 where there is no token, as the processor's `labels`.
+            batch_size: pairs of question and answer at once.
+            inputs: questions and images as for `rank_answers`.
+        """
+        encoder_outputs = inputs.get("encoder_outputs") or self.encoder(**inputs)
+        count, num_answers = len(encoder_outputs.last_hidden_state), len(answer_labels)
+        pairs = torch.cartesian_prod(torch.arange(count), torch.arange(num_answers)).to(answer_labels.device)
+        likelihoods = []
+        for rows, answers in (chunk.unbind(dim=1) for chunk in pairs.split(batch_size)):
+            labels = answer_labels[answers]  # (pairs, A)
+            outputs = self.decoder(
+                self.prepare_decoder_input_ids_from_labels(labels),
+                encoder_hidden_states=encoder_outputs.last_hidden_state[rows],
+                encoder_attention_mask=encoder_outputs.attention_mask[rows],
+                use_cache=False,
+            )
+            logits = self._score(outputs.last_hidden_state).float()  # (pairs, A, V)
+            tokens = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (pairs, A), 0 at -100
+            likelihoods.append(-tokens.sum(dim=1))
+        return torch.cat(likelihoods).view(count, num_answers)
+
+    def _answer_prediction(self) -> AnswerPrediction:
+        if self.config.lambda_answer == 0:
+            raise ValueError(
+                "lambda_answer is 0: this model does not predict embeddings of answers; train one with a "
+                "lambda_answer above 0, or compare answers by `answer_log_likelihoods`."
+            )
+        return self.answer_prediction
+
+    def _decode_start(self, encoder_outputs: MMJepaEncoderOutput) -> torch.Tensor:
+        """The decoder's state (B, D) at its first position, which every answer starts with."""
+        states, start = encoder_outputs.last_hidden_state, self.config.text_config.decoder_start_token_id
+        return self.decoder(
+            torch.full((len(states), 1), start, device=states.device),
+            encoder_hidden_states=states,
+            encoder_attention_mask=encoder_outputs.attention_mask,
+            use_cache=False,
+        ).last_hidden_state[:, 0]
+
     def generate(self, *args, encoder_outputs: MMJepaEncoderOutput | None = None, **kwargs):
         """As in the library. `encoder_outputs` stays as it is: beams would repeat its rows in place, once a call."""
         if encoder_outputs is not None:
@@ -605,6 +768,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         return_logits: bool = True,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_rows_in_batch: torch.Tensor | int | None = None,
+        num_answers_in_batch: torch.Tensor | int | None = None,
         answer_smoothing: float = 0.0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MMJepaOutput:
@@ -621,9 +785,10 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             decoder_input_ids: (B, A), by default the labels shifted right. Without either the decoder is not run.
             return_loss: gives the loss without labels too: then it is the alignment term alone, as in the warm-up.
             return_logits: without, training saves the scores of padding, and with labels `logits` is None.
-            num_items_in_batch, num_rows_in_batch: answer tokens and rows of the whole optimizer step, by which the two
-                terms are normalised so that accumulated batches add up to one large batch; this batch's by default.
-                With the tokens alone, as the library's Trainer gives them, the alignment counts by its share of them.
+            num_items_in_batch, num_rows_in_batch, num_answers_in_batch: answer tokens, rows with an alignment text and
+                rows with an answer of the whole optimizer step, by which the three terms are normalised so that
+                accumulated batches add up to one large batch; this batch's by default. With the tokens alone, as the
+                library's Trainer gives them, the other two count by the batch's share of them.
             answer_smoothing: share of each answer token's probability that is spread over the vocabulary.
 
         Raises:
@@ -667,7 +832,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         elif encoder_outputs.question_embeds is not None:
             text_embeds = self.alignment.text_targets(encoder_outputs.question_embeds)  # (B, D)
 
-        loss = loss_align = loss_ce = None
+        loss = loss_align = loss_ce = loss_answer = None
         if labels is not None or return_loss:
             text_ids = self._text_ids(
                 *((input_ids, attention_mask) if align_input_ids is None else (align_input_ids, align_attention_mask))
@@ -675,11 +840,13 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             losses = self.alignment(
                 encoder_outputs.image_embeds, text_embeds, encoder_outputs.image_index, text_ids, image_ids
             )  # (B,)
-            loss_align = losses.mean() if num_rows_in_batch is None else losses.sum() / num_rows_in_batch
+            num_rows = len(losses) if text_ids is None else (text_ids >= 0).any(dim=-1).sum().clamp(min=1)
+            loss_align = losses.sum() / (num_rows if num_rows_in_batch is None else num_rows_in_batch)
         if labels is not None:
             answered = labels != -100
-            if num_rows_in_batch is None and num_items_in_batch is not None:
-                loss_align = loss_align * answered.sum() / num_items_in_batch
+            share = 1.0 if num_items_in_batch is None else answered.sum() / num_items_in_batch
+            if num_rows_in_batch is None:
+                loss_align = loss_align * share
             if logits is not None:
                 answer_logits = logits[answered]  # (answer tokens, V)
             else:
@@ -691,6 +858,11 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             )
             loss_ce = loss_ce / num_items
             loss = self.config.lambda_align * loss_align + self.config.lambda_ce * loss_ce
+            if self.config.lambda_answer > 0:
+                losses = self._answer_losses(decoder_outputs.last_hidden_state[:, 0], labels)  # (B,)
+                num_answers = answered.any(dim=-1).sum().clamp(min=1) / share
+                loss_answer = losses.sum() / (num_answers if num_answers_in_batch is None else num_answers_in_batch)
+                loss = loss + self.config.lambda_answer * loss_answer
         elif return_loss:
             loss = self.config.lambda_align * loss_align
 
@@ -698,6 +870,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             loss=loss,
             loss_align=loss_align,
             loss_ce=loss_ce,
+            loss_answer=loss_answer,
             logits=logits,
             past_key_values=decoder_outputs.past_key_values,
             decoder_hidden_states=decoder_outputs.hidden_states,
@@ -713,16 +886,30 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         )
 
     def _text_ids(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """Token ids (B, L) with -1 where there is no token, by which equal texts are known."""
-        if self.config.alignment_loss == "cosine":
-            return None
+        """Token ids (B, L) with -1 where there is no token, by which texts are told apart and missing ones are known;
+        None where there are no ids and cosine does without them."""
         if input_ids is None:
+            if self.config.alignment_loss == "cosine":
+                return None
             raise ValueError(
                 f"alignment_loss {self.config.alignment_loss!r} compares the texts of a batch, and there is neither "
                 "input_ids nor align_input_ids: give one of them beside encoder_outputs."
             )
         input_ids, attention_mask = self.encoder.ordered_text(input_ids, attention_mask)
         return input_ids.masked_fill(attention_mask == 0, -1)
+
+    def _answer_losses(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Losses (B,) of the answers' embeddings predicted from the decoder's first states (B, D).
+
+        Half of PathVQA's answers are yes or no: each distinct answer is encoded once.
+        """
+        distinct, rows = labels.unique(dim=0, return_inverse=True)
+        has_token = distinct != -100
+        pooled = self.encoder.encode_texts(
+            distinct.masked_fill(~has_token, self.config.text_config.pad_token_id), has_token.long()
+        )
+        targets = self.answer_prediction.targets(pooled)[rows]  # (B, D)
+        return self.answer_prediction(states, targets, labels)
 
     def _score(self, answer_states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(answer_states) + self.final_logits_bias

@@ -33,7 +33,7 @@ from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import DataArguments, MMJepaTrainingArguments, ModelArguments, parse_arguments
-from mmjepa.training.building import build_model, load_processor, set_text_mean
+from mmjepa.training.building import build_model, center_targets, load_processor
 from mmjepa.training.run_folder import check_folder, clear_folder, find_checkpoint
 from mmjepa.training.trainer import MMJepaTrainer
 
@@ -161,8 +161,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if model_args.bf16_text_encoder:
         model.encoder.text_encoder.to(torch.bfloat16)
     model.generation_config.max_new_tokens = data_args.max_answer_tokens
-    if new_model and model.config.alignment_target == "centered":
-        set_text_mean(model, processor, rows["train"], training_args.device)
+    if new_model:
+        center_targets(model, processor, rows["train"], training_args.device)
     with training_args.main_process_first():
         data: dict[str, Any] = {
             split: prepare(rows[split], processor.image_processor, data_args.preprocessing_num_workers)

@@ -15,16 +15,19 @@ from ..processing_mmjepa import MMJepaProcessor
 from .images import normalize_pixels, prepared_shape
 from .loading import TEXT_COLUMNS
 
-ALIGNMENT_COLUMNS = ("question", "caption", "answer", "text")
+PRIORITY = ("question", "caption", "answer", "text")
 # Words of questions and answers that are wrong of a mirrored image.
 SIDES = re.compile(r"\b(left|right|top|bottom|upper|lower|above|below)\b", re.IGNORECASE)
 # How many image groups the sampler looks through for one that fills a batch exactly.
 PACKING_LOOKAHEAD = 64
 
 
-def alignment_text(row: dict[str, Any]) -> str:
-    """What the row's image is aligned to: the first of question, caption, answer and text that is not empty."""
-    return next((row[name] for name in ALIGNMENT_COLUMNS if row.get(name)), "")
+def alignment_text(row: dict[str, Any], setting: str) -> str:
+    """What the row's image is aligned to by `alignment_text` of the configuration; empty where it has no such text."""
+    if setting == "statement" and row.get("question"):
+        return f"{row['question']} {row['answer']}".strip()
+    names = PRIORITY if setting in ("priority", "statement") else (setting,)
+    return next((row[name] for name in names if row.get(name)), "")
 
 
 class VqaCollator:
@@ -33,27 +36,26 @@ class VqaCollator:
     pixel_values (I, 3, H, W) float32, image_ids (I,), image_index (B,), input_ids and attention_mask (B, L), labels
     (B, A) and, where some row's alignment text is not its question, align_input_ids and align_attention_mask (B, L').
 
-    No rows make a stand-in, a blank question about a black image whose labels are all -100 and whose image_ids are -1:
-    a process without rows in a step still has to take part in it.
+    A row without a question teaches the alignment alone: its labels are all -100. A row without an alignment text
+    teaches the answer alone: its align_attention_mask is 0. No rows make a stand-in that teaches nothing, a blank
+    question about a black image whose image_ids are -1: a process without rows in a step still has to take part in it.
 
     Args:
+        alignment_text: what of a row the image is aligned to, as in [`MMJepaConfig`].
         as_bytes: leaves pixel_values uint8, for a Trainer that augments and normalises them on the device, and says
             by keep_sides (I,) of which images a text names left or right, top or bottom.
     """
 
-    def __init__(self, processor: MMJepaProcessor, as_bytes: bool = False):
+    def __init__(self, processor: MMJepaProcessor, alignment_text: str = "priority", as_bytes: bool = False):
         self.processor = processor
+        self.alignment_text = alignment_text
         self.as_bytes = as_bytes
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if not rows:
             black = torch.zeros(prepared_shape(self.processor.image_processor), dtype=torch.uint8)
             batch = self([{"question": "", "answer": "", "image_id": 0, "pixels": black}])
-            return {
-                **batch,
-                "labels": torch.full_like(batch["labels"], -100),
-                "image_ids": torch.full_like(batch["image_ids"], -1),
-            }
+            return {**batch, "image_ids": torch.full_like(batch["image_ids"], -1)}
         images = {row["image_id"]: row["pixels"] for row in rows}
         positions = {image_id: position for position, image_id in enumerate(images)}
         questions = [row["question"] for row in rows]
@@ -64,10 +66,13 @@ class VqaCollator:
             "image_index": torch.tensor([positions[row["image_id"]] for row in rows]),
             **self.processor(text=questions, answers=[row["answer"] for row in rows], return_tensors="pt"),
         }
-        texts = [alignment_text(row) for row in rows]
-        if texts != questions:
+        batch["labels"][[not question for question in questions]] = -100
+        texts = [alignment_text(row, self.alignment_text) for row in rows]
+        if texts != questions or "" in texts:
             tokens = self.processor(text=texts, return_tensors="pt")
-            batch |= {f"align_{name}": tokens[name] for name in ("input_ids", "attention_mask")}
+            has_text = torch.tensor([text != "" for text in texts])
+            batch["align_input_ids"] = tokens["input_ids"]
+            batch["align_attention_mask"] = tokens["attention_mask"] * has_text[:, None]
         if self.as_bytes:
             with_sides = {row["image_id"] for row in rows if names_side(row)}
             batch["keep_sides"] = torch.tensor([image_id in with_sides for image_id in images])

@@ -56,11 +56,16 @@ def evaluate_model(
     correct, correct_shuffled = are_correct(rows, "prediction"), are_correct(rows, "shuffled")
     metrics |= image_gain(correct, correct_shuffled, image_ids, seed)
 
-    texts = [alignment_text(row) for row in data.questions]
-    distinct = sorted(set(texts))
-    text_ids = [bisect_left(distinct, text) for text in texts]
-    text_embeds = encode_all_texts(model, processor, distinct, batch_size)
-    metrics |= alignment_metrics(features.image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    texts = [alignment_text(row, model.config.alignment_text) for row in data.questions]
+    pairs = [
+        (image, text, other) for image, text, other in zip(image_ids, texts, other_ids, strict=True) if text != ""
+    ]
+    if pairs:
+        own_ids, own_texts, wrong_ids = zip(*pairs, strict=True)
+        distinct = sorted(set(own_texts))
+        text_ids = [bisect_left(distinct, text) for text in own_texts]
+        text_embeds = encode_all_texts(model, processor, distinct, batch_size)
+        metrics |= alignment_metrics(features.image_embeds, text_embeds, own_ids, text_ids, wrong_ids)
     return metrics, rows
 
 

@@ -54,7 +54,7 @@ def make_config():
     """A function that makes a tiny configuration, with fields of one's own."""
 
     def make(**fields) -> MMJepaConfig:
-        return MMJepaConfig(**{"vision_config": VISION, "text_config": TEXT, "num_image_tokens": 4, **fields})
+        return MMJepaConfig(**{"vision_config": VISION, "text_config": TEXT, "num_image_tokens": 5, **fields})
 
     return make
 

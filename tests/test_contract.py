@@ -293,7 +293,7 @@ def test_mismatched_sizes_are_refused_or_reported(saved, make_config):
         saved, config=wider, ignore_mismatched_sizes=True, output_loading_info=True
     )
     assert [name for name, *_ in info["mismatched_keys"]] == ["encoder.visual_prefix.queries"]
-    assert loaded.encoder.visual_prefix.queries.shape[0] == 6
+    assert loaded.encoder.visual_prefix.queries.shape[0] == 5  # and the aligned token
     assert loaded.encoder.visual_prefix.queries.isfinite().all()
 
 

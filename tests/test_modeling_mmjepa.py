@@ -108,7 +108,7 @@ def test_questions_about_one_image_equal_questions_about_its_copies(model, batch
     shared = model(**batch)
     copies = {**batch, "pixel_values": batch["pixel_values"][batch["image_index"]], "image_index": None}
     repeated = model(**copies)
-    torch.testing.assert_close(shared.logits, repeated.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shared.logits, repeated.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared.loss, repeated.loss, atol=1e-5, rtol=0)
 
 
@@ -343,7 +343,7 @@ def test_a_place_has_the_same_code_at_every_image_size():
 
 def test_each_visual_token_starts_reading_little_but_its_own_place(make_config):
     """Of 3 x 3 tokens over 6 x 6 patches; where they read a third elsewhere, training did not learn places."""
-    config = make_config(num_image_tokens=9)
+    config = make_config(num_image_tokens=9, aligned_token=False)
     prefix = MMJepaForConditionalGeneration(config).encoder.visual_prefix
     patches = torch.zeros(36, 36, config.vision_config.hidden_size)
     patches[range(36), range(36), :8] = 5.0  # image i has its one bright patch at patch i
@@ -355,7 +355,7 @@ def test_each_visual_token_starts_reading_little_but_its_own_place(make_config):
 
 def test_a_visual_token_tells_its_place_however_much_it_saw_there(make_config):
     """Placed by the nearest of the other image's tokens: what is seen must not drown where."""
-    encoder = MMJepaForConditionalGeneration(make_config(num_image_tokens=9)).encoder
+    encoder = MMJepaForConditionalGeneration(make_config(num_image_tokens=9, aligned_token=False)).encoder
     patches = 10 * torch.randn(2, 36, encoder.config.vision_config.hidden_size)
     tokens = encoder.prefix_norm(encoder.visual_prefix(None, patches, (6, 6)))  # (2, 9, D)
     assert torch.equal(torch.cdist(tokens[0], tokens[1]).argmin(dim=1), torch.arange(9))

@@ -217,8 +217,19 @@ class ModelArguments:
     )
     alignment_loss: str | None = config_flag("alignment_loss", "cosine, infonce or sigmoid.")
     alignment_target: str | None = config_flag("alignment_target", "embedding, centered or layer_norm.")
+    alignment_text: str | None = config_flag(
+        "alignment_text",
+        "What of a row its image is aligned to: priority (the first of question, caption, answer, text), statement "
+        "(question and answer), or a column.",
+    )
+    aligned_token: bool | None = config_flag(
+        "aligned_token", "Whether the first visual token of patches is the aligned image embedding."
+    )
     lambda_align: float | None = config_flag("lambda_align", "Weight of the alignment loss.")
     lambda_ce: float | None = config_flag("lambda_ce", "Weight of the answer loss.")
+    lambda_answer: float | None = config_flag(
+        "lambda_answer", "Weight of the loss of the answer's predicted embedding; 0 is without it."
+    )
     attn_implementation: str | None = HfArg(default=None, help="sdpa, eager or flash_attention_2.")
     bf16_text_encoder: bool = HfArg(default=False, help="The frozen text encoder in bfloat16, in half its memory.")
 

@@ -138,13 +138,15 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
     return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
 
 
-def set_text_mean(
+def center_targets(
     model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, rows: Dataset, device: torch.device
 ) -> None:
-    """Centres the alignment target on the mean of the text encoder's embeddings of the distinct alignment texts.
+    """Centres the model's targets: of the alignment, where it is "centered", on the mean of the text encoder's
+    embeddings of the distinct alignment texts, and of the predicted answers on that of the distinct answers.
 
     Each is encoded once, on `device`, by one of the processes.
     """
+    config = model.config
 
     def pool(texts: Sequence[str]) -> list[torch.Tensor]:
         pooled: list[torch.Tensor] = []
@@ -154,9 +156,14 @@ def set_text_mean(
         return pooled
 
     texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
-    distinct = sorted({alignment_text(row) for row in texts} - {""})
+    means: list[tuple[torch.Tensor, set[str]]] = []
+    if config.alignment_target == "centered":
+        means.append((model.alignment.text_mean, {alignment_text(row, config.alignment_text) for row in texts}))
+    if config.lambda_answer > 0:
+        means.append((model.answer_prediction.answer_mean, set(texts["answer"])))
     text_encoder, own_device = model.encoder.text_encoder, model.device
     with evaluating(model):
         text_encoder.to(device)
-        model.alignment.text_mean.copy_(torch.stack(in_shares(distinct, pool)).mean(dim=0))
+        for mean, distinct in means:
+            mean.copy_(torch.stack(in_shares(sorted(distinct - {""}), pool)).mean(dim=0))
         text_encoder.to(own_device)

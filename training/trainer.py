@@ -29,7 +29,7 @@ logger = logging.getLogger("mmjepa")
 class MMJepaTensorBoardCallback(TensorBoardCallback):
     """Writes the losses under their own names, `train_align` and `val_ce`, where the library groups all by prefix."""
 
-    NAMES = {"eval_align": "val_align", "eval_ce": "val_ce"}
+    NAMES = {"eval_align": "val_align", "eval_ce": "val_ce", "eval_answer": "val_answer"}
 
     def __init__(self, log_dir: str):
         super().__init__()
@@ -60,9 +60,12 @@ class SamplerEpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-def count_rows(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Rows with an answer, which all have but the stand-in that a collator makes of no rows."""
-    return (batch["labels"] != -100).any(dim=1).sum()
+# What a batch has of each, by which the three losses are normalised and averaged.
+COUNTS: dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]] = {
+    "align": lambda batch: batch.get("align_attention_mask", batch["attention_mask"]).any(dim=1).sum(),  # rows
+    "ce": lambda batch: (batch["labels"] != -100).sum(),  # tokens
+    "answer": lambda batch: (batch["labels"] != -100).any(dim=1).sum(),  # rows
+}
 
 
 class MMJepaTrainer(Trainer):
@@ -80,15 +83,18 @@ class MMJepaTrainer(Trainer):
 
     def __init__(self, *args, compute_answer_metrics: Callable[[Any, Any], dict[str, float]] | None = None, **kwargs):
         if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = VqaCollator(kwargs["processing_class"], as_bytes=True)
+            kwargs["data_collator"] = VqaCollator(
+                kwargs["processing_class"], kwargs["model"].config.alignment_text, as_bytes=True
+            )
         super().__init__(*args, **kwargs)
         # The model smooths its answer loss itself; the library's smoother takes the labels away from it.
         self.label_smoother = None
         self.compute_answer_metrics = compute_answer_metrics
         self.align_warmup_steps = 0  # set when the number of steps is known
-        self.loss_sums: dict[str, Any] = defaultdict(float)
-        self.num_rows_in_batch: torch.Tensor | None = None
-        self.log_time = time.perf_counter()  # when the rows in loss_sums began to be trained on
+        self.loss_sums: dict[str, Any] = defaultdict(float)  # of each loss its sum and what it is a sum of
+        self.num_rows: Any = 0  # trained on since the last line of the log
+        self.counts_in_step: dict[str, torch.Tensor] = {}
+        self.log_time = time.perf_counter()  # when the rows in num_rows began to be trained on
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(MMJepaTensorBoardCallback(self.args.log_dir))
 
@@ -121,7 +127,9 @@ class MMJepaTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def get_train_dataloader(self):
-        self.loss_sums.clear()  # with auto_find_batch_size, of the batch that was too large
+        # With auto_find_batch_size, of the batch that was too large.
+        self.loss_sums.clear()
+        self.num_rows = 0
         if isinstance(self.train_dataset, StreamedVqaData):
             # Not for accelerate to prepare: it would share out the rows once more.
             return DataLoader(self.train_dataset, batch_size=self._train_batch_size, **self._dataloader_arguments)
@@ -180,21 +188,30 @@ class MMJepaTrainer(Trainer):
         return inputs
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Counts, beside the answer tokens, the rows of the whole step, by which the alignment loss is normalised."""
+        """Counts, beside the answer tokens, the rows with a text and with an answer in the whole step, by which the
+        losses are normalised."""
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_rows = torch.as_tensor(sum(map(count_rows, batches)), device=device)
+        sums = [sum(COUNTS[name](batch) for batch in batches) for name in ("align", "answer")]
+        counts = torch.stack([torch.as_tensor(count, device=device) for count in sums])
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
-            num_rows = self.accelerator.gather(num_rows).sum()
-        self.num_rows_in_batch = num_rows
+            counts = self.accelerator.reduce(counts, "sum")
+        self.counts_in_step = dict(zip(("align", "answer"), counts.clamp(min=1), strict=True))
         return batches, num_items_in_batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        rows, tokens = count_rows(inputs), (inputs["labels"] != -100).sum()
+        counts = {name: count(inputs) for name, count in COUNTS.items()}
+        # What each loss was divided by: the whole step's counts in training, else the batch's.
+        divisors = counts
         if model.training:
+            divisors = {
+                **self.counts_in_step,
+                "ce": counts["ce"] if num_items_in_batch is None else num_items_in_batch,
+            }
             inputs = {
                 **inputs,
                 "return_logits": False,
-                "num_rows_in_batch": self.num_rows_in_batch,
+                "num_rows_in_batch": self.counts_in_step["align"],
+                "num_answers_in_batch": self.counts_in_step["answer"],
                 "answer_smoothing": self.args.label_smoothing_factor,
             }
         else:
@@ -203,50 +220,39 @@ class MMJepaTrainer(Trainer):
         if model.training and self.in_align_warmup:
             inputs = {**inputs, "labels": None, "return_loss": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        # Nothing is learnt from the stand-in of a process that has no row in the last step.
-        loss = loss * (rows > 0)
-
-        # Sums over rows and tokens, whatever the loss was normalised by.
-        row_weight = inputs.get("num_rows_in_batch", rows) * (rows > 0)
-        self.loss_sums["align"] += outputs.loss_align.detach() * row_weight
-        self.loss_sums["rows"] += rows
-        if outputs.loss_ce is not None:
-            self.loss_sums["ce"] += outputs.loss_ce.detach() * (
-                tokens if num_items_in_batch is None else num_items_in_batch
-            )
-            self.loss_sums["tokens"] += tokens
+        self.num_rows += (inputs["image_ids"][inputs["image_index"]] >= 0).sum()  # without stand-ins
+        for name in COUNTS:
+            if (part := getattr(outputs, f"loss_{name}")) is not None:
+                self.loss_sums[name] += torch.stack([part.detach() * divisors[name], counts[name]])
         return (loss, outputs) if return_outputs else loss
 
     def _mean_losses(self) -> dict[str, float]:
-        """Means since the last call, over all processes: alignment by row, answers, where there were any, by token."""
-        sums = {name: torch.as_tensor(value, device=self.args.device) for name, value in self.loss_sums.items()}
-        self.loss_sums.clear()
-        names = ("align", "rows", "ce", "tokens")
+        """Means since the last call, over all processes, of the losses that were trained or evaluated."""
         # Not in float64, which Apple's devices lack.
-        own = torch.stack([sums.get(name, torch.zeros((), device=self.args.device)).float() for name in names])
-        totals = dict(zip(names, self.accelerator.reduce(own, "sum").tolist(), strict=True))
-        means = {"align": totals["align"] / totals["rows"]} if totals["rows"] else {}
-        return means | ({"ce": totals["ce"] / totals["tokens"]} if totals["tokens"] else {})
+        none = torch.zeros(2, device=self.args.device)
+        own = torch.stack([none + self.loss_sums[name] for name in COUNTS])  # (losses, 2)
+        self.loss_sums.clear()
+        totals = dict(zip(COUNTS, self.accelerator.reduce(own, "sum").tolist(), strict=True))
+        return {name: total / count for name, (total, count) in totals.items() if count}
 
     def log(self, logs, start_time=None):
         if "grad_norm" in logs:  # a training line, not an evaluation's or the last summary
             now = time.perf_counter()
-            rows = float(self.loss_sums["rows"]) * self.args.world_size
-            logs["samples_per_second"] = rows / (now - self.log_time)
-            self.log_time = now
+            logs["samples_per_second"] = float(self.num_rows) * self.args.world_size / (now - self.log_time)
+            self.num_rows, self.log_time = 0, now
             logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
             logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         super().log(logs, start_time)
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
-        training_sums, self.loss_sums = self.loss_sums, defaultdict(float)
+        training, self.loss_sums = (self.loss_sums, self.num_rows), defaultdict(float)
         start = time.perf_counter()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self._mean_losses()
         config = self.model.config
         # The library's is a mean of the batches' means, which depends on how the rows were shared out.
-        metrics["loss"] = config.lambda_align * metrics["align"] + config.lambda_ce * metrics["ce"]
-        self.loss_sums = training_sums
+        metrics["loss"] = sum(getattr(config, f"lambda_{name}") * mean for name, mean in metrics.items())
+        self.loss_sums, self.num_rows = training
         if self.compute_answer_metrics is not None:
             # The library casts `forward` alone: the image features and `generate` would be in another precision.
             with self.accelerator.autocast():

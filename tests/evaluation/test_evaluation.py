@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BatchFeature, BitImageProcessorPil
 
+from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data.images import VqaData
 from mmjepa.evaluation.alignment import alignment_metrics, chance_of_hit
 from mmjepa.evaluation.answering import answer_questions, encode_all_images, in_shares
@@ -51,6 +52,7 @@ class EchoModel(nn.Module):
     def __init__(self):
         super().__init__()
         self.device = torch.device("cpu")
+        self.config = MMJepaConfig()
         self.images_encoded, self.batches = [], []
 
     def get_image_features(self, pixel_values):

@@ -284,7 +284,7 @@ def test_labels_are_smoothed_as_in_the_library(make_trainer, data):
         outputs = plain.model(**plain._prepare_inputs(batch))
         expected = LabelSmoother(0.1)(outputs, batch["labels"])
         smoothed.model.train()
-        smoothed.num_rows_in_batch = torch.tensor(8)
+        smoothed.get_batch_samples(iter([batch]), 1, "cpu")
         _, outputs = smoothed.compute_loss(smoothed.model, smoothed._prepare_inputs(batch), True)
     torch.testing.assert_close(outputs.loss_ce, expected)
 

@@ -1,0 +1,118 @@
+"""The answer's embedding, predicted from image and question: its loss, its ranking of a closed list, its absence."""
+
+import pytest
+import torch
+
+from mmjepa.modeling_mmjepa import AnswerPrediction, MMJepaForConditionalGeneration, l2_normalize
+
+
+@pytest.fixture
+def prediction(make_config):
+    prediction = AnswerPrediction(make_config(lambda_answer=0.25))
+    torch.nn.init.constant_(prediction.logit_scale, 1.5)
+    torch.nn.init.zeros_(prediction.answer_mean)
+    return prediction
+
+
+@pytest.mark.parametrize("count", [4, 26, 64, 256])
+def test_rows_with_the_same_answer_are_all_right_answers(prediction, count):
+    """Against the definition, row by row."""
+    answers = torch.randint(3, (count,))
+    ids = torch.stack([answers, answers + 7], dim=1)
+    states, targets = torch.randn(count, 64), l2_normalize(torch.randn(3, 64))[answers]
+    losses = prediction(states, targets, ids)
+    unit = l2_normalize(prediction.projector(states))
+    for row in range(count):
+        shares = (torch.e**1.5 * targets @ unit[row]).softmax(dim=0)
+        torch.testing.assert_close(losses[row], -shares[answers == answers[row]].sum().log(), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_without_an_answer_have_no_loss_and_change_none(prediction):
+    ids, states, targets = torch.arange(12).view(6, 2), torch.randn(6, 64), l2_normalize(torch.randn(6, 64))
+    expected = prediction(states[:4], targets[:4], ids[:4])
+    ids[4:] = -100
+    losses = prediction(states, targets, ids)
+    torch.testing.assert_close(losses[:4], expected)
+    assert losses[4:].tolist() == [0, 0]
+
+
+def test_scores_stay_float32_under_autocast(prediction):
+    states, targets = torch.randn(8, 64), l2_normalize(torch.randn(8, 64))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert prediction(states, targets, torch.arange(8)[:, None]).dtype == torch.float32
+
+
+def test_without_its_weight_the_model_has_no_parameters_for_it(make_model):
+    with_it, without = make_model(lambda_answer=0.25), make_model(lambda_answer=0)
+    more = set(with_it.state_dict()) - set(without.state_dict())
+    assert more == {
+        f"answer_prediction.{name}" for name in ("logit_scale", "answer_mean", "projector.weight", "projector.bias")
+    }
+    with pytest.raises(ValueError, match="lambda_answer is 0"):
+        without.encode_answers(torch.tensor([[0, 5, 2]]))
+
+
+def test_its_loss_is_part_of_the_total_and_reaches_the_image(make_model, batch):
+    model = make_model(lambda_answer=0.25).train()
+    output = model(**batch)
+    total = 0.5 * output.loss_align + output.loss_ce + 0.25 * output.loss_answer
+    torch.testing.assert_close(output.loss, total)
+    output.loss_answer.backward()
+    for part in (model.answer_prediction.projector, model.decoder, model.encoder.image_encoder):
+        assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in part.parameters())
+    assert all(parameter.grad is None for parameter in model.encoder.text_encoder.parameters())
+
+
+def test_accumulated_batches_add_up_to_one(make_model, batch):
+    model = make_model(lambda_answer=0.25)
+    halves = [
+        {**batch, **{name: batch[name][rows] for name in ("input_ids", "attention_mask", "image_index", "labels")}}
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
+    counts = {"num_rows_in_batch": 4, "num_answers_in_batch": 4, "num_items_in_batch": (batch["labels"] != -100).sum()}
+    parts = [model(**half, **counts) for half in halves]
+    whole = [model(**half) for half in halves]
+    torch.testing.assert_close(sum(part.loss_answer for part in parts), sum(part.loss_answer for part in whole) / 2)
+
+
+def test_ranking_equals_the_scores_of_the_training_loss(make_model, batch):
+    """The state that ranks has read image and question alone: the answer given beside them changes nothing."""
+    model = make_model(lambda_answer=0.25)
+    seen = []
+    handle = model.answer_prediction.projector.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0])
+    )
+    model(**batch)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_index")}
+    answers = torch.tensor([[0, 5, 2], [0, 6, 2], [0, 7, 2]])
+    embeds = model.encode_answers(answers)
+    scores = model.rank_answers(embeds, **inputs)
+    handle.remove()
+    torch.testing.assert_close(seen[0], seen[1])
+    assert scores.shape == (len(batch["input_ids"]), 3) and embeds.shape == (3, 64)
+    features = model.get_image_features(inputs.pop("pixel_values"))
+    torch.testing.assert_close(model.rank_answers(embeds, image_features=features, **inputs), scores)
+
+
+def test_log_likelihoods_equal_the_answer_loss_of_each_pair(make_model, batch):
+    model = make_model()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_index")}
+    answers = torch.tensor([[0, 5, 2, -100], [0, 6, 9, 2], [0, 2, -100, -100]])
+    likelihoods = model.answer_log_likelihoods(answers, batch_size=5, **inputs)
+    for question in range(len(batch["input_ids"])):
+        for answer in range(3):
+            labels = torch.full((len(batch["input_ids"]), 4), -100)
+            labels[question] = answers[answer]
+            loss = model(**inputs, labels=labels).loss_ce * (labels != -100).sum()
+            torch.testing.assert_close(likelihoods[question, answer], -loss, rtol=1e-4, atol=1e-4)
+
+
+def test_a_saved_model_ranks_the_same(make_model, batch, tmp_path):
+    model = make_model(lambda_answer=0.25)
+    model.answer_prediction.answer_mean.normal_()
+    model.save_pretrained(tmp_path)
+    loaded = MMJepaForConditionalGeneration.from_pretrained(tmp_path)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_index")}
+    answers = torch.tensor([[0, 5, 2], [0, 6, 2]])
+    scores = [one.rank_answers(one.encode_answers(answers), **inputs) for one in (model, loaded)]
+    torch.testing.assert_close(*scores)
