@@ -1,0 +1,229 @@
+"""Runs a study: the same training with other flags and seeds, told in a small YAML file.
+
+    python -m mmjepa.experiments.run_study experiments/prefix.yaml [--jobs N] [--limit SECONDS]
+
+What has ended stands in `runs/<study>/results.jsonl`: started again, a study goes on with what is missing.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .study_report import METRICS, Results, draw_study, study_table
+
+logger = logging.getLogger("mmjepa")
+
+ROOT = Path(__file__).parents[1]
+# A study compares final numbers: these win over its base, and its own flags win over these.
+CELL_FLAGS = {
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "load_best_model_at_end": False,
+    "disable_tqdm": True,
+    "report_to": "none",
+    "overwrite_output_dir": True,
+}
+
+
+@dataclass
+class Study:
+    """What a study's file says.
+
+    Args:
+        name: the file's name without its ending.
+        base: a file of flags in `configs/`, its path relative to the repository.
+        flags: flags of all cells, over those of `base`.
+        axes: flag -> its values; the cells are their product.
+        cells: name -> flags, instead of `axes`. The first cell is the reference that others are compared with.
+        seeds: each cell runs once with each.
+        limit: seconds after which a run is ended.
+        metrics: numbers of all_results.json that the table shows.
+        keep_models: whether the trained weights stay.
+    """
+
+    name: str
+    base: str
+    flags: dict[str, Any] = field(default_factory=dict)
+    axes: dict[str, list] = field(default_factory=dict)
+    cells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    limit: float = math.inf
+    metrics: list[str] = field(default_factory=lambda: list(METRICS))
+    keep_models: bool = False
+
+    def __post_init__(self):
+        if bool(self.axes) == bool(self.cells):
+            raise ValueError(f"study {self.name} has axes {self.axes} and cells {self.cells}: give one of the two.")
+        if self.axes:
+            combinations = [dict(zip(self.axes, values, strict=True)) for values in product(*self.axes.values())]
+            self.cells = {cell_name(flags): flags for flags in combinations}
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Study":
+        content = yaml.safe_load(path.read_text())
+        allowed = [field.name for field in fields(cls) if field.name != "name"]
+        if unknown := content.keys() - set(allowed):
+            raise ValueError(f"{path} has {', '.join(unknown)}: allowed are {', '.join(allowed)}.")
+        return cls(name=path.stem, **content)
+
+
+def cell_name(flags: dict[str, Any]) -> str:
+    """`num_image_tokens=4,visual_prefix=pooled`, which also names a folder."""
+    return ",".join(f"{name}={value}" for name, value in flags.items())
+
+
+class StudyRunner:
+    """Runs the cells of a study side by side and writes what they gave.
+
+    Args:
+        runs: the folder for the study's folder.
+        script: what each run starts, with a file of flags as its only argument.
+        jobs: runs at once, which share the cores.
+    """
+
+    def __init__(self, study: Study, runs: Path, script: Path, jobs: int = 1):
+        self.study, self.script, self.jobs = study, script, jobs
+        self.folder = runs / study.name
+        self.results_file = self.folder / "results.jsonl"
+        self.base = yaml.safe_load((ROOT / study.base).read_text())
+
+    def all_runs(self) -> Iterator[tuple[str, int]]:
+        """Each cell and seed; every cell gets its first seed before any gets its second."""
+        return ((cell, seed) for seed in self.study.seeds for cell in self.study.cells)
+
+    def flags_of(self, cell: str, seed: int) -> dict[str, Any]:
+        return self.base | CELL_FLAGS | self.study.flags | self.study.cells[cell] | {"seed": seed}
+
+    def results(self) -> Results:
+        """The last line of each cell and seed. A line counts only while its flags are those of the study."""
+        lines = self.results_file.read_text().splitlines() if self.results_file.exists() else []
+        last = {(line["cell"], line["seed"]): line for line in map(json.loads, lines)}
+        return {run: last[run] for run in self.all_runs() if run in last and last[run]["flags"] == self.flags_of(*run)}
+
+    def open_runs(self) -> list[tuple[str, int]]:
+        """What has not been run, what failed, and what was ended by a limit lower than today's."""
+
+        def is_closed(line: dict[str, Any]) -> bool:
+            return line["status"] == "done" or (line["status"] == "limit" and line["seconds"] >= self.study.limit)
+
+        results = self.results()
+        return [run for run in self.all_runs() if not (run in results and is_closed(results[run]))]
+
+    async def run(self) -> None:
+        """Runs what is open. Cancelled, it ends what it started."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.write_report()
+        queue = iter(self.open_runs())
+
+        async def work() -> None:
+            for cell, seed in queue:  # shared: the next run goes to the first who is free
+                self.record(await self.run_cell(cell, seed))
+
+        await asyncio.gather(*(work() for _ in range(self.jobs)))
+
+    async def run_cell(self, cell: str, seed: int) -> dict[str, Any]:
+        """Runs a cell with a seed in a process group of its own -> its line of results."""
+        flags, folder = self.flags_of(cell, seed), self.folder / f"{cell}-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "all_results.json").unlink(missing_ok=True)
+        flags_file = folder / "flags.json"
+        flags_file.write_text(
+            json.dumps(flags | {"output_dir": str(folder), "log_dir": str(folder / "logs")}, indent=2)
+        )
+        logger.info("%s, seed %s: started, log in %s", cell, seed, folder / "log")
+        start = time.monotonic()
+        with open(folder / "log", "wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, self.script, flags_file),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // self.jobs))},
+                start_new_session=True,
+            )
+        try:
+            ended, _ = await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=self.study.limit)
+        finally:
+            # The whole group: its data loaders outlive a process that is killed.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        line: dict[str, Any] = {"cell": cell, "seed": seed, "status": "limit", "seconds": time.monotonic() - start}
+        if ended:
+            line |= self.outcome(folder, process.returncode)
+        return line | {"overrides": self.study.cells[cell], "flags": flags}
+
+    def outcome(self, folder: Path, exit_status: int) -> dict[str, Any]:
+        """Status and numbers of a run that ended by itself, or the last line of its log."""
+        numbers = folder / "all_results.json"
+        if exit_status != 0 or not numbers.exists():
+            log = (folder / "log").read_text(errors="replace").strip()
+            return {"status": "failed", "error": log.split("\n")[-1] or f"exit status {exit_status}"}
+        if not self.study.keep_models:
+            for weights in folder.glob("model*.safetensors"):
+                weights.unlink()
+        return {"status": "done", "metrics": json.loads(numbers.read_text())}
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Appends a line of results at once, so that nothing is lost whatever ends the runner."""
+        logger.info("%s, seed %s: %s after %.0f s", line["cell"], line["seed"], line["status"], line["seconds"])
+        with open(self.results_file, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.write_report()
+
+    def write_report(self) -> None:
+        """Table and plot of what has ended so far."""
+        cells, seeds, results = list(self.study.cells), self.study.seeds, self.results()
+        (self.folder / "table.md").write_text(study_table(cells, seeds, self.study.metrics, results) + "\n")
+        draw_study(self.folder / "study.png", cells, seeds, results)
+
+
+async def run_until_signal(runner: StudyRunner) -> None:
+    """Runs a study; Ctrl-C and SIGTERM cancel it."""
+    task = asyncio.ensure_future(runner.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await task
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="the study's YAML file")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once; by default one per core")
+    parser.add_argument("--limit", type=float, help="seconds after which a run is ended, instead of the study's")
+    parser.add_argument("--dataset_name", help="where the data lie, instead of what the study says")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the study's folder")
+    parser.add_argument("--script", type=Path, default=ROOT / "run_pathvqa.py", help="what each run starts")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    study = Study.from_file(args.study)
+    if args.limit is not None:
+        study.limit = args.limit
+    if args.dataset_name is not None:
+        study.flags["dataset_name"] = args.dataset_name
+    runner = StudyRunner(study, args.runs, args.script, args.jobs)
+    try:
+        asyncio.run(run_until_signal(runner))
+    except asyncio.CancelledError:
+        sys.exit("stopped: the same command goes on with what is missing")
+    print((runner.folder / "table.md").read_text())
+    if failed := runner.open_runs():
+        sys.exit(f"{len(failed)} runs failed; the same command tries them again")
+
+
+if __name__ == "__main__":
+    main()
