@@ -238,7 +238,7 @@ def test_nothing_is_left_running_after_sigterm(make_runner, tmp_path):
     assert json.loads((runner.folder / "first-0" / "flags.json").read_text())["dataset_name"] == "elsewhere"
 
 
-@pytest.mark.parametrize("name", ["grouping", "prefix"])
+@pytest.mark.parametrize("name", ["alignment", "grouping", "prefix"])
 def test_the_script_knows_the_flags_of_the_studies(name, tmp_path):
     runner = StudyRunner(Study.from_file(ROOT / "experiments" / f"{name}.yaml"), tmp_path, Path())
     for cell, seed in runner.all_runs():
