@@ -144,6 +144,7 @@ def image_file(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def slides(tmp_path_factory) -> str:
+    """A folder of drawn slides: 56 questions about 8 to train on, 31 about 4 to validate, 22 about 3 to test."""
     folder = tmp_path_factory.mktemp("data") / "slides"
     write_drawn_slides(folder, num_train=8, num_validation=4, num_test=3, image_size=32)
     return str(folder)

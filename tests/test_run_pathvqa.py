@@ -12,7 +12,7 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
-from tiny import FAST, FROM_RANDOM, TINY_TEXT, TINY_VISION
+from tiny import FAST, FROM_RANDOM, TEXT, VISION
 from transformers import BartForConditionalGeneration, Dinov2Model
 from transformers.training_args import ParallelMode
 
@@ -86,12 +86,12 @@ def test_defaults_are_the_documented_ones():
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
 def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
-    flags = {"vision_config": TINY_VISION, "text_config": TINY_TEXT, "batch_size": 6, "lr_img": 0.01, "use_cpu": True}
+    flags = {"vision_config": VISION, "text_config": TEXT, "batch_size": 6, "lr_img": 0.01, "use_cpu": True}
     flags["augmentations"] = ["flip", "stain"]
     path = tmp_path / f"run{suffix}"
     path.write_text(json.dumps(flags) if suffix == ".json" else yaml.safe_dump(flags))
     model, _, training = parse_arguments([str(path), "--lr_img", "0.02"])
-    assert model.vision_fields == TINY_VISION
+    assert model.vision_fields == VISION
     assert (training.per_device_train_batch_size, training.lr_img) == (6, 0.02)
     assert training.augmentations == ["flip", "stain"]
 

@@ -12,7 +12,7 @@ from mmjepa.training.arguments import MMJepaTrainingArguments
 from mmjepa.training.trainer import MMJepaTrainer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(image_processor):
     """24 questions about 6 images."""
     random = np.random.default_rng(0)
