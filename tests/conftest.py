@@ -152,7 +152,7 @@ def slides(tmp_path_factory) -> str:
 
 @pytest.fixture
 def prepared(monkeypatch) -> list[int]:
-    """Grows by the number of its rows with each split whose images are prepared."""
+    """The numbers of rows of the splits whose images the script has prepared, in order."""
     counts: list[int] = []
 
     def count_and_prepare(rows, *rest):

@@ -17,7 +17,7 @@ from mmjepa.training.run_folder import find_checkpoint
 
 @pytest.fixture(scope="module")
 def trained(slides, tmp_path_factory) -> Path:
-    """The folder of a run of one epoch of four steps, a checkpoint after each; not to be changed."""
+    """The folder of a run of four steps with a checkpoint after each. Tests don't change it."""
     folder = tmp_path_factory.mktemp("trained")
     flags = [*FROM_RANDOM, *FAST, "--dataset_name", slides, "--max_steps", "4", "--batch_size", "8"]
     flags += ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9", "--do_predict"]
@@ -28,7 +28,7 @@ def trained(slides, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(trained, tmp_path) -> Path:
-    """The same, to be changed."""
+    """A copy of that folder, which a test may change."""
     return shutil.copytree(trained, tmp_path / "copied")
 
 
@@ -112,7 +112,7 @@ def test_training_into_another_runs_folder_is_refused_and_leaves_it_as_it_was(co
     assert contents(copied) == before
     for checkpoint in other.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    with pytest.raises(ValueError, match="an earlier run"):  # to go on from there is nothing, to begin again too much
+    with pytest.raises(ValueError, match="an earlier run"):  # no checkpoint to resume, but files in the way
         run_pathvqa.main([*training_flags(slides, other, tmp_path), "--resume_from_checkpoint"])
 
 
@@ -130,7 +130,7 @@ def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, 
     assert "Measured on the test split" not in files["README.md"].decode()
 
 
-def test_a_run_that_is_gone_on_with_has_its_own_numbers_alone(copied, slides, tmp_path):
+def test_a_resumed_run_reports_only_its_own_numbers(copied, slides, tmp_path):
     flags = training_flags(slides, copied, tmp_path)
     results = run_pathvqa.main([*flags, "--max_steps", "5", "--resume_from_checkpoint"])
     assert results == json.loads((copied / "all_results.json").read_text()) and "test_accuracy" not in results
@@ -139,7 +139,7 @@ def test_a_run_that_is_gone_on_with_has_its_own_numbers_alone(copied, slides, tm
     assert not (copied / "test_results.json").exists()
 
 
-def test_a_saved_model_is_trained_further_with_what_can_change_and_its_card_says_from_what(trained, slides, tmp_path):
+def test_a_saved_model_is_fine_tuned_with_another_loss_weight_and_its_card_names_it(trained, slides, tmp_path):
     assert "Trained from random weights on slides." in (trained / "README.md").read_text()
     flags = training_flags(slides, tmp_path / "further", tmp_path)[len(FROM_RANDOM) :]
     run_pathvqa.main(["--model_name_or_path", str(trained), *flags, "--lambda_align", "0.125", "--bf16_text_encoder"])
@@ -162,9 +162,7 @@ def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, t
     assert find_checkpoint(args) == str(copied / "checkpoint-2")
 
 
-def test_resuming_from_a_named_checkpoint_takes_that_one_and_from_nothing_is_an_error_or_a_start(
-    trained, tmp_path, caplog
-):
+def test_a_named_checkpoint_is_resumed_and_without_any_it_is_an_error_or_a_new_start(trained, tmp_path, caplog):
     def find(*flags):
         args = parse_arguments([*FROM_RANDOM, "--use_cpu", "--output_dir", str(tmp_path), *flags])[2]
         return find_checkpoint(args)
@@ -188,7 +186,7 @@ def test_a_saved_models_weights_of_the_losses_and_attention_change_by_flag(train
     assert (unchanged.lambda_align, unchanged.lambda_ce) == (0.5, 1.0)
 
 
-def test_what_a_saved_model_can_not_change_is_refused_by_name(trained):
+def test_flags_that_a_saved_model_cannot_change_are_refused_by_name(trained):
     flags = {
         "num_image_tokens": "4",
         "visual_prefix": "pooled",

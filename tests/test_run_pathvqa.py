@@ -96,7 +96,7 @@ def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
     assert training.augmentations == ["flip", "stain"]
 
 
-def test_without_a_model_named_it_is_the_published_pair_and_beside_one_of_the_pair_the_other():
+def test_each_part_that_is_not_named_is_the_published_one():
     for flags, expected in (
         ([], ("facebook/dinov2-base", "facebook/bart-base")),
         (["--image_encoder", "mine"], ("mine", "facebook/bart-base")),
@@ -121,12 +121,12 @@ def test_a_model_named_in_two_ways_or_half_is_refused_by_the_flags_names(flags, 
 
 
 @pytest.mark.parametrize("precision", ["32", "32-true"])
-def test_float32_is_trained_in_where_asked_for_though_the_gpu_has_bfloat16(gpus, precision):
+def test_float32_is_used_where_asked_for_though_the_gpu_has_bfloat16(gpus, precision):
     _, _, training = parsed("--precision", precision)
     assert not (training.bf16 or training.fp16)
 
 
-def test_left_to_itself_bfloat16_is_taken_only_where_the_gpu_does_not_emulate_it(gpus, monkeypatch):
+def test_bfloat16_is_the_default_only_where_the_gpu_does_not_emulate_it(gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not parsed()[2].bf16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
@@ -261,7 +261,7 @@ def test_onnx_without_its_packages_is_refused_before_training(monkeypatch):
         parsed("--onnx_dir", "onnx")
 
 
-def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
+def test_blank_images_bring_no_image_gain(slides, folders):
     results = run_pathvqa.main(
         [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--blank_images", "--max_epochs", "1"]
     )
@@ -269,7 +269,7 @@ def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
     assert results["eval_accuracy"] == results["eval_accuracy_blank_images"]
 
 
-def test_a_bfloat16_text_encoder_is_trained_beside_and_stays_as_it_was(slides, folders, tmp_path):
+def test_a_bfloat16_text_encoder_is_saved_in_bfloat16_and_all_else_in_float32(slides, folders, tmp_path):
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run"]
     run_pathvqa.main([*flags, "--bf16_text_encoder", "--align_warmup_epochs", "0"])
     saved = load_file(tmp_path / "checkpoints" / "model.safetensors")

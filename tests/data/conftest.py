@@ -1,4 +1,4 @@
-"""What the tests of data share."""
+"""What all tests of data need."""
 
 import datasets
 import pytest
@@ -6,5 +6,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def dataset_cache(tmp_path, monkeypatch):
-    """What `datasets` caches goes where the test's files go."""
+    """`datasets` keeps its cache in the test's own folder."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "dataset_cache")

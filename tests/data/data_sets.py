@@ -1,4 +1,4 @@
-"""A small data set in every form that can be loaded, and tables with faults of one's own."""
+"""A small data set in every form that can be loaded, and tables of rows that a test chooses."""
 
 import json
 from io import BytesIO

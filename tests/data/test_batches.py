@@ -14,7 +14,7 @@ from mmjepa.data.images import normalize_pixels, prepare
 
 @pytest.fixture(scope="module")
 def data(image_processor):
-    """Eight questions about three images; the last two have texts of other kinds."""
+    """Eight questions about three images. The last two rows have no question, and only one of them has a caption."""
     numbers = [0, 1, 1, 2, 0, 1, 2, 2]
     rows = rows_of([{"bytes": encoded(noise(number)), "path": None} for number in numbers]).remove_columns(
         ["question", "answer"]
@@ -128,7 +128,7 @@ def test_other_questions_of_an_image_stand_together_in_another_epoch():
     assert not together[0] & together[1]
 
 
-def test_one_question_an_image_is_a_plain_shuffle(image_ids):
+def test_one_question_per_image_is_a_plain_shuffle(image_ids):
     order = list(ImageGroupedSampler(image_ids, 16, 1, seed=0))
     images = [len(set(image_ids[rows].tolist())) for rows in batches_of(order, 16)]
     rng = np.random.default_rng(1)

@@ -47,7 +47,7 @@ def test_an_image_that_cannot_be_read_is_a_zero_image_and_is_named(monkeypatch, 
 
 
 def test_an_image_too_long_to_be_resized_is_a_zero_image_and_is_named(image_processor):
-    """By the published settings, the shorter edge 256 pixels, 2.5 million pixels long and gigabytes large."""
+    """The published settings resize the shorter edge to 256 pixels: the image would take gigabytes."""
     image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"size": {"shortest_edge": 256}})
     good, line = ({"bytes": encoded(noise(0, 1, width)), "path": f"{width}.png"} for width in (40, 10_000))
     data = prepare(rows_of([good, line]), image_processor)

@@ -2,6 +2,7 @@
 
 
 def with_dropout(model, share: float):
+    """`model` with the dropout rate `share` in its decoder."""
     for module in model.decoder.modules():
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = share

@@ -1,4 +1,4 @@
-"""The Trainer: the update it makes, when the warm-up ends, and that a resumed run is the run that was not stopped."""
+"""The Trainer: resumed runs, checkpoints, evaluation, and the flags of the library."""
 
 from dataclasses import fields
 
