@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import TEXT, VISION
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     BartConfig,
@@ -18,30 +19,10 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
+from mmjepa.data.drawn_slides import write_drawn_slides
+from mmjepa.data.images import prepare
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
-
-VISION = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 28,
-    "patch_size": 7,
-    "mlp_ratio": 2,
-    "initializer_range": 0.2,
-}
-TEXT = {
-    "vocab_size": 300,
-    "d_model": 64,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-    "max_position_embeddings": 32,
-    "init_std": 0.2,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +68,12 @@ def batch() -> dict[str, torch.Tensor]:
         "attention_mask": attention_mask,
         "labels": labels,
     }
+
+
+@pytest.fixture
+def inputs(batch):
+    """The batch without answers: four questions about two images."""
+    return {name: value for name, value in batch.items() if name != "labels"}
 
 
 @pytest.fixture(scope="session")
@@ -153,3 +140,24 @@ def image_file(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("image") / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)).save(path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def slides(tmp_path_factory) -> str:
+    """A folder of drawn slides: 56 questions about 8 to train on, 31 about 4 to validate, 22 about 3 to test."""
+    folder = tmp_path_factory.mktemp("data") / "slides"
+    write_drawn_slides(folder, num_train=8, num_validation=4, num_test=3, image_size=32)
+    return str(folder)
+
+
+@pytest.fixture
+def prepared(monkeypatch) -> list[int]:
+    """The numbers of rows of the splits whose images the script has prepared, in order."""
+    counts: list[int] = []
+
+    def count_and_prepare(rows, *rest):
+        counts.append(len(rows))
+        return prepare(rows, *rest)
+
+    monkeypatch.setattr("mmjepa.run_pathvqa.prepare", count_and_prepare)
+    return counts

@@ -28,12 +28,6 @@ def model(make_model):
 
 
 @pytest.fixture
-def inputs(batch):
-    """The batch without answers: four questions about two images."""
-    return {name: value for name, value in batch.items() if name != "labels"}
-
-
-@pytest.fixture
 def saved(model, tmp_path):
     """Folder of the saved model."""
     model.save_pretrained(tmp_path / "saved")

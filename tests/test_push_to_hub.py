@@ -14,15 +14,12 @@ import pytest
 from fresh_process import run_fresh
 from hub_server import running_hub
 from huggingface_hub import ModelCard
+from tiny import FAST, FROM_RANDOM
 
-from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
 ROOT = Path(__file__).parent.parent
-VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
-TEXT = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 320, "max_position_embeddings": 32}
-TEXT |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 QUESTIONS = ["what is present?", "is necrosis seen?"]
 
 PUSH_A_COPY = """
@@ -57,13 +54,11 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def run_folder(hub, tmp_path_factory) -> Path:
+def run_folder(hub, slides, tmp_path_factory) -> Path:
     """The output folder of a run of the script that pushed to the Hub."""
     folder = tmp_path_factory.mktemp("run")
-    write_drawn_slides(folder / "drawn_slides", num_train=8, num_validation=4, image_size=32)
-    flags = ["--vision_config", json.dumps(VISION), "--text_config", json.dumps(TEXT), "--fast_dev_run", "--use_cpu"]
-    flags += ["--dataset_name", folder / "drawn_slides", "--ckpt_dir", folder / "output", "--log_dir", folder / "logs"]
-    flags += ["--num_workers", "0", "--preprocessing_num_workers", "1", "--push_to_hub", "--hub_model_id", "slides"]
+    flags = [*FROM_RANDOM, *FAST, "--fast_dev_run", "--push_to_hub", "--hub_model_id", "slides"]
+    flags += ["--dataset_name", slides, "--ckpt_dir", folder / "output", "--log_dir", folder / "logs"]
     process = subprocess.run(
         [sys.executable, ROOT / "run_pathvqa.py", *map(str, flags)],
         env=os.environ | hub.environment | {"HF_HOME": str(folder / "home")},

@@ -12,41 +12,16 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
+from tiny import FAST, FROM_RANDOM, TEXT, VISION
 from transformers import BartForConditionalGeneration, Dinov2Model
 from transformers.training_args import ParallelMode
 
 from mmjepa import run_pathvqa
-from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build_model, image_processor_of_size, load_processor
-from mmjepa.training.run_folder import find_checkpoint
-
-ROOT = Path(__file__).parent.parent
-
-TINY_VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
-TINY_TEXT = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 32,
-    "vocab_size": 320,
-}
-FROM_RANDOM = ["--vision_config", json.dumps(TINY_VISION), "--text_config", json.dumps(TINY_TEXT)]
-FAST = ["--dataloader_num_workers", "0", "--preprocessing_num_workers", "1", "--disable_tqdm", "true", "--use_cpu"]
-
-
-@pytest.fixture(scope="session")
-def slides(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("data") / "slides"
-    write_drawn_slides(folder, num_train=8, num_validation=4, num_test=3, image_size=32)
-    return str(folder)
 
 
 @pytest.fixture
@@ -111,17 +86,17 @@ def test_defaults_are_the_documented_ones():
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
 def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
-    flags = {"vision_config": TINY_VISION, "text_config": TINY_TEXT, "batch_size": 6, "lr_img": 0.01, "use_cpu": True}
+    flags = {"vision_config": VISION, "text_config": TEXT, "batch_size": 6, "lr_img": 0.01, "use_cpu": True}
     flags["augmentations"] = ["flip", "stain"]
     path = tmp_path / f"run{suffix}"
     path.write_text(json.dumps(flags) if suffix == ".json" else yaml.safe_dump(flags))
     model, _, training = parse_arguments([str(path), "--lr_img", "0.02"])
-    assert model.vision_fields == TINY_VISION
+    assert model.vision_fields == VISION
     assert (training.per_device_train_batch_size, training.lr_img) == (6, 0.02)
     assert training.augmentations == ["flip", "stain"]
 
 
-def test_without_a_model_named_it_is_the_published_pair_and_beside_one_of_the_pair_the_other():
+def test_each_part_that_is_not_named_is_the_published_one():
     for flags, expected in (
         ([], ("facebook/dinov2-base", "facebook/bart-base")),
         (["--image_encoder", "mine"], ("mine", "facebook/bart-base")),
@@ -146,12 +121,12 @@ def test_a_model_named_in_two_ways_or_half_is_refused_by_the_flags_names(flags, 
 
 
 @pytest.mark.parametrize("precision", ["32", "32-true"])
-def test_float32_is_trained_in_where_asked_for_though_the_gpu_has_bfloat16(gpus, precision):
+def test_float32_is_used_where_asked_for_though_the_gpu_has_bfloat16(gpus, precision):
     _, _, training = parsed("--precision", precision)
     assert not (training.bf16 or training.fp16)
 
 
-def test_left_to_itself_bfloat16_is_taken_only_where_the_gpu_does_not_emulate_it(gpus, monkeypatch):
+def test_bfloat16_is_the_default_only_where_the_gpu_does_not_emulate_it(gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not parsed()[2].bf16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
@@ -204,99 +179,6 @@ def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folder
     assert torch.equal(saved.generate(**inputs), rebuilt.generate(**inputs))
 
 
-@pytest.fixture(scope="module")
-def trained(slides, tmp_path_factory) -> Path:
-    """The folder of a run of one epoch of four steps, a checkpoint after each; not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    flags = [*FROM_RANDOM, *FAST, "--dataset_name", slides, "--max_steps", "4", "--batch_size", "8"]
-    flags += ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9", "--do_predict"]
-    flags += ["--eval_strategy", "steps", "--eval_steps", "1", "--align_warmup_epochs", "0"]
-    run_pathvqa.main([*flags, "--output_dir", str(folder), "--log_dir", str(folder / "logs")])
-    return folder
-
-
-@pytest.fixture
-def copied(trained, tmp_path) -> Path:
-    """The same, to be changed."""
-    return shutil.copytree(trained, tmp_path / "copied")
-
-
-@pytest.fixture
-def prepared(monkeypatch) -> list[int]:
-    """Grows by the number of its rows with each split whose images are prepared."""
-    counts: list[int] = []
-    own = run_pathvqa.prepare
-
-    def prepare(rows, *rest):
-        counts.append(len(rows))
-        return own(rows, *rest)
-
-    monkeypatch.setattr(run_pathvqa, "prepare", prepare)
-    return counts
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def evaluate(slides, tmp_path):
-    """A function that runs the script on a saved model without training."""
-
-    def run(model: Path, *flags: str) -> dict[str, float]:
-        flags = ("--model_name_or_path", str(model), "--do_train", "false", "--dataset_name", slides, *flags)
-        return run_pathvqa.main([*FAST, "--log_dir", str(tmp_path / "logs"), *flags])
-
-    return run
-
-
-def test_saved_model_is_evaluated_again_with_the_same_numbers(trained, evaluate, tmp_path):
-    first = json.loads((trained / "all_results.json").read_text())
-    second = evaluate(trained, "--output_dir", str(tmp_path / "again"))
-    for name in ("eval_accuracy", "eval_ce", "eval_align", "eval_accuracy_blank_images"):
-        assert second[name] == pytest.approx(first[name], abs=1e-6), name
-
-
-def test_an_evaluation_writes_numbers_and_answers_and_neither_prepares_training_images_nor_writes_a_card(
-    trained, evaluate, tmp_path, prepared, capsys
-):
-    results = evaluate(trained, "--output_dir", str(tmp_path / "again"))
-    files = set(contents(tmp_path / "again"))
-    assert files == {"eval_results.json", "all_results.json", "eval_answers.jsonl", "eval_answers.png"}
-    assert results == json.loads((tmp_path / "again" / "all_results.json").read_text())
-    assert len(prepared) == 1 and "eval_accuracy_majority" in results
-    assert "model:" not in capsys.readouterr().out
-
-
-def test_an_evaluation_beside_its_model_keeps_the_trainings_card_numbers_and_checkpoints(copied, evaluate):
-    before = contents(copied)
-    evaluate(copied, "--output_dir", str(copied), "--max_val_samples", "5")
-    after = contents(copied)
-    changed = {name for name in after if before.get(name) != after[name]}
-    assert changed == {"eval_results.json", "all_results.json", "eval_answers.jsonl", "eval_answers.png"}
-    kept, own = (json.loads(files["all_results.json"]) for files in (before, after))
-    assert all(own[name] == value for name, value in kept.items() if not name.startswith(("eval_", "epoch")))
-    assert len(after["eval_answers.jsonl"].splitlines()) == 5
-
-
-def test_predicting_alone_answers_the_test_split_and_no_other(trained, evaluate, tmp_path):
-    results = evaluate(trained, "--output_dir", str(tmp_path / "test"), "--do_eval", "false", "--do_predict")
-    assert "test_accuracy" in results and not any(name.startswith(("eval_", "train_")) for name in results)
-    assert not (tmp_path / "test" / "eval_answers.jsonl").exists()
-
-
-def test_exporting_alone_needs_no_data(trained, evaluate, tmp_path):
-    flags = ["--do_eval", "false", "--export_dir", str(tmp_path / "parts"), "--output_dir", str(tmp_path / "run")]
-    assert evaluate(trained, *flags, "--dataset_name", "nowhere") == {}
-    assert (tmp_path / "parts" / "generator_bart" / "model.safetensors").exists()
-    assert not (tmp_path / "run" / "all_results.json").exists()
-
-
-def test_a_run_that_is_asked_for_nothing_says_so(trained, evaluate):
-    with pytest.raises(ValueError, match="nothing to do"):
-        evaluate(trained, "--do_eval", "false")
-
-
 def test_without_do_eval_training_evaluates_nothing_and_needs_no_validation_split(path_vqa, folders, tmp_path):
     Path(path_vqa, "data", "validation-00000-of-00001.parquet").unlink()
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", path_vqa, "--max_epochs", "1", "--batch_size", "4"]
@@ -315,115 +197,6 @@ def test_test_images_are_touched_only_when_asked_for_and_a_missing_split_is_an_e
     Path(path_vqa, "data", "test-00000-of-00001.parquet").unlink()
     with pytest.raises(ValueError, match="has the splits train, validation but no test"):
         run_pathvqa.main([*flags, "--do_predict", "--overwrite_output_dir"])
-
-
-def training_flags(slides, folder, tmp_path) -> list[str]:
-    flags = [*FROM_RANDOM, *FAST, "--dataset_name", slides, "--max_steps", "1", "--batch_size", "8"]
-    flags += ["--align_warmup_epochs", "0", "--max_val_samples", "4"]
-    return [*flags, "--output_dir", str(folder), "--log_dir", str(tmp_path / "logs")]
-
-
-def test_training_into_another_runs_folder_is_refused_and_leaves_it_as_it_was(copied, slides, tmp_path, evaluate):
-    before = contents(copied)
-    with pytest.raises(ValueError, match=r"an earlier run \(all_results.json, checkpoint-1, .*--overwrite_output"):
-        run_pathvqa.main(training_flags(slides, copied, tmp_path))
-    other = shutil.copytree(copied, tmp_path / "other")
-    with pytest.raises(ValueError, match="holds another run"):
-        evaluate(other, "--output_dir", str(copied))
-    with pytest.raises(ValueError, match="would remove what this run starts from"):
-        evaluate(copied, "--output_dir", str(copied), "--overwrite_output_dir")
-    assert contents(copied) == before
-    for checkpoint in other.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    with pytest.raises(ValueError, match="an earlier run"):  # to go on from there is nothing, to begin again too much
-        run_pathvqa.main([*training_flags(slides, other, tmp_path), "--resume_from_checkpoint"])
-
-
-def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, slides, tmp_path):
-    own = {"notes.txt", "checkpoint-best/kept.txt", "logs/mine.txt"}
-    for name in own:
-        (copied / name).parent.mkdir(exist_ok=True)
-        (copied / name).write_text("mine")
-    results = run_pathvqa.main([*training_flags(slides, copied, tmp_path), "--overwrite_output_dir"])
-    files = contents(copied)
-    assert {name for name in files if files[name] == b"mine"} == own
-    assert results == json.loads(files["all_results.json"]) and "test_accuracy" not in results
-    assert {path.name for path in copied.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-best"}
-    assert not (copied / "test_answers.jsonl").exists()
-    assert "Measured on the test split" not in files["README.md"].decode()
-
-
-def test_a_run_that_is_gone_on_with_has_its_own_numbers_alone(copied, slides, tmp_path):
-    flags = training_flags(slides, copied, tmp_path)
-    results = run_pathvqa.main([*flags, "--max_steps", "5", "--resume_from_checkpoint"])
-    assert results == json.loads((copied / "all_results.json").read_text()) and "test_accuracy" not in results
-    history = json.loads((copied / "trainer_state.json").read_text())["log_history"]
-    assert [line["step"] for line in history if "train_runtime" in line] == [5]
-    assert not (copied / "test_results.json").exists()
-
-
-def test_a_saved_model_is_trained_further_with_what_can_change_and_its_card_says_from_what(trained, slides, tmp_path):
-    assert "Trained from random weights on slides." in (trained / "README.md").read_text()
-    flags = training_flags(slides, tmp_path / "further", tmp_path)[len(FROM_RANDOM) :]
-    run_pathvqa.main(["--model_name_or_path", str(trained), *flags, "--lambda_align", "0.125", "--bf16_text_encoder"])
-    saved = load_file(tmp_path / "further" / "model.safetensors")
-    assert saved["encoder.text_encoder.layers.0.fc1.weight"].dtype == torch.bfloat16
-    assert json.loads((tmp_path / "further" / "config.json").read_text())["lambda_align"] == 0.125
-    assert f"Fine-tuned from {trained.name} on slides." in (tmp_path / "further" / "README.md").read_text()
-
-
-@pytest.mark.parametrize("value", [[], ["true"], ["last"], ["FOLDER"]], ids=["bare", "true", "last", "folder"])
-def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, tmp_path):
-    output = tmp_path / "new" if value == ["FOLDER"] else copied
-    flags = [str(copied) if item == "FOLDER" else item for item in value]
-    shutil.copytree(copied / "checkpoint-4", copied / "checkpoint-10")  # not the newest by the order of letters alone
-    for checkpoint, missing in ((10, "optimizer.pt"), (4, "trainer_state.json"), (3, "model.safetensors")):
-        (copied / f"checkpoint-{checkpoint}" / missing).unlink()
-    args = parsed("--use_cpu", "--output_dir", str(output), "--resume_from_checkpoint", *flags)[2]
-    assert find_checkpoint(args) == str(copied / "checkpoint-2")
-
-
-def test_resuming_from_a_named_checkpoint_takes_that_one_and_from_nothing_is_an_error_or_a_start(
-    trained, tmp_path, caplog
-):
-    def find(*flags):
-        args = parsed("--use_cpu", "--output_dir", str(tmp_path), *flags)[2]
-        return find_checkpoint(args)
-
-    assert find("--resume_from_checkpoint", str(trained / "checkpoint-3")) == str(trained / "checkpoint-3")
-    assert find() is None and not caplog.text
-    with pytest.raises(ValueError, match=f"{tmp_path}/none holds no complete checkpoint"):
-        find("--resume_from_checkpoint", str(tmp_path / "none"))
-    assert find("--resume_from_checkpoint") is None
-    assert "training starts from the beginning" in caplog.text
-
-
-def test_a_saved_models_weights_of_the_losses_and_attention_change_by_flag(trained):
-    flags = ["--model_name_or_path", str(trained), "--use_cpu", "--num_image_tokens", "8"]  # 8 it has
-    arguments, _, _ = parse_arguments(
-        [*flags, "--lambda_align", "0.125", "--lambda_ce", "3", "--attn_implementation", "eager"]
-    )
-    config = build_model(arguments).config
-    assert (config.lambda_align, config.lambda_ce, config._attn_implementation) == (0.125, 3.0, "eager")
-    unchanged = build_model(parse_arguments(flags)[0]).config
-    assert (unchanged.lambda_align, unchanged.lambda_ce) == (0.5, 1.0)
-
-
-def test_what_a_saved_model_can_not_change_is_refused_by_name(trained):
-    flags = {
-        "num_image_tokens": "4",
-        "visual_prefix": "pooled",
-        "image_pooling": "mean",
-        "project_image": "false",
-        "alignment_loss": "infonce",
-        "alignment_target": "centered",
-    }
-    arguments, _, _ = parse_arguments(
-        ["--model_name_or_path", str(trained), "--use_cpu", *(f"--{name}={value}" for name, value in flags.items())]
-    )
-    with pytest.raises(ValueError, match="can't change") as error:
-        build_model(arguments)
-    assert all(f"--{name}" in str(error.value) for name in flags)
 
 
 @pytest.fixture
@@ -488,7 +261,7 @@ def test_onnx_without_its_packages_is_refused_before_training(monkeypatch):
         parsed("--onnx_dir", "onnx")
 
 
-def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
+def test_blank_images_bring_no_image_gain(slides, folders):
     results = run_pathvqa.main(
         [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--blank_images", "--max_epochs", "1"]
     )
@@ -496,7 +269,7 @@ def test_blank_images_leave_nothing_for_the_image_to_bring(slides, folders):
     assert results["eval_accuracy"] == results["eval_accuracy_blank_images"]
 
 
-def test_a_bfloat16_text_encoder_is_trained_beside_and_stays_as_it_was(slides, folders, tmp_path):
+def test_a_bfloat16_text_encoder_is_saved_in_bfloat16_and_all_else_in_float32(slides, folders, tmp_path):
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run"]
     run_pathvqa.main([*flags, "--bf16_text_encoder", "--align_warmup_epochs", "0"])
     saved = load_file(tmp_path / "checkpoints" / "model.safetensors")

@@ -14,8 +14,8 @@ from unittest import TestCase
 
 import pytest
 import torch
-from conftest import TEXT, VISION
 from PIL import Image
+from tiny import TEXT, VISION
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 from transformers.testing_utils import torch_device
 

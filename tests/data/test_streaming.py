@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -125,9 +124,8 @@ def test_texts_and_other_splits_are_those_of_the_whole_data_set(folder):
 
 
 @pytest.fixture
-def own_folder(tmp_path, monkeypatch) -> Path:
-    """A folder of two shards that a test may change; what `datasets` caches of it goes where it goes."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "dataset_cache")
+def own_folder(tmp_path) -> Path:
+    """A folder of two shards that a test may change."""
     folder = tmp_path / "shards"
     folder.mkdir()
     write_shards(folder, 2)

@@ -11,37 +11,23 @@ import pytest
 import torch
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from safetensors.torch import load_file
+from tiny import TEXT, VISION
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from mmjepa import run_pathvqa
 from mmjepa.data.batches import ImageGroupedSampler, SharedBatchSampler
-from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.data.loading import load_rows
 from mmjepa.training.arguments import MMJepaTrainingArguments
 
 ROOT = Path(__file__).parents[2]
 
-VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
-TEXT = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 32,
-    "vocab_size": 320,
-    "dropout": 0.0,  # its random numbers differ between processes
-    "init_std": 0.2,
-}
 # 3 full steps of 8 rows and one of a single row, which leaves the second process without any; two epochs. Of 17
 # evaluated rows there are two full steps and one of a single row.
 NUM_ROWS = {"train": 25, "validation": 17, "test": 5}
 FLAGS = {
     "vision_config": VISION,
-    "text_config": TEXT,
+    "text_config": {**TEXT, "dropout": 0.0},  # its random numbers differ between processes
     "alignment_loss": "infonce",  # compares rows of both processes
     "alignment_target": "centered",
     "num_train_epochs": 2,
@@ -108,11 +94,10 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory) -> str:
-    """A file of the flags that all runs have in common; the data are drawn beside it."""
+def flags(slides, tmp_path_factory) -> str:
+    """A file of the flags that all runs have in common. Their rows are beside it."""
     folder = tmp_path_factory.mktemp("processes")
-    write_drawn_slides(folder / "slides", num_train=8, num_validation=6, num_test=1, image_size=32)
-    for split, rows in load_rows(str(folder / "slides")).items():
+    for split, rows in load_rows(slides).items():
         rows.select(range(NUM_ROWS[split])).to_parquet(folder / "shards" / f"{split}.parquet")
     (folder / "flags.json").write_text(json.dumps({**FLAGS, "dataset_name": str(folder / "shards")}))
     return str(folder / "flags.json")

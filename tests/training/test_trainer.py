@@ -1,4 +1,4 @@
-"""The Trainer: the update it makes, when the warm-up ends, and that a resumed run is the run that was not stopped."""
+"""The Trainer: resumed runs, checkpoints, evaluation, and the flags of the library."""
 
 from dataclasses import fields
 
@@ -6,133 +6,22 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import ParallelismConfig
-from datasets import Dataset, Image
-from PIL import Image as PILImage
+from small_trainings import logged, with_dropout
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 from transformers.trainer_pt_utils import LabelSmoother
 
 from mmjepa.data.batches import VqaCollator
-from mmjepa.data.images import VqaData, prepare
+from mmjepa.data.images import VqaData
 from mmjepa.evaluation.answering import answer_questions, encode_all_images
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.training.arguments import FIXED_FLAGS, MMJepaTrainingArguments
-from mmjepa.training.trainer import MMJepaTrainer
-
-
-@pytest.fixture(scope="module")
-def data(image_processor):
-    """24 questions about 6 images."""
-    random = np.random.default_rng(0)
-    images = [PILImage.fromarray(random.integers(0, 255, (28, 28, 3), np.uint8)) for _ in range(6)]
-    words = ["is", "what", "seen", "present", "tumour", "yes", "no", "liver"]
-    rows = {
-        "image": [images[row % 6] for row in range(24)],
-        "question": [" ".join(random.choice(words, 3 + row % 4)) + "?" for row in range(24)],
-        "answer": [" ".join(random.choice(words, 1 + row % 3)) for row in range(24)],
-    }
-    rows = Dataset.from_dict(rows).cast_column("image", Image()).cast_column("image", Image(decode=False))
-    return prepare(rows, image_processor)
-
-
-def with_dropout(model, share: float):
-    for module in model.decoder.modules():
-        if isinstance(getattr(module, "dropout", None), float):
-            module.dropout = share
-    return model
-
-
-@pytest.fixture
-def make_trainer(make_model, data, processor, tmp_path):
-    """A function that makes a trainer of a model that is the same each time, with training arguments of one's own."""
-
-    def make(text_dropout: float = 0.0, config: dict | None = None, **arguments) -> MMJepaTrainer:
-        torch.manual_seed(1)
-        model = with_dropout(make_model(**config or {}), text_dropout)
-        arguments = {
-            "output_dir": str(tmp_path / "checkpoints"),
-            "log_dir": str(tmp_path / "logs"),
-            "per_device_train_batch_size": 4,
-            "num_train_epochs": 2,
-            "align_warmup_epochs": 0,
-            "warmup_steps": 0,
-            "logging_steps": 1,
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "load_best_model_at_end": False,
-            "metric_for_best_model": None,
-            "dataloader_num_workers": 0,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            **arguments,
-        }
-        return MMJepaTrainer(
-            model=model,
-            args=MMJepaTrainingArguments(**arguments),
-            train_dataset=data,
-            eval_dataset=data,
-            processing_class=processor,
-        )
-
-    return make
-
-
-def logged(trainer, name):
-    """The logged values of `name` by step."""
-    return {line["step"]: line[name] for line in trainer.state.log_history if name in line}
-
-
-class StopAt(TrainerCallback):
-    """Ends the training after a step."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
-
-
-def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer):
-    weights, losses = [], []
-    for batch_size, accumulation in ((16, 1), (4, 4)):
-        trainer = make_trainer(
-            per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=accumulation,
-            questions_per_image=1,
-            max_steps=1,
-            optim="sgd",
-            lr_img=0.5,
-            learning_rate=0.5,
-        )
-        trainer.train()
-        weights.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
-        losses.append([logged(trainer, name)[1] for name in ("loss", "train_align", "train_ce")])
-    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
-    np.testing.assert_allclose(*losses, rtol=1e-4)
-
-
-def test_warmup_trains_the_alignment_alone_and_ends_at_its_epoch(make_trainer):
-    trainer = make_trainer(align_warmup_epochs=1)  # an epoch is 6 steps
-    before = {name: weight.detach().clone() for name, weight in trainer.model.decoder.named_parameters()}
-    trainer.train()
-    assert sorted(logged(trainer, "train_align")) == list(range(1, 13))
-    assert sorted(logged(trainer, "train_ce")) == list(range(7, 13))
-
-    trainer = make_trainer(align_warmup_epochs=1)
-    trainer.add_callback(StopAt(6))
-    trainer.train()
-    for name, weight in trainer.model.decoder.named_parameters():
-        assert torch.equal(weight, before[name]), name
-    projector = trainer.model.encoder.image_projector.weight
-    assert not torch.equal(projector, make_trainer().model.encoder.image_projector.weight)
 
 
 @pytest.mark.parametrize("stop_at", [2, 8])
@@ -160,60 +49,6 @@ def test_best_checkpoint_is_loaded_whole_at_the_end(make_trainer, tmp_path):
     best = type(trainer.model).from_pretrained(tmp_path / "checkpoints" / "checkpoint-6")
     for name, value in best.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], value), name
-
-
-def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):
-    config = {"alignment_loss": "sigmoid"}
-    trainer = make_trainer(config=config, lr_img=1e-3, learning_rate=2e-4, weight_decay=0.1)
-    optimizer = trainer.create_optimizer()
-    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    rates = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            assert id(parameter) not in rates
-            rates[id(parameter)] = group["lr"]
-            if group["weight_decay"] > 0:
-                name = names[id(parameter)]
-                assert parameter.ndim > 1 and not any(part in name for part in ("norm", "bias", "queries", "logit"))
-    trained = {id(parameter) for parameter in trainer.model.parameters() if parameter.requires_grad}
-    assert set(rates) == trained
-    for parameter, rate in rates.items():
-        assert rate == (2e-4 if names[parameter].startswith(("decoder.", "lm_head.")) else 1e-3), names[parameter]
-
-
-@pytest.mark.parametrize(("epochs", "warmup_steps"), [(1, 3), (0.5, 1), (2, 6)])
-def test_the_warmup_leaves_half_of_the_training_to_the_answers(make_trainer, caplog, epochs, warmup_steps):
-    trainer = make_trainer(align_warmup_epochs=1, num_train_epochs=epochs)  # an epoch is 6 steps
-    with caplog.at_level("WARNING", "mmjepa"):
-        trainer.train()
-    assert min(logged(trainer, "train_ce")) == warmup_steps + 1
-    assert ("the decoder learns in the other half" in caplog.text) == (epochs < 2)
-
-
-def test_a_fast_run_takes_one_step_of_each_phase(make_trainer):
-    trainer = make_trainer(align_warmup_epochs=1, fast_dev_run=True)
-    trainer.train()
-    assert list(logged(trainer, "train_align")) == [1, 2] and list(logged(trainer, "train_ce")) == [2]
-
-
-def test_without_an_alignment_there_is_no_warmup(make_trainer):
-    trainer = make_trainer(config={"lambda_align": 0.0}, align_warmup_epochs=1)
-    trainer.train()
-    assert list(logged(trainer, "train_ce")) == list(range(1, 13))
-
-
-def test_the_decoders_rate_warms_up_when_the_decoder_starts_to_learn(make_trainer):
-    settings = {"lr_img": 1.0, "learning_rate": 1.0, "lr_scheduler_type": "cosine", "optim": "sgd"}
-    trainer = make_trainer(
-        align_warmup_epochs=1, num_train_epochs=3, warmup_steps=0.25, max_grad_norm=1e-6, **settings
-    )
-    trainer.train()  # 18 steps, 6 of them of the alignment alone; a line has the rate of the step after it
-    rates = {name: [0.0, *logged(trainer, name).values()] for name in ("lr_img", "lr_dec")}
-    assert rates["lr_dec"][:7] == [0.0] * 7
-    assert rates["lr_dec"][7:10] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert rates["lr_img"][:6] == pytest.approx([0, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1])
-    decayed = [(1 + np.cos(np.pi * step / 9)) / 2 for step in range(10)]
-    assert rates["lr_dec"][9:] == pytest.approx(decayed)
 
 
 def test_of_equally_good_checkpoints_the_one_with_the_lowest_loss_is_kept(make_trainer, tmp_path):

@@ -1,0 +1,122 @@
+"""A small data set in every form that can be loaded, and tables of rows that a test chooses."""
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+from datasets import Dataset, DatasetDict, Features, Image, Value
+
+SPLIT_ROWS = {"train": 6, "validation": 3, "test": 2}
+
+
+def noise(seed: int, height: int = 40, width: int = 50) -> PIL.Image.Image:
+    return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def encoded(image: PIL.Image.Image, image_format: str = "PNG", **options) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def pathvqa_split(split: str) -> Dataset:
+    """A split in the schema of flaviagiammarino/path-vqa: an image's bytes stand on each of its rows."""
+    rows = [
+        {
+            "image": {"bytes": encoded(noise(row // 2)), "path": f"{split}_{row}.png"},
+            "question": f"what is in {split} {row}?",
+            "answer": ("yes", "no", "a liver")[row % 3],
+        }
+        for row in range(SPLIT_ROWS[split])
+    ]
+    return Dataset.from_list(
+        rows, features=Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+    )
+
+
+def write_parquet(folder, table):
+    (folder / "data").mkdir()
+    for split in SPLIT_ROWS:
+        pathvqa_split(split).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+def write_saved_to_disk(folder, table):
+    DatasetDict({split: pathvqa_split(split) for split in SPLIT_ROWS}).save_to_disk(folder)
+
+
+def write_csv(folder, table):
+    for split in SPLIT_ROWS:
+        table(split).to_csv(folder / f"{split}.csv", index=False)
+
+
+def write_csv_with_row_numbers_and_byte_order_mark(folder, table):
+    for split in SPLIT_ROWS:
+        table(split).to_csv(folder / f"{split}.csv", encoding="utf-8-sig")
+
+
+def write_jsonl(folder, table):
+    for split in SPLIT_ROWS:
+        table(split).to_json(folder / f"{split}.jsonl", orient="records", lines=True)
+
+
+def write_json(folder, table):
+    for split in SPLIT_ROWS:
+        table(split).to_json(folder / f"{split}.json", orient="records", indent=1)
+
+
+def write_parquet_of_paths(folder, table):
+    (folder / "data").mkdir()
+    for split in SPLIT_ROWS:
+        rows = table(split)
+        paths = [{"bytes": None, "path": path} for path in rows["image"]]
+        rows_of(paths, question=list(rows["question"]), answer=list(rows["answer"])).to_parquet(
+            folder / "data" / f"{split}-00000-of-00001.parquet", batch_size=10
+        )
+
+
+def write_csv_under_other_split_names(folder, table):
+    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        table(split).to_csv(folder / f"{name}.csv", index=False)
+
+
+def write_saved_to_disk_under_other_split_names(folder, table):
+    names = {"train": "train", "val": "validation", "test": "test"}
+    DatasetDict({name: pathvqa_split(split) for name, split in names.items()}).save_to_disk(folder)
+
+
+def write_csv_with_absolute_paths(folder, table):
+    for split in SPLIT_ROWS:
+        rows = table(split)
+        rows["image"] = [str(folder / path) for path in rows["image"]]
+        rows.to_csv(folder / f"{split}.csv", index=False)
+
+
+WRITERS = [writer for name, writer in sorted(globals().items()) if name.startswith("write_")]
+
+
+def image_table(folder):
+    """A function that writes a split's images into `folder` and gives its rows with their paths."""
+    (folder / "images").mkdir()
+
+    def table(split: str) -> pd.DataFrame:
+        rows = list(pathvqa_split(split).cast_column("image", Image(decode=False)))
+        for row in rows:
+            path = f"images/{row['image']['path']}"
+            (folder / path).write_bytes(row["image"]["bytes"])
+            row["image"] = path
+        return pd.DataFrame(rows)
+
+    return table
+
+
+def write_table(folder, rows: list[dict], name: str = "train.jsonl") -> str:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def rows_of(images: list, **texts: list[str]) -> Dataset:
+    rows = {"image": images, "question": ["what?"] * len(images), "answer": ["yes"] * len(images), **texts}
+    features = Features({"image": Image(decode=False), "question": Value("string"), "answer": Value("string")})
+    return Dataset.from_dict(rows, features=features)

@@ -1,0 +1,183 @@
+"""Images of every kind and with every fault, prepared once."""
+
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from data_sets import encoded, image_table, noise, rows_of, write_csv, write_parquet_of_paths, write_table
+from transformers import AutoImageProcessor, BitImageProcessorPil
+
+from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.loading import load_rows
+
+
+def truncated() -> bytes:
+    whole = encoded(noise(1), "JPEG")
+    return whole[: len(whole) // 2]
+
+
+BAD_IMAGES = {
+    "no value": None,
+    "no bytes": {"bytes": b"", "path": None},
+    "a path to nothing": {"bytes": None, "path": "nothing.png"},
+    "a path to a folder": {"bytes": None, "path": os.sep},
+    "a path too long": {"bytes": None, "path": "a" * 5000},
+    "text": {"bytes": b"no image", "path": "notes.txt"},
+    "a truncated image": {"bytes": truncated(), "path": None},
+    "too many pixels": {"bytes": encoded(noise(2, 100, 100)), "path": "bomb.png"},
+    "values that are no brightness": {
+        "bytes": encoded(PIL.Image.fromarray(np.full((8, 8), -7.0, np.float32)), "TIFF"),
+        "path": "field.tiff",
+    },
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_an_image_that_cannot_be_read_is_a_zero_image_and_is_named(monkeypatch, image_processor, case):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 4000)  # Pillow refuses twice as many
+    good, bad = {"bytes": encoded(noise(0)), "path": "good.png"}, BAD_IMAGES[case]
+    data = prepare(rows_of([good, bad, good]), image_processor)
+    assert data.unreadable == [(bad or {}).get("path") or "row 1"]
+    assert data.questions["image_id"][:] == [0, 1, 0]
+    assert data.pixels[1]["pixels"].shape == (3, 28, 28)
+    assert data.pixels[1]["pixels"].max() == 0
+    assert data.pixels[0]["pixels"].max() > 0
+
+
+def test_an_image_too_long_to_be_resized_is_a_zero_image_and_is_named(image_processor):
+    """The published settings resize the shorter edge to 256 pixels: the image would take gigabytes."""
+    image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"size": {"shortest_edge": 256}})
+    good, line = ({"bytes": encoded(noise(0, 1, width)), "path": f"{width}.png"} for width in (40, 10_000))
+    data = prepare(rows_of([good, line]), image_processor)
+    assert data.unreadable == ["10000.png"]
+    assert data.pixels[1]["pixels"].max() == 0 < data.pixels[0]["pixels"].max()
+
+
+def test_an_image_whose_resizing_fails_is_a_zero_image_but_wrong_settings_end_the_run(monkeypatch, image_processor):
+    resize = BitImageProcessorPil.resize
+
+    def fail_where_long(self, image, *args, **kwargs):
+        if max(image.shape) > 50:
+            raise MemoryError
+        return resize(self, image, *args, **kwargs)
+
+    monkeypatch.setattr(BitImageProcessorPil, "resize", fail_where_long)
+    rows = rows_of([{"bytes": encoded(noise(0, 40, width)), "path": f"{width}.png"} for width in (50, 60)])
+    assert prepare(rows, image_processor).unreadable == ["60.png"]
+    wrong = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"resample": 77})
+    with pytest.raises(ValueError, match="77"):
+        prepare(rows, wrong)
+
+
+def test_missing_images_are_counted_once_where_they_have_a_name(tmp_path, image_processor):
+    noise(0).save(tmp_path / "good.png")
+    paths = ["lost.png", "good.png", "", "lost.png", None]
+    write_table(tmp_path, [{"image": path, "question": "what?", "answer": "yes"} for path in paths])
+    data = prepare(load_rows(str(tmp_path))["train"], image_processor)
+    assert data.unreadable == [str(tmp_path / "lost.png"), "row 2", "row 4"]
+    assert data.questions["image_id"][:] == [0, 1, 2, 0, 3]
+
+
+def rotated() -> bytes:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    return encoded(noise(0), "JPEG", exif=exif)
+
+
+IMAGES = {
+    "grey": encoded(noise(0).convert("L")),
+    "grey with transparency": encoded(PIL.Image.merge("LA", noise(0).split()[:2])),
+    "palette": encoded(noise(0).convert("P")),
+    "transparent": encoded(PIL.Image.merge("RGBA", (*noise(0).split(), noise(1).split()[0]))),
+    "CMYK": encoded(noise(0).convert("CMYK"), "JPEG"),
+    "16 bit": encoded(PIL.Image.fromarray(np.random.default_rng(0).integers(0, 65536, (40, 50)).astype(np.uint16))),
+    "rotated": rotated(),
+    "smaller than the crop": encoded(noise(0, 9, 12)),
+    "long": encoded(noise(0, 20, 300)),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_prepared_pixels_equal_the_processors_for_every_kind_of_image(tmp_path, processor, image_processor, name):
+    (tmp_path / "image").write_bytes(IMAGES[name])
+    expected = processor(images=str(tmp_path / "image"), return_tensors="pt")["pixel_values"]
+    data = prepare(rows_of([{"bytes": IMAGES[name], "path": None}]), image_processor)
+    assert data.pixels[:]["pixels"].dtype == torch.uint8
+    torch.testing.assert_close(normalize_pixels(data.pixels[:]["pixels"], image_processor), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [120.0, 110.0, 100.0], "image_std": [60.0, 70.0, 80.0]},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0], "image_std": [1.0, 1.0, 1.0]},
+        {"do_center_crop": False, "size": {"height": 20, "width": 30}, "resample": 2},
+        {"size": {"shortest_edge": 36}, "crop_size": {"height": 28, "width": 14}},
+    ],
+    ids=str,
+)
+def test_prepared_pixels_equal_the_image_processors_for_all_its_settings(image_processor, settings):
+    image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | settings)
+    data = prepare(rows_of([{"bytes": encoded(noise(0)), "path": None}]), image_processor)
+    expected = image_processor(noise(0), return_tensors="pt")["pixel_values"].float()
+    torch.testing.assert_close(normalize_pixels(data.pixels[:]["pixels"], image_processor), expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_resize": False, "size": {"height": 28, "width": 28}}], ids=str)
+def test_an_image_processor_that_leaves_several_sizes_is_refused(image_processor, settings):
+    image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"do_center_crop": False} | settings)
+    with pytest.raises(ValueError, match="do_center_crop"):
+        prepare(rows_of([{"bytes": encoded(noise(0)), "path": None}]), image_processor)
+
+
+@pytest.fixture
+def table_folder(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_csv(folder, image_table(folder))
+    return folder
+
+
+def pixel_files(folder, image_processor, **options) -> dict[str, int]:
+    """The cache files of the prepared training images and when they were written."""
+    pixels = prepare(load_rows(str(folder))["train"], image_processor, **options).pixels
+    return {file["filename"]: os.stat(file["filename"]).st_mtime_ns for file in pixels.cache_files}
+
+
+def test_images_are_prepared_once_and_again_where_the_settings_differ(tmp_path, table_folder, image_processor):
+    files = pixel_files(table_folder, image_processor)
+    assert len(files) == 1
+    assert pixel_files(table_folder, image_processor) == files
+    image_processor.save_pretrained(tmp_path / "checkpoint")
+    loaded = AutoImageProcessor.from_pretrained(tmp_path / "checkpoint", backend="pil")
+    assert pixel_files(table_folder, loaded) == files
+    for settings in ({"crop_size": {"height": 14, "width": 14}}, {"size": {"shortest_edge": 32}}, {"resample": 0}):
+        other = BitImageProcessorPil.from_dict(image_processor.to_dict() | settings)
+        assert not pixel_files(table_folder, other).keys() & files.keys()
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet_of_paths])
+def test_an_image_file_that_was_repaired_is_read_again(tmp_path, write, image_processor):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write(folder, image_table(folder))
+    path = folder / "images" / "train_4.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    data = prepare(load_rows(str(folder))["train"], image_processor)
+    assert data.unreadable == [str(path)]
+    path.write_bytes(whole)
+    data = prepare(load_rows(str(folder))["train"], image_processor)
+    assert data.unreadable == []
+    assert data.questions["image_id"][:] == [0, 0, 1, 1, 2, 2]
+
+
+def test_several_processes_prepare_the_same_images(table_folder, image_processor):
+    rows = load_rows(str(table_folder))["train"]
+    alone, together = prepare(rows, image_processor), prepare(rows, image_processor, num_proc=2)
+    assert torch.equal(alone.pixels[:]["pixels"], together.pixels[:]["pixels"])
+    assert alone.questions["image_id"][:] == together.questions["image_id"][:]

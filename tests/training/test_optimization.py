@@ -1,0 +1,106 @@
+"""The update that the Trainer makes: accumulated batches, the two learning rates, when the warm-up ends."""
+
+import numpy as np
+import pytest
+import torch
+from small_trainings import logged
+from transformers import TrainerCallback
+
+
+class StopAt(TrainerCallback):
+    """Ends the training after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer):
+    weights, losses = [], []
+    for batch_size, accumulation in ((16, 1), (4, 4)):
+        trainer = make_trainer(
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            questions_per_image=1,
+            max_steps=1,
+            optim="sgd",
+            lr_img=0.5,
+            learning_rate=0.5,
+        )
+        trainer.train()
+        weights.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
+        losses.append([logged(trainer, name)[1] for name in ("loss", "train_align", "train_ce")])
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_warmup_trains_the_alignment_alone_and_ends_at_its_epoch(make_trainer):
+    trainer = make_trainer(align_warmup_epochs=1)  # an epoch is 6 steps
+    before = {name: weight.detach().clone() for name, weight in trainer.model.decoder.named_parameters()}
+    trainer.train()
+    assert sorted(logged(trainer, "train_align")) == list(range(1, 13))
+    assert sorted(logged(trainer, "train_ce")) == list(range(7, 13))
+
+    trainer = make_trainer(align_warmup_epochs=1)
+    trainer.add_callback(StopAt(6))
+    trainer.train()
+    for name, weight in trainer.model.decoder.named_parameters():
+        assert torch.equal(weight, before[name]), name
+    projector = trainer.model.encoder.image_projector.weight
+    assert not torch.equal(projector, make_trainer().model.encoder.image_projector.weight)
+
+
+def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):
+    config = {"alignment_loss": "sigmoid"}
+    trainer = make_trainer(config=config, lr_img=1e-3, learning_rate=2e-4, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    rates = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert id(parameter) not in rates
+            rates[id(parameter)] = group["lr"]
+            if group["weight_decay"] > 0:
+                name = names[id(parameter)]
+                assert parameter.ndim > 1 and not any(part in name for part in ("norm", "bias", "queries", "logit"))
+    trained = {id(parameter) for parameter in trainer.model.parameters() if parameter.requires_grad}
+    assert set(rates) == trained
+    for parameter, rate in rates.items():
+        assert rate == (2e-4 if names[parameter].startswith(("decoder.", "lm_head.")) else 1e-3), names[parameter]
+
+
+@pytest.mark.parametrize(("epochs", "warmup_steps"), [(1, 3), (0.5, 1), (2, 6)])
+def test_the_warmup_leaves_half_of_the_training_to_the_answers(make_trainer, caplog, epochs, warmup_steps):
+    trainer = make_trainer(align_warmup_epochs=1, num_train_epochs=epochs)  # an epoch is 6 steps
+    with caplog.at_level("WARNING", "mmjepa"):
+        trainer.train()
+    assert min(logged(trainer, "train_ce")) == warmup_steps + 1
+    assert ("the decoder learns in the other half" in caplog.text) == (epochs < 2)
+
+
+def test_a_fast_run_takes_one_step_of_each_phase(make_trainer):
+    trainer = make_trainer(align_warmup_epochs=1, fast_dev_run=True)
+    trainer.train()
+    assert list(logged(trainer, "train_align")) == [1, 2] and list(logged(trainer, "train_ce")) == [2]
+
+
+def test_without_an_alignment_there_is_no_warmup(make_trainer):
+    trainer = make_trainer(config={"lambda_align": 0.0}, align_warmup_epochs=1)
+    trainer.train()
+    assert list(logged(trainer, "train_ce")) == list(range(1, 13))
+
+
+def test_the_decoders_rate_warms_up_when_the_decoder_starts_to_learn(make_trainer):
+    settings = {"lr_img": 1.0, "learning_rate": 1.0, "lr_scheduler_type": "cosine", "optim": "sgd"}
+    trainer = make_trainer(
+        align_warmup_epochs=1, num_train_epochs=3, warmup_steps=0.25, max_grad_norm=1e-6, **settings
+    )
+    trainer.train()  # 18 steps, 6 of them of the alignment alone; a line has the rate of the step after it
+    rates = {name: [0.0, *logged(trainer, name).values()] for name in ("lr_img", "lr_dec")}
+    assert rates["lr_dec"][:7] == [0.0] * 7
+    assert rates["lr_dec"][7:10] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rates["lr_img"][:6] == pytest.approx([0, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1])
+    decayed = [(1 + np.cos(np.pi * step / 9)) / 2 for step in range(10)]
+    assert rates["lr_dec"][9:] == pytest.approx(decayed)
