@@ -21,7 +21,7 @@ from mmjepa.evaluation.alignment import alignment_metrics, chance_of_hit
 from mmjepa.evaluation.answering import answer_questions, encode_all_images, in_shares
 from mmjepa.evaluation.controls import image_gain, majority_answers, other_images
 from mmjepa.evaluation.evaluate import evaluate_model
-from mmjepa.evaluation.report import answer_table, draw_answers
+from mmjepa.evaluation.report import answer_table, draw_answers, markdown_table
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaImageFeatures
 
@@ -319,6 +319,16 @@ def test_two_processes_answer_each_question_once_and_both_get_all_answers(tmp_pa
     assert sorted(first[0] + second[0]) == [0, 1, 2, 3, 4, 5, 5, 6]
     assert first[1] == second[1] == in_shares(range(7), lambda items: [item * item for item in items])
     assert first[2] == second[2] == [25]
+
+
+def test_a_table_is_aligned_by_its_widest_cells():
+    table = markdown_table([{"name": "a", "x": "1"}, {"name": "longer", "x": "12.5"}])
+    assert table.splitlines() == [
+        "| name   |    x |",
+        "| ------ | ---: |",
+        "| a      |    1 |",
+        "| longer | 12.5 |",
+    ]
 
 
 def test_the_table_shows_the_model_beside_each_control(data):
