@@ -1,9 +1,8 @@
 """The model answers: images, texts and questions in batches, shared out among the processes."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -83,7 +82,7 @@ def answer_questions(
     image_features: MMJepaImageFeatures,
     image_ids: Sequence[int],
     batch_size: int,
-    stream: TextIO | None = None,
+    on_batch: Callable[[Sequence[int], list[str]], None] | None = None,
     **generate_kwargs,
 ) -> list[str]:
     """An answer to each question, in their order.
@@ -92,7 +91,7 @@ def answer_questions(
         questions: R of them.
         image_features: of N images, as `encode_all_images` makes them.
         image_ids: the image of each question, R numbers below N.
-        stream: takes a line of JSON for each answer of this process, batch by batch: its row, question and prediction.
+        on_batch: is called after each batch of this process with the rows of its questions and their answers.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
     """
     lengths = [len(ids) for ids in processor.tokenizer(list(questions), truncation=True)["input_ids"]]
@@ -113,13 +112,10 @@ def answer_questions(
                 image_index=image_index.to(model.device),
                 **generate_kwargs,
             )
-            decoded = [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
-            answers += decoded
-            if stream is not None:
-                for row, prediction in zip(batch, decoded, strict=True):
-                    line = {"row": row, "question": questions[row], "prediction": prediction}
-                    stream.write(json.dumps(line) + "\n")
-                stream.flush()
+            predictions = [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
+            answers += predictions
+            if on_batch is not None:
+                on_batch(batch, predictions)
         return answers
 
     with evaluating(model):

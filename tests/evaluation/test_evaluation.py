@@ -133,14 +133,17 @@ def test_a_stopped_evaluation_leaves_the_answers_it_gave(data, tmp_path):
                 raise KeyboardInterrupt
             return super().generate(**inputs)
 
-    with open(tmp_path / "answers.jsonl", "w") as stream, pytest.raises(KeyboardInterrupt):
-        evaluate_model(BreakingModel(), CharacterProcessor(), data, data.questions, batch_size=2, stream=stream)
+    with open(tmp_path / "answers.jsonl", "w") as file, pytest.raises(KeyboardInterrupt):
+        evaluate_model(BreakingModel(), CharacterProcessor(), data, data.questions, batch_size=2, answers_file=file)
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    questions, image_ids = data.questions["question"], data.questions["image_id"]
-    assert len(lines) == 4
+    _, rows = evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2)
+    assert [row["row"] for row in rows] == list(range(6))
+    # The two batches of the shortest questions, with what was known of them.
+    assert [line["row"] for line in lines] == [1, 4, 5, 3]
     for line in lines:
-        grey = 10 * (image_ids[line["row"]] + 1)
-        assert line["question"] == questions[line["row"]] and line["prediction"] == f"{grey} {line['question']}"
+        whole = rows[line["row"]]
+        assert line == {name: value for name, value in whole.items() if name not in ("shuffled", "blank")}
+        assert line["question"] == data.questions["question"][line["row"]]
 
 
 def test_an_evaluation_encodes_each_image_once_and_the_blank_one_once(data):
