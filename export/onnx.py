@@ -10,7 +10,6 @@ Each graph's weights, in float32, lie beside it in a file of its name and `.data
 and A are free.
 """
 
-import argparse
 import copy
 import json
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers.exporters import OnnxConfig, OnnxExporter
 
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
+from .command import export_saved_model
 
 
 class ImageTower(nn.Module):
@@ -165,12 +165,7 @@ class OnnxModel:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Writes a saved model as three ONNX graphs.")
-    parser.add_argument("model", help="A folder or Hub id of a saved MMJepa.")
-    parser.add_argument("folder", help="Where the graphs are written.")
-    arguments = parser.parse_args(argv)
-    model = MMJepaForConditionalGeneration.from_pretrained(arguments.model)
-    export_onnx(model, MMJepaProcessor.from_pretrained(arguments.model), arguments.folder)
+    export_saved_model(export_onnx, "three ONNX graphs", argv)
 
 
 if __name__ == "__main__":
