@@ -112,7 +112,7 @@ def answer_questions(
                 image_index=image_index.to(model.device),
                 **generate_kwargs,
             )
-            predictions = [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
+            predictions = [text.strip() for text in processor.decode(output, skip_special_tokens=True)]
             answers += predictions
             if on_batch is not None:
                 on_batch(batch, predictions)

@@ -30,7 +30,7 @@ model = AutoModel.from_pretrained("{{ model_id }}", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{{ model_id }}", trust_remote_code=True)
 
 inputs = processor(images="slide.png", text="what is present?", return_tensors="pt")
-print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])
+print(processor.decode(model.generate(**inputs), skip_special_tokens=True)[0])
 ```
 
 `images` are paths, URLs, PIL images or arrays. Several questions about one image: `image_index=[0, 0, 0]` beside one

@@ -114,7 +114,7 @@ class OnnxModel:
     Example:
         >>> model, processor = OnnxModel("onnx"), MMJepaProcessor.from_pretrained("onnx")
         >>> inputs = processor(images="slide.png", text="what is present?", return_tensors="np")
-        >>> processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+        >>> processor.decode(model.generate(**inputs), skip_special_tokens=True)
     """
 
     def __init__(self, folder: str | Path, **session_options):

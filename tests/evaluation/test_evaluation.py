@@ -41,7 +41,7 @@ class CharacterProcessor:
         input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return BatchFeature({"input_ids": input_ids, "attention_mask": (input_ids > 0).long()})
 
-    def batch_decode(self, ids, skip_special_tokens):
+    def decode(self, ids, skip_special_tokens):
         return ["".join(chr(code) for code in row if code > 2) for row in ids.tolist()]
 
 
@@ -114,7 +114,7 @@ def test_the_answers_equal_those_of_one_question_and_its_image_at_a_time(make_mo
     for question, image_id in zip(questions, image_ids, strict=True):
         text = processor([question], return_tensors="pt")
         output = model.generate(**text, pixel_values=pixels[[image_id]] / 255, max_new_tokens=6)
-        alone += [answer.strip() for answer in processor.batch_decode(output, skip_special_tokens=True)]
+        alone += [answer.strip() for answer in processor.decode(output, skip_special_tokens=True)]
     assert answers == alone
     assert len(set(alone)) > 2
 
