@@ -1,4 +1,4 @@
-"""The model answers: images, texts and questions in batches, shared out among the processes."""
+"""Encodes images and texts and answers questions, in batches; with several processes each does a share."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from ..processing_mmjepa import MMJepaProcessor
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without gradients; afterwards in the mode it was in."""
+    """Puts the model in eval mode without gradients, and afterwards back in the mode it was in."""
     was_training = model.training
     model.eval()
     try:
@@ -30,9 +30,10 @@ def batches(items: Sequence, batch_size: int) -> Iterator[Sequence]:
 
 
 def in_shares(items: Sequence, work: Callable[[Sequence], list]) -> list:
-    """`work(items)`, a list with one result an item, in order; under torch.distributed each process does a share.
+    """`work(items)`, a list with one result per item, in order; with torch.distributed each process does a share.
 
-    Process r of n works on items r, r + n, ..., and all get all results. Results are pickled, tensors from the CPU.
+    Process r of n works on items r, r + n, ...; every process gets all results. Results are pickled: tensors in
+    them have to be on the CPU.
     """
     if not distributed.is_initialized():
         return work(items)
@@ -69,7 +70,7 @@ def encode_all_images(
 def encode_blank_image(
     model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset
 ) -> MMJepaImageFeatures:
-    """States of one black image as large as those of a [`VqaData`]'s `pixels`."""
+    """States of one black image of the size of those in a [`VqaData`]'s `pixels`."""
     blank = torch.zeros_like(pixels[:1]["pixels"])  # (1, 3, H, W)
     with evaluating(model):
         return model.get_image_features(normalize_pixels(blank.to(model.device), image_processor))
@@ -126,7 +127,7 @@ def answer_questions(
 def encode_all_texts(
     model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: Sequence[str], batch_size: int
 ) -> torch.Tensor:
-    """The unit alignment targets (T, D) of T texts, on the model's device."""
+    """The alignment targets (T, D) of T texts, unit vectors on the model's device."""
 
     def encode(texts: Sequence[str]) -> list[torch.Tensor]:
         embeds: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""What a model answers on a set of questions, how good that is, and what of it the image brought.
+"""What a model answers on a set of questions, how good that is, and how much of it is due to the image.
 
 Accuracy says little alone: half of PathVQA's answers follow from the question's wording. The same questions are
 therefore answered by controls that can't see the right image, and `image_gain` is the distance to one of them.

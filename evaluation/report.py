@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..data.images import VqaData
 from ..metrics.vqa_answers.vqa_answers import normalize_answer
 
-# Row of the table -> what follows the name of its scores.
+# Name of a row of the table -> suffix of the names of its scores.
 TABLE_ROWS = {
     "model": "",
     "shuffled images": "_shuffled_images",
@@ -24,7 +24,7 @@ PICTURE_COLUMNS = 4
 
 
 def answer_table(metrics: dict[str, float]) -> str:
-    """Accuracies of the model and of the controls in percent, a Markdown table, and the image gain below it.
+    """A Markdown table of the accuracies of the model and of the controls in percent, and the image gain below it.
 
     Args:
         metrics: the numbers of `evaluate_model`, by their names without prefix. Absent ones are shown as a dash.
@@ -55,9 +55,9 @@ def markdown_table(rows: Sequence[dict[str, str]]) -> str:
 def draw_answers(
     path: str | Path, data: VqaData, answers: list[dict[str, Any]], image_count: int = 12, seed: int = 0
 ) -> None:
-    """A PNG of some images, each with a question, the model's answer (green: right, red: wrong) and the right one.
+    """Writes a PNG of some images, each with a question, the model's answer (green: right, red: wrong) and the truth.
 
-    Images and, for each, the question are drawn by `seed` without looking at the answers.
+    The images, and one question about each, are drawn at random by `seed`, whatever the answers are.
 
     Args:
         answers: the rows of `evaluate_model` on `data`.

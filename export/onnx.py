@@ -5,9 +5,9 @@ text_encoder.onnx   input_ids, attention_mask (B, L), padded on the right -> que
 decoder_step.onnx   decoder_input_ids (B, A), visual_tokens (B, M, D), question_states (B, L, D), attention_mask (B, L)
                     -> logits (B, V) of the next token
 
-Each graph's weights, in float32, lie beside it in a file of its name and `.data`. Beside them are the processor and
-`generation_config.json`, which names the special tokens. Images have the size the model was trained with; I, B, L
-and A are free.
+The weights of a graph, in float32, are beside it in a file with its name and `.data`. The folder also holds the
+processor and `generation_config.json`, which names the special tokens. Images have the size the model was trained
+with; I, B, L and A are free.
 """
 
 import copy
@@ -46,7 +46,7 @@ class TextEncoder(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """Reads the whole answer so far again: of a few tokens, that costs less than to carry a cache along."""
+    """Reads the whole answer so far at every step: an answer has few tokens, and passing a cache would cost more."""
 
     def __init__(self, model: MMJepaForConditionalGeneration):
         super().__init__()
@@ -71,7 +71,7 @@ def example_inputs(model: MMJepaForConditionalGeneration) -> dict[str, tuple[nn.
     config = model.config
     images, questions, length, tokens = Dim("images"), Dim("questions"), Dim("length"), Dim("tokens")
     size, width = config.vision_config.image_size, config.text_config.d_model
-    # Free axes are 2 or more here: of an axis of 1 the tracer takes it that it always is.
+    # Free axes have size 2 or more here: the tracer takes an axis of size 1 for a constant.
     ids = torch.full((2, 5), config.text_config.bos_token_id)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     step = {

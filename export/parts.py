@@ -1,7 +1,7 @@
 """The trained model as a folder of parts, each for its own stock class, and back.
 
 image_encoder/    Dinov2Model
-generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the encoder layers it read
+generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the text encoder's layers
 teacher_bart/     BartModel without decoder layers: the frozen text encoder with embeddings of its own
 adapters/         img_to_txt, visual_prefix, prefix_ln, alignment: state dicts, each as .safetensors and as .pt;
                   mm_config.json: the other fields of the configuration
@@ -37,7 +37,7 @@ def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Modul
 def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
     """The decoder as a BART that reads visual tokens and question states as its `encoder_outputs`.
 
-    Its own encoder has the text encoder's layers, but where embeddings are tied the decoder's embeddings: BART has one
+    Its encoder has the text encoder's layers. If embeddings are tied, it has the decoder's embeddings: BART has one
     matrix where this model has two.
     """
     config = copy.deepcopy(model.config.text_config)
@@ -79,7 +79,7 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
         state = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
         save_file(state, adapters / f"{name}.safetensors")
         torch.save(state, adapters / f"{name}.pt")
-    # The towers' configurations stand in their own folders; here is what only the whole knows.
+    # The configurations of DINOv2 and BART are in their own folders; these are the other fields.
     own = {name: value for name, value in model.config.to_diff_dict().items() if not name.endswith("_config")}
     (adapters / "mm_config.json").write_text(json.dumps(own, indent=2, sort_keys=True))
 

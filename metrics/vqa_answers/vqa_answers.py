@@ -21,11 +21,11 @@ follows VQA (Antol et al. 2015, arXiv 1505.00468).
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one answer a question, list of str.
+    predictions: one answer per question, list of str.
     references: the right answers, list of str.
     questions: what was asked, list of str.
 
-Returns: all in [0, 1], a key only where there is a question to score.
+Returns: scores in [0, 1], and counts. A group without any question has no keys.
     accuracy: share of answers equal to the right one, both normalised.
     yes_no_accuracy, open_accuracy: the same over questions whose right answer is yes or no, and over the others.
     token_f1: mean over questions of SQuAD's F1 of answer tokens.
@@ -71,9 +71,9 @@ VERBS = frozenset("is are was were do does did has have had can could will would
 
 
 def normalize_answer(answer: str) -> str:
-    """The answer in lower case, without ASCII punctuation and articles, words parted by single spaces (SQuAD's rule).
+    """The answer in lower case, without ASCII punctuation, articles and needless spaces (SQuAD's rule).
 
-    Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." nothing.
+    Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." becomes empty.
     """
     answer = answer.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
@@ -136,7 +136,7 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> list[f
 
 
 def score_answers(predictions: Sequence[str], references: Sequence[str], questions: Sequence[str]) -> dict[str, float]:
-    """All numbers of the metric, as its description lists them; without any question an empty dict."""
+    """All numbers of the metric, as its description lists them; an empty dict if there is no question."""
     answers = [normalize_answer(answer) for answer in predictions]
     truths = [normalize_answer(answer) for answer in references]
     correct = [answer == truth for answer, truth in zip(answers, truths, strict=True)]
