@@ -623,16 +623,22 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         image_encoder = Dinov2Model.from_pretrained(vision)
         bart = BartForConditionalGeneration.from_pretrained(text)
         model = cls(config)
-        model.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
-        model.encoder.text_encoder.load_state_dict(bart.get_encoder().state_dict())
-        model.decoder.load_state_dict(bart.get_decoder().state_dict())
-        model.lm_head.load_state_dict(bart.lm_head.state_dict())
-        model.final_logits_bias.copy_(bart.final_logits_bias)
-        model.tie_weights()
+        model.load_towers(image_encoder, bart.get_encoder(), bart)
         for name in ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos"):
             token_id = getattr(bart.generation_config, f"{name}_token_id")
             setattr(model.generation_config, f"{name}_token_id", token_id)
         return model
+
+    def load_towers(
+        self, image_encoder: Dinov2Model, text_encoder: BartEncoder, generator: BartForConditionalGeneration
+    ) -> None:
+        """Copies the weights of stock models into this one. Only the decoder and the head of `generator` are read."""
+        self.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
+        self.encoder.text_encoder.load_state_dict(text_encoder.state_dict())
+        self.decoder.load_state_dict(generator.get_decoder().state_dict())
+        self.lm_head.load_state_dict(generator.lm_head.state_dict())
+        self.final_logits_bias.copy_(generator.final_logits_bias)
+        self.tie_weights()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.embed_tokens

@@ -105,8 +105,8 @@ def evaluate_split(
     answers_file = folder / f"{prefix}_answers.jsonl"
 
     def with_controls(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
-        with open(answers_file if trainer.is_world_process_zero() else os.devnull, "w") as stream:
-            metrics, rows = evaluate_model(model, processor, data, train_questions, batch_size, args.seed, stream)
+        with open(answers_file if trainer.is_world_process_zero() else os.devnull, "w") as file:
+            metrics, rows = evaluate_model(model, processor, data, train_questions, batch_size, args.seed, file)
         answers.extend(rows)
         return metrics
 

@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from mmjepa.evaluation.report import markdown_table
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # torch counts the attention kernels of GPUs alone.
 CPU_ATTENTION_FLOPS = {
@@ -155,8 +157,7 @@ def table(rows: list[dict]) -> str:
     """Rows with equal keys as a Markdown table; a single row stands upright."""
     if len(rows) == 1:
         rows = [{"figure": name, "value": value} for name, value in rows[0].items()]
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table([{name: cell(value) for name, value in row.items()} for row in rows])
 
 
 def cell(value: object) -> str:

@@ -1,1 +1,1 @@
-"""What a model answers, what of it the image brought, and how that is shown."""
+"""What a model answers, how much of it is due to the image, and how that is shown."""

@@ -24,16 +24,16 @@ def alignment_metrics(
 
     Args:
         image_embeds, text_embeds: N images and T distinct texts, (N, D) and (T, D).
-        image_ids, text_ids, other_ids: a row a pair of an image and its text, and another image to compare with.
+        image_ids, text_ids, other_ids: for each row an image, its text, and another image to compare with.
 
     Returns:
         align_cosine, align_cosine_wrong: mean cosine of the rows' texts to their own and to the other image. Rows
             whose text belongs to the other image too are left out of the second.
         retrieval_recall_at_1, _5, _10: share of images that have one of their own texts among the k nearest of all
-            texts; texts as near as the own one count as nearer, or a collapsed embedding would score 1.
+            texts. A text just as near as the own one counts as nearer: else a collapsed embedding would score 1.
         retrieval_recall_at_<k>_chance: what k texts drawn at random would give.
         retrieval_recall_at_<k>_popular: what the k texts that most images share would give, the same for every image.
-            Half of PathVQA's images are asked what is present: to name that question says nothing of an image.
+            Half of PathVQA's images are asked what is present: naming that question says nothing about an image.
     """
     images, texts = F.normalize(image_embeds.float(), dim=-1), F.normalize(text_embeds.float(), dim=-1)
     pairs = set(zip(image_ids, text_ids, strict=True))
@@ -63,7 +63,7 @@ def mean_cosine(images: torch.Tensor, texts: torch.Tensor, pairs: list[tuple[int
 
 
 def own_text_ranks(images: torch.Tensor, texts: torch.Tensor, texts_of: dict[int, list[int]]) -> torch.Tensor:
-    """For each image of `texts_of`, how many texts not its own are as near as its nearest own one."""
+    """For each image of `texts_of`, how many texts of others are at least as near as its nearest own one."""
     ranks = []
     # Blocks of images, so that many images times many texts need not be held at once.
     for block in batches(list(texts_of), IMAGES_PER_BLOCK):
@@ -77,6 +77,6 @@ def own_text_ranks(images: torch.Tensor, texts: torch.Tensor, texts_of: dict[int
 
 
 def chance_of_hit(own: int, texts: int, k: int) -> float:
-    """Probability that k of `texts` texts, drawn without replacement, hold one of the `own` (hypergeometric)."""
+    """Probability that k of `texts` texts, drawn without replacement, include one of the `own` (hypergeometric)."""
     k = min(k, texts)
     return 1 - math.comb(texts - own, k) / math.comb(texts, k)

@@ -1,9 +1,8 @@
-"""The model answers: images, texts and questions in batches, shared out among the processes."""
+"""Encodes images and texts and answers questions, in batches; with several processes each does a share."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -16,7 +15,7 @@ from ..processing_mmjepa import MMJepaProcessor
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without gradients; afterwards in the mode it was in."""
+    """Puts the model in eval mode without gradients, and afterwards back in the mode it was in."""
     was_training = model.training
     model.eval()
     try:
@@ -31,9 +30,10 @@ def batches(items: Sequence, batch_size: int) -> Iterator[Sequence]:
 
 
 def in_shares(items: Sequence, work: Callable[[Sequence], list]) -> list:
-    """`work(items)`, a list with one result an item, in order; under torch.distributed each process does a share.
+    """`work(items)`, a list with one result per item, in order; with torch.distributed each process does a share.
 
-    Process r of n works on items r, r + n, ..., and all get all results. Results are pickled, tensors from the CPU.
+    Process r of n works on items r, r + n, ...; every process gets all results. Results are pickled: tensors in
+    them have to be on the CPU.
     """
     if not distributed.is_initialized():
         return work(items)
@@ -70,7 +70,7 @@ def encode_all_images(
 def encode_blank_image(
     model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset
 ) -> MMJepaImageFeatures:
-    """States of one black image as large as those of a [`VqaData`]'s `pixels`."""
+    """States of one black image of the size of those in a [`VqaData`]'s `pixels`."""
     blank = torch.zeros_like(pixels[:1]["pixels"])  # (1, 3, H, W)
     with evaluating(model):
         return model.get_image_features(normalize_pixels(blank.to(model.device), image_processor))
@@ -83,7 +83,7 @@ def answer_questions(
     image_features: MMJepaImageFeatures,
     image_ids: Sequence[int],
     batch_size: int,
-    stream: TextIO | None = None,
+    on_batch: Callable[[Sequence[int], list[str]], None] | None = None,
     **generate_kwargs,
 ) -> list[str]:
     """An answer to each question, in their order.
@@ -92,7 +92,7 @@ def answer_questions(
         questions: R of them.
         image_features: of N images, as `encode_all_images` makes them.
         image_ids: the image of each question, R numbers below N.
-        stream: takes a line of JSON for each answer of this process, batch by batch: its row, question and prediction.
+        on_batch: is called after each batch of this process with the rows of its questions and their answers.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
     """
     lengths = [len(ids) for ids in processor.tokenizer(list(questions), truncation=True)["input_ids"]]
@@ -113,13 +113,10 @@ def answer_questions(
                 image_index=image_index.to(model.device),
                 **generate_kwargs,
             )
-            decoded = [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
-            answers += decoded
-            if stream is not None:
-                for row, prediction in zip(batch, decoded, strict=True):
-                    line = {"row": row, "question": questions[row], "prediction": prediction}
-                    stream.write(json.dumps(line) + "\n")
-                stream.flush()
+            predictions = [text.strip() for text in processor.decode(output, skip_special_tokens=True)]
+            answers += predictions
+            if on_batch is not None:
+                on_batch(batch, predictions)
         return answers
 
     with evaluating(model):
@@ -130,7 +127,7 @@ def answer_questions(
 def encode_all_texts(
     model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: Sequence[str], batch_size: int
 ) -> torch.Tensor:
-    """The unit alignment targets (T, D) of T texts, on the model's device."""
+    """The alignment targets (T, D) of T texts, unit vectors on the model's device."""
 
     def encode(texts: Sequence[str]) -> list[torch.Tensor]:
         embeds: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""What of an accuracy the image brought: majority answers, other images, and the gain over them."""
+"""How much of an accuracy is due to the image: majority answers, other images, and the gain over them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ def majority_answers(
 
     Args:
         train_questions: columns question and answer, at least one row.
-        first_words: how many first words must be equal, and to how many to fall back where no training question
-            starts so; None is the whole question, 0 is any.
+        first_words: how many first words must be equal. The next number is tried if no training question starts with
+            the same words. None means the whole question, 0 any question.
     """
     answers_after: dict[tuple, Counter] = defaultdict(Counter)
     for question, answer in zip(train_questions["question"], train_questions["answer"], strict=True):
@@ -38,7 +38,7 @@ def question_starts(question: str, first_words: Sequence[int | None]) -> list[tu
 
 
 def other_images(image_ids: Sequence[int], seed: int) -> list[int]:
-    """For each row another of the rows' images than its own: the images change places along one random ring.
+    """For each row an image that is not its own: the images change places along one random ring.
 
     Rows that share an image share the other one too. A single image has no other and stays.
     """
@@ -60,7 +60,7 @@ def image_gain(
     image are right or wrong together; each row keeps both of its answers.
     """
     _, image_of_row = np.unique(image_ids, return_inverse=True)
-    gained = np.bincount(image_of_row, np.subtract(correct, correct_shuffled, dtype=float))  # (I,) answers more right
+    gained = np.bincount(image_of_row, np.subtract(correct, correct_shuffled, dtype=float))  # (I,) more right answers
     rows = np.bincount(image_of_row)  # (I,)
     random = np.random.default_rng(seed)
     times_drawn = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)  # (draws, I)

@@ -1,4 +1,4 @@
-"""The model card: what the Hub shows and searches of a trained model, with its measured numbers and their controls."""
+"""The model card, by which the Hub shows and finds a trained model: its measured numbers beside their controls."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ model = AutoModel.from_pretrained("{{ model_id }}", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{{ model_id }}", trust_remote_code=True)
 
 inputs = processor(images="slide.png", text="what is present?", return_tensors="pt")
-print(processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])
+print(processor.decode(model.generate(**inputs), skip_special_tokens=True)[0])
 ```
 
 `images` are paths, URLs, PIL images or arrays. Several questions about one image: `image_index=[0, 0, 0]` beside one
@@ -41,8 +41,8 @@ image and three questions.
 {{ table }}
 {% endfor %}{% if tables %}
 The controls are asked the same questions: the model with each image exchanged for another, the model with black
-images, and the training set's most frequent answer to questions of the same first words, or to the same question. What
-the image itself brought is the model's lead over shuffled images.
+images, and the training set's most frequent answer to questions of the same first words, or to the same question. The
+model's lead over shuffled images is due to the image itself.
 {% endif %}"""
 
 
@@ -72,7 +72,7 @@ def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalR
 
 
 def shown_name(name: str) -> str:
-    """A Hub id as it is; of a local folder, which nobody else has, the last part."""
+    """A Hub id as it is; the last part of a local folder's path, since nobody else has the folder."""
     return Path(name).absolute().name if Path(name).exists() else name
 
 
@@ -84,7 +84,7 @@ def model_card(
     Args:
         model_id: Hub id or folder, from which the card's code loads the model.
         metrics: the run's numbers as in `all_results.json`, with the prefixes of their splits.
-        dataset_name, base_models: Hub ids or folders. Folders are named in the text alone: the Hub can't link to them.
+        dataset_name, base_models: Hub ids or folders. Folders are named only in the text: the Hub can't link to them.
         fine_tuned: whether the base model is an MMJepa that was trained further, not the parts of a new one.
     """
     dataset, model_name = shown_name(dataset_name), shown_name(model_id)

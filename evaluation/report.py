@@ -1,6 +1,7 @@
 """Numbers as a table and answers as a picture."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from ..data.images import VqaData
 from ..metrics.vqa_answers.vqa_answers import normalize_answer
 
-# Row of the table -> what follows the name of its scores.
+# Name of a row of the table -> suffix of the names of its scores.
 TABLE_ROWS = {
     "model": "",
     "shuffled images": "_shuffled_images",
@@ -23,33 +24,40 @@ PICTURE_COLUMNS = 4
 
 
 def answer_table(metrics: dict[str, float]) -> str:
-    """Accuracies of the model and of the controls in percent, a Markdown table, and the image gain below it.
+    """A Markdown table of the accuracies of the model and of the controls in percent, and the image gain below it.
 
     Args:
         metrics: the numbers of `evaluate_model`, by their names without prefix. Absent ones are shown as a dash.
     """
-    lines = [["accuracy, %", *TABLE_COLUMNS]]
-    for row, suffix in TABLE_ROWS.items():
-        scores = [metrics.get(name + suffix) for name in TABLE_COLUMNS.values()]
-        lines.append([row, *("-" if score is None else f"{100 * score:.1f}" for score in scores)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    table = [
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines
-    ]
+    rows = []
+    for name, suffix in TABLE_ROWS.items():
+        scores = {column: metrics.get(score + suffix) for column, score in TABLE_COLUMNS.items()}
+        shown = {column: "-" if score is None else f"{100 * score:.1f}" for column, score in scores.items()}
+        rows.append({"accuracy, %": name} | shown)
     gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
-    table.append(
-        f"\nimage gain (model - shuffled images): {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
-    )
-    return "\n".join(table)
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
+    return f"{markdown_table(rows)}\n\nimage gain (model - shuffled images): {gain:+.1f} points, {interval}"
+
+
+def markdown_table(rows: Sequence[dict[str, str]]) -> str:
+    """Rows of cells as an aligned Markdown table: the first column on the left, the others on the right.
+
+    Args:
+        rows: at least one. All have the same keys, which are the names of the columns.
+    """
+    columns = [[name, *(row[name] for row in rows)] for name in rows[0]]
+    widths = [max(3, *map(len, column)) for column in columns]  # a rule has at least three characters
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in zip(*columns, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
 
 
 def draw_answers(
     path: str | Path, data: VqaData, answers: list[dict[str, Any]], image_count: int = 12, seed: int = 0
 ) -> None:
-    """A PNG of some images, each with a question, the model's answer (green: right, red: wrong) and the right one.
+    """Writes a PNG of some images, each with a question, the model's answer (green: right, red: wrong) and the truth.
 
-    Images and, for each, the question are drawn by `seed` without looking at the answers.
+    The images, and one question about each, are drawn at random by `seed`, whatever the answers are.
 
     Args:
         answers: the rows of `evaluate_model` on `data`.

@@ -5,12 +5,11 @@ text_encoder.onnx   input_ids, attention_mask (B, L), padded on the right -> que
 decoder_step.onnx   decoder_input_ids (B, A), visual_tokens (B, M, D), question_states (B, L, D), attention_mask (B, L)
                     -> logits (B, V) of the next token
 
-Each graph's weights, in float32, lie beside it in a file of its name and `.data`. Beside them are the processor and
-`generation_config.json`, which names the special tokens. Images have the size the model was trained with; I, B, L
-and A are free.
+The weights of a graph, in float32, are beside it in a file with its name and `.data`. The folder also holds the
+processor and `generation_config.json`, which names the special tokens. Images have the size the model was trained
+with; I, B, L and A are free.
 """
 
-import argparse
 import copy
 import json
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers.exporters import OnnxConfig, OnnxExporter
 
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
+from .command import export_saved_model
 
 
 class ImageTower(nn.Module):
@@ -46,7 +46,7 @@ class TextEncoder(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """Reads the whole answer so far again: of a few tokens, that costs less than to carry a cache along."""
+    """Reads the whole answer so far at every step: an answer has few tokens, and passing a cache would cost more."""
 
     def __init__(self, model: MMJepaForConditionalGeneration):
         super().__init__()
@@ -71,7 +71,7 @@ def example_inputs(model: MMJepaForConditionalGeneration) -> dict[str, tuple[nn.
     config = model.config
     images, questions, length, tokens = Dim("images"), Dim("questions"), Dim("length"), Dim("tokens")
     size, width = config.vision_config.image_size, config.text_config.d_model
-    # Free axes are 2 or more here: of an axis of 1 the tracer takes it that it always is.
+    # Free axes have size 2 or more here: the tracer takes an axis of size 1 for a constant.
     ids = torch.full((2, 5), config.text_config.bos_token_id)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     step = {
@@ -114,7 +114,7 @@ class OnnxModel:
     Example:
         >>> model, processor = OnnxModel("onnx"), MMJepaProcessor.from_pretrained("onnx")
         >>> inputs = processor(images="slide.png", text="what is present?", return_tensors="np")
-        >>> processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+        >>> processor.decode(model.generate(**inputs), skip_special_tokens=True)
     """
 
     def __init__(self, folder: str | Path, **session_options):
@@ -165,12 +165,7 @@ class OnnxModel:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Writes a saved model as three ONNX graphs.")
-    parser.add_argument("model", help="A folder or Hub id of a saved MMJepa.")
-    parser.add_argument("folder", help="Where the graphs are written.")
-    arguments = parser.parse_args(argv)
-    model = MMJepaForConditionalGeneration.from_pretrained(arguments.model)
-    export_onnx(model, MMJepaProcessor.from_pretrained(arguments.model), arguments.folder)
+    export_saved_model(export_onnx, "three ONNX graphs", argv)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,27 @@
 """The trained model as a folder of parts, each for its own stock class, and back.
 
 image_encoder/    Dinov2Model
-generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the encoder layers it read
+generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the text encoder's layers
 teacher_bart/     BartModel without decoder layers: the frozen text encoder with embeddings of its own
-adapters/         img_to_txt.pt, visual_prefix.pt, prefix_ln.pt, alignment.pt: state dicts; mm_config.json: the rest
+adapters/         img_to_txt, visual_prefix, prefix_ln, alignment: state dicts, each as .safetensors and as .pt;
+                  mm_config.json: the other fields of the configuration
 processors/       MMJepaProcessor
 mmjepa/           the whole, as `save_pretrained` writes it
 """
 
-import argparse
 import copy
 import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model, GenerationConfig
 
 from ..configuration_mmjepa import MMJepaConfig
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
+from .command import export_saved_model
 
 
 def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Module]:
@@ -35,7 +37,7 @@ def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Modul
 def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
     """The decoder as a BART that reads visual tokens and question states as its `encoder_outputs`.
 
-    Its own encoder has the text encoder's layers, but where embeddings are tied the decoder's embeddings: BART has one
+    Its encoder has the text encoder's layers. If embeddings are tied, it has the decoder's embeddings: BART has one
     matrix where this model has two.
     """
     config = copy.deepcopy(model.config.text_config)
@@ -74,8 +76,10 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
     adapters = folder / "adapters"
     adapters.mkdir(exist_ok=True)
     for name, module in adapter_modules(model).items():
-        torch.save({key: value.cpu() for key, value in module.state_dict().items()}, adapters / f"{name}.pt")
-    # The towers' configurations stand in their own folders; here is what only the whole knows.
+        state = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
+        save_file(state, adapters / f"{name}.safetensors")
+        torch.save(state, adapters / f"{name}.pt")
+    # The configurations of DINOv2 and BART are in their own folders; these are the other fields.
     own = {name: value for name, value in model.config.to_diff_dict().items() if not name.endswith("_config")}
     (adapters / "mm_config.json").write_text(json.dumps(own, indent=2, sort_keys=True))
 
@@ -89,25 +93,21 @@ def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
     own = json.loads((folder / "adapters" / "mm_config.json").read_text())
     config = MMJepaConfig(vision_config=image_encoder.config, text_config=generator.config, **own)
     model = MMJepaForConditionalGeneration(config).to(image_encoder.dtype)
-    model.encoder.image_encoder.load_state_dict(image_encoder.state_dict())
-    model.encoder.text_encoder.load_state_dict(teacher.get_encoder().state_dict())
-    model.decoder.load_state_dict(generator.get_decoder().state_dict())
-    model.lm_head.load_state_dict(generator.lm_head.state_dict())
-    model.final_logits_bias.copy_(generator.final_logits_bias)
+    model.load_towers(image_encoder, teacher.get_encoder(), generator)
     for name, module in adapter_modules(model).items():
-        module.load_state_dict(torch.load(folder / "adapters" / f"{name}.pt", weights_only=True))
-    model.tie_weights()
+        module.load_state_dict(load_adapter(folder / "adapters", name))
     model.generation_config = GenerationConfig.from_pretrained(folder / "generator_bart")
     return model.eval()
 
 
+def load_adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The state dict of an adapter. Folders that were exported by older versions have the .pt file alone."""
+    path = folder / f"{name}.safetensors"
+    return load_file(path) if path.exists() else torch.load(folder / f"{name}.pt", weights_only=True)
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Writes a saved model as a folder of parts.")
-    parser.add_argument("model", help="A folder or Hub id of a saved MMJepa.")
-    parser.add_argument("folder", help="Where the parts are written.")
-    arguments = parser.parse_args(argv)
-    model = MMJepaForConditionalGeneration.from_pretrained(arguments.model)
-    export_parts(model, MMJepaProcessor.from_pretrained(arguments.model), arguments.folder)
+    export_saved_model(export_parts, "a folder of parts", argv)
 
 
 if __name__ == "__main__":

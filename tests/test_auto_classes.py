@@ -31,7 +31,7 @@ loaded = {name: getattr(transformers, name).from_pretrained(folder, trust_remote
 processor = loaded["AutoProcessor"]
 inputs = processor(images=image, text=questions, image_index=[0] * len(questions), return_tensors="pt")
 answers = {
-    name: processor.batch_decode(loaded[name].generate(**inputs), skip_special_tokens=True)
+    name: processor.decode(loaded[name].generate(**inputs), skip_special_tokens=True)
     for name in names
     if name.startswith("AutoModel")
 }
@@ -146,7 +146,7 @@ def expected(folder, image_file) -> list[str]:
     """The answers of the same folder with this package's own classes."""
     model, processor = MMJepaForConditionalGeneration.from_pretrained(folder), MMJepaProcessor.from_pretrained(folder)
     inputs = processor(images=[image_file] * len(QUESTIONS), text=QUESTIONS, return_tensors="pt")
-    answers = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    answers = processor.decode(model.generate(**inputs), skip_special_tokens=True)
     assert len(set(answers)) > 1 and any(len(answer) > 3 for answer in answers)
     return answers
 

@@ -181,6 +181,5 @@ def test_the_tables_hold_every_peer_and_every_figure(capsys):
     from bench_answering import main
 
     main(["--size", "tiny", "--steps", "1"])
-    text = capsys.readouterr().out
-    for words in ("| this project |", "| row by row |", "| BlipForQuestionAnswering |", "| speedup_vs_blip |"):
-        assert words in text
+    first_cells = {line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")}
+    assert {"this project", "row by row", "BlipForQuestionAnswering", "speedup_vs_blip"} <= first_cells

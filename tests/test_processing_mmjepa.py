@@ -99,7 +99,7 @@ def test_decoded_labels_are_the_answers(processor):
     answers = ["yes", "in the liver"]
     labels = processor(answers=answers, return_tensors="pt")["labels"]
     ids = labels.masked_fill(labels == -100, processor.tokenizer.pad_token_id)
-    assert processor.batch_decode(ids, skip_special_tokens=True) == answers
+    assert processor.decode(ids, skip_special_tokens=True) == answers
     assert processor.post_process_image_text_to_text(ids) == answers
 
 
@@ -212,7 +212,7 @@ def test_text_at_the_position_limit_is_kept_without_a_warning(processor, warning
     words = "yes" * 30
     batch = processor(text=[words], return_tensors="pt")
     assert batch["input_ids"].shape == (1, processor.tokenizer.model_max_length)
-    assert processor.batch_decode(batch["input_ids"], skip_special_tokens=True) == [words]
+    assert processor.decode(batch["input_ids"], skip_special_tokens=True) == [words]
     assert not warnings_again.records
 
 

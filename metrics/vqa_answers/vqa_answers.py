@@ -3,7 +3,6 @@
 `evaluate.load` copies this file elsewhere before it imports it, so it imports nothing of the package.
 """
 
-import math
 import re
 import string
 from collections import Counter
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 
 import datasets
 import evaluate
+from sacrebleu.metrics import BLEU
 
 _DESCRIPTION = """
 Exact match, token F1 and BLEU of short answers, over all questions, over yes/no and over open questions, and by the
@@ -21,11 +21,11 @@ follows VQA (Antol et al. 2015, arXiv 1505.00468).
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one answer a question, list of str.
+    predictions: one answer per question, list of str.
     references: the right answers, list of str.
     questions: what was asked, list of str.
 
-Returns: all in [0, 1], a key only where there is a question to score.
+Returns: scores in [0, 1], and counts. A group without any question has no keys.
     accuracy: share of answers equal to the right one, both normalised.
     yes_no_accuracy, open_accuracy: the same over questions whose right answer is yes or no, and over the others.
     token_f1: mean over questions of SQuAD's F1 of answer tokens.
@@ -66,13 +66,14 @@ _CITATION = """
 }
 """
 
+MAX_NGRAM = 4  # of BLEU
 VERBS = frozenset("is are was were do does did has have had can could will would shall should may might must".split())
 
 
 def normalize_answer(answer: str) -> str:
-    """The answer in lower case, without ASCII punctuation and articles, words parted by single spaces (SQuAD's rule).
+    """The answer in lower case, without ASCII punctuation, articles and needless spaces (SQuAD's rule).
 
-    Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." nothing.
+    Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." becomes empty.
     """
     answer = answer.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
@@ -93,44 +94,49 @@ def is_yes_no(answer: str) -> bool:
     return normalize_answer(answer) in ("yes", "no")
 
 
-def token_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall of the tokens of two answers; where one is empty, whether both are."""
-    if not prediction or not reference:
-        return float(prediction == reference)
-    common = sum((Counter(prediction) & Counter(reference)).values())
-    return 2 * common / (len(prediction) + len(reference))
+def token_f1(prediction: str, reference: str) -> float:
+    """Harmonic mean of precision and recall of the words of two normalised answers.
 
-
-def corpus_bleu(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], max_length: int) -> float:
-    """BLEU-N of Papineni et al. 2002 over all rows, one reference a row, N = `max_length`, answers given as tokens.
-
-        p_n  = n-grams of the predictions found in their references, each no more often than there,
-               over all n-grams of the predictions
-        BLEU = min(1, exp(1 - r/c)) * (p_1 * ... * p_N) ** (1/N)        r, c: tokens of references, of predictions
-
-    Counts are summed over the rows before dividing, and nothing is smoothed: a length without any n-gram in common
-    gives 0.
+    If one of them is empty: 1 if both are, else 0.
     """
-    log_precisions = []
-    for length in range(1, max_length + 1):
-        matched = total = 0
-        for prediction, reference in zip(predictions, references, strict=True):
-            found = ngrams(prediction, length)
-            matched += (found & ngrams(reference, length)).total()
-            total += found.total()
-        if matched == 0:
-            return 0.0
-        log_precisions.append(math.log(matched / total))
-    length_ratio = sum(map(len, references)) / sum(map(len, predictions))
-    return math.exp(min(0.0, 1 - length_ratio) + sum(log_precisions) / max_length)
+    predicted, right = prediction.split(), reference.split()
+    if not predicted or not right:
+        return float(predicted == right)
+    common = sum((Counter(predicted) & Counter(right)).values())
+    return 2 * common / (len(predicted) + len(right))
 
 
-def ngrams(tokens: Sequence[str], length: int) -> Counter:
-    return Counter(tuple(tokens[start : start + length]) for start in range(len(tokens) - length + 1))
+def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+    """BLEU-1 to BLEU-4 of Papineni et al. 2002 over all rows, computed by sacrebleu.
+
+        p_n    = n-grams of the predictions found in their references, each counted no more often than it is there,
+                 over all n-grams of the predictions
+        BLEU-N = min(1, exp(1 - r/c)) * (p_1 * ... * p_N) ** (1/N)        r, c: tokens of references, of predictions
+
+    Counts are summed over the rows before dividing. Nothing is smoothed: BLEU-N is 0 if no n-gram of some length up to
+    N is found.
+
+    Args:
+        predictions, references: normalised answers, one reference per prediction. Tokens are separated by spaces.
+    """
+    counted = BLEU(tokenize="none", max_ngram_order=MAX_NGRAM).corpus_score(predictions, [references])
+    scores = [
+        BLEU.compute_bleu(
+            counted.counts[:length],
+            counted.totals[:length],
+            counted.sys_len,
+            counted.ref_len,
+            smooth_method="none",
+            max_ngram_order=length,
+        ).score
+        for length in range(1, MAX_NGRAM + 1)
+    ]
+    # Perfect answers get 100.00000000000004.
+    return [min(score / 100, 1.0) for score in scores]
 
 
 def score_answers(predictions: Sequence[str], references: Sequence[str], questions: Sequence[str]) -> dict[str, float]:
-    """All numbers of the metric, as its description lists them; without any question an empty dict."""
+    """All numbers of the metric, as its description lists them; an empty dict if there is no question."""
     answers = [normalize_answer(answer) for answer in predictions]
     truths = [normalize_answer(answer) for answer in references]
     correct = [answer == truth for answer, truth in zip(answers, truths, strict=True)]
@@ -143,11 +149,10 @@ def score_answers(predictions: Sequence[str], references: Sequence[str], questio
         by_form["yes_no_accuracy" if is_yes_no(truth) else "open_accuracy"].append(right)
         by_kind.setdefault(question_kind(question), []).append(right)
 
-    answer_tokens, truth_tokens = [text.split() for text in answers], [text.split() for text in truths]
     scores = {"accuracy": sum(correct) / len(correct)}
     scores |= {name: sum(group) / len(group) for name, group in by_form.items() if group}
-    scores["token_f1"] = sum(map(token_f1, answer_tokens, truth_tokens)) / len(correct)
-    scores |= {f"bleu_{length}": corpus_bleu(answer_tokens, truth_tokens, length) for length in range(1, 5)}
+    scores["token_f1"] = sum(map(token_f1, answers, truths)) / len(correct)
+    scores |= {f"bleu_{length}": score for length, score in enumerate(corpus_bleu(answers, truths), start=1)}
     for kind, group in sorted(by_kind.items()):
         scores |= {f"accuracy_{kind}": sum(group) / len(group), f"count_{kind}": len(group)}
     return scores

@@ -22,7 +22,7 @@ from mmjepa.evaluation.alignment import alignment_metrics, chance_of_hit
 from mmjepa.evaluation.answering import answer_questions, encode_all_images, in_shares
 from mmjepa.evaluation.controls import image_gain, majority_answers, other_images
 from mmjepa.evaluation.evaluate import evaluate_model
-from mmjepa.evaluation.report import answer_table, draw_answers
+from mmjepa.evaluation.report import answer_table, draw_answers, markdown_table
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaImageFeatures
 
@@ -42,7 +42,7 @@ class CharacterProcessor:
         input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return BatchFeature({"input_ids": input_ids, "attention_mask": (input_ids > 0).long()})
 
-    def batch_decode(self, ids, skip_special_tokens):
+    def decode(self, ids, skip_special_tokens):
         return ["".join(chr(code) for code in row if code > 2) for row in ids.tolist()]
 
 
@@ -116,7 +116,7 @@ def test_the_answers_equal_those_of_one_question_and_its_image_at_a_time(make_mo
     for question, image_id in zip(questions, image_ids, strict=True):
         text = processor([question], return_tensors="pt")
         output = model.generate(**text, pixel_values=pixels[[image_id]] / 255, max_new_tokens=6)
-        alone += [answer.strip() for answer in processor.batch_decode(output, skip_special_tokens=True)]
+        alone += [answer.strip() for answer in processor.decode(output, skip_special_tokens=True)]
     assert answers == alone
     assert len(set(alone)) > 2
 
@@ -135,14 +135,17 @@ def test_a_stopped_evaluation_leaves_the_answers_it_gave(data, tmp_path):
                 raise KeyboardInterrupt
             return super().generate(**inputs)
 
-    with open(tmp_path / "answers.jsonl", "w") as stream, pytest.raises(KeyboardInterrupt):
-        evaluate_model(BreakingModel(), CharacterProcessor(), data, data.questions, batch_size=2, stream=stream)
+    with open(tmp_path / "answers.jsonl", "w") as file, pytest.raises(KeyboardInterrupt):
+        evaluate_model(BreakingModel(), CharacterProcessor(), data, data.questions, batch_size=2, answers_file=file)
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
-    questions, image_ids = data.questions["question"], data.questions["image_id"]
-    assert len(lines) == 4
+    _, rows = evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2)
+    assert [row["row"] for row in rows] == list(range(6))
+    # The two batches of the shortest questions, with what was known of them.
+    assert [line["row"] for line in lines] == [1, 4, 5, 3]
     for line in lines:
-        grey = 10 * (image_ids[line["row"]] + 1)
-        assert line["question"] == questions[line["row"]] and line["prediction"] == f"{grey} {line['question']}"
+        whole = rows[line["row"]]
+        assert line == {name: value for name, value in whole.items() if name not in ("shuffled", "blank")}
+        assert line["question"] == data.questions["question"][line["row"]]
 
 
 def test_an_evaluation_encodes_each_image_once_and_the_blank_one_once(data):
@@ -321,6 +324,16 @@ def test_two_processes_answer_each_question_once_and_both_get_all_answers(tmp_pa
     assert sorted(first[0] + second[0]) == [0, 1, 2, 3, 4, 5, 5, 6]
     assert first[1] == second[1] == in_shares(range(7), lambda items: [item * item for item in items])
     assert first[2] == second[2] == [25]
+
+
+def test_a_table_is_aligned_by_its_widest_cells():
+    table = markdown_table([{"name": "a", "x": "1"}, {"name": "longer", "x": "12.5"}])
+    assert table.splitlines() == [
+        "| name   |    x |",
+        "| ------ | ---: |",
+        "| a      |    1 |",
+        "| longer | 12.5 |",
+    ]
 
 
 def test_the_table_shows_the_model_beside_each_control(data):

@@ -68,30 +68,37 @@ def test_a_group_without_questions_has_no_score():
 
 def test_token_f1_equals_a_count_by_hand():
     # 2 of 3 predicted tokens are right and 2 of 4 right tokens are found: 2 * (2/3) * (2/4) / (2/3 + 2/4).
-    assert token_f1("lobe left lobe".split(), "left lobe of liver".split()) == pytest.approx(4 / 7)
-    assert token_f1([], []) == 1.0
-    assert token_f1(["liver"], []) == 0.0
+    assert token_f1("lobe left lobe", "left lobe of liver") == pytest.approx(4 / 7)
+    assert token_f1("", "") == 1.0
+    assert token_f1("liver", "") == 0.0
 
 
 def test_bleu_clips_repeated_tokens_as_in_papineni_2002():
     # Example 2 there: "the" is found seven times and counts twice.
-    prediction = "the the the the the the the".split()
-    assert corpus_bleu([prediction], ["the cat is on the mat".split()], 1) == pytest.approx(2 / 7)
+    assert corpus_bleu(["the the the the the the the"], ["the cat is on the mat"])[0] == pytest.approx(2 / 7)
 
 
 def test_bleu_of_two_rows_equals_a_count_by_hand():
-    predictions = ["left lobe of liver".split(), "kidney".split()]
-    references = ["left lobe of lung tissue".split(), "kidney".split()]
+    scores = corpus_bleu(["left lobe of liver", "kidney"], ["left lobe of lung tissue", "kidney"])
     # Unigrams 3 + 1 of 4 + 1, bigrams 2 + 0 of 3 + 0, trigrams 1 of 2, no 4-gram; 5 predicted tokens for 6.
-    brevity = math.exp(1 - 6 / 5)
-    assert corpus_bleu(predictions, references, 1) == pytest.approx(brevity * 4 / 5)
-    assert corpus_bleu(predictions, references, 2) == pytest.approx(brevity * math.sqrt(4 / 5 * 2 / 3))
-    assert corpus_bleu(predictions, references, 3) == pytest.approx(brevity * (4 / 5 * 2 / 3 * 1 / 2) ** (1 / 3))
-    assert corpus_bleu(predictions, references, 4) == 0.0
+    products = (4 / 5, 4 / 5 * 2 / 3, 4 / 5 * 2 / 3 * 1 / 2, 0)
+    assert scores == pytest.approx([math.exp(1 - 6 / 5) * product ** (1 / n) for n, product in enumerate(products, 1)])
 
 
 def test_bleu_gives_no_reward_for_length():
-    assert corpus_bleu([["liver", "lobe", "left"]], [["liver"]], 1) == pytest.approx(1 / 3)
+    assert corpus_bleu(["liver lobe left"], ["liver"]) == pytest.approx([1 / 3, 0, 0, 0])
+
+
+def test_bleu_counts_the_tokens_of_rows_without_prediction_or_reference():
+    # 2 of 3 predicted tokens are found; 4 tokens were to be predicted.
+    scores = corpus_bleu(["", "left lobe", "liver"], ["large kidney", "left lobe", ""])
+    assert scores == pytest.approx([math.exp(1 - 4 / 3) * 2 / 3, math.exp(1 - 4 / 3) * math.sqrt(2 / 3), 0, 0])
+    assert corpus_bleu(["", ""], ["yes", ""]) == [0, 0, 0, 0]
+
+
+def test_bleu_of_equal_answers_is_1_for_the_lengths_that_they_have():
+    assert corpus_bleu(["in the left lobe", "yes"], ["in the left lobe", "yes"]) == [1, 1, 1, 1]
+    assert corpus_bleu(["yes", "no"], ["yes", "no"]) == [1, 0, 0, 0]
 
 
 def test_the_metric_loads_by_its_path_and_gives_the_same_scores(tmp_path, monkeypatch):

@@ -86,4 +86,4 @@ def test_the_code_of_the_card_runs_without_this_package_and_answers(saved_folder
     model = MMJepaForConditionalGeneration.from_pretrained(saved_folder)
     processor = MMJepaProcessor.from_pretrained(saved_folder)
     inputs = processor(images=image_file, text="what is present?", return_tensors="pt")
-    assert said == processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0]
+    assert said == processor.decode(model.generate(**inputs), skip_special_tokens=True)[0]

@@ -1,9 +1,11 @@
 """The folder of parts: each loads with its stock class, and together they answer as the model did."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model
 
 from mmjepa.export.parts import export_parts, main, rebuild_from_parts
@@ -81,6 +83,20 @@ def test_adapters_are_plain_state_dicts_and_json(exported):
         assert all(isinstance(value, torch.Tensor) for value in torch.load(folder / f"adapters/{name}.pt").values())
     own = json.loads((folder / "adapters" / "mm_config.json").read_text())
     assert own["visual_prefix"] == model.config.visual_prefix
+
+
+def test_adapters_in_both_formats_are_equal_and_either_suffices(exported):
+    model, folder = exported
+    for path in (folder / "adapters").glob("*.pt"):
+        safe = load_file(path.with_suffix(".safetensors"))
+        torch.testing.assert_close(torch.load(path, weights_only=True), safe, atol=0, rtol=0)
+    for kept in (".safetensors", ".pt"):
+        copied = shutil.copytree(folder, folder / f"with{kept}")
+        for path in (copied / "adapters").iterdir():
+            if path.suffix not in (kept, ".json"):
+                path.unlink()
+        rebuilt = rebuild_from_parts(copied)
+        torch.testing.assert_close(dict(rebuilt.state_dict()), dict(model.state_dict()), atol=0, rtol=0)
 
 
 def test_the_command_exports_a_saved_model_without_data(saved_folder, batch, tmp_path):

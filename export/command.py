@@ -1,0 +1,27 @@
+"""The command line of both exports."""
+
+import argparse
+from collections.abc import Callable
+
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
+
+
+def export_saved_model(
+    export: Callable[[MMJepaForConditionalGeneration, MMJepaProcessor, str], None],
+    result: str,
+    argv: list[str] | None = None,
+) -> None:
+    """Exports the model that the command line names to the folder that it names.
+
+    Args:
+        export: called with the model, its processor and the folder.
+        result: what it writes, for `--help`.
+        argv: by default the process's own arguments.
+    """
+    parser = argparse.ArgumentParser(description=f"Writes a saved model as {result}.")
+    parser.add_argument("model", help="A folder or Hub id of a saved MMJepa.")
+    parser.add_argument("folder", help=f"Where to write {result}.")
+    arguments = parser.parse_args(argv)
+    model = MMJepaForConditionalGeneration.from_pretrained(arguments.model)
+    export(model, MMJepaProcessor.from_pretrained(arguments.model), arguments.folder)
