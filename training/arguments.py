@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,17 @@ class MMJepaTrainingArguments(TrainingArguments):
 
 
 PUBLISHED = {"image_encoder": "facebook/dinov2-base", "text_model": "facebook/bart-base"}
+# Fields of MMJepaConfig that are flags by the same name.
+CONFIG_FIELDS = (
+    "num_image_tokens",
+    "visual_prefix",
+    "image_pooling",
+    "project_image",
+    "alignment_loss",
+    "alignment_target",
+    "lambda_align",
+    "lambda_ce",
+)
 
 
 def config_flag(name: str, help: str, **kwargs) -> Any:
@@ -244,9 +255,8 @@ class ModelArguments:
         self.text_fields: dict = json.loads(self.text_config or "{}")
 
     def config_fields(self) -> dict[str, Any]:
-        """The fields of MMJepaConfig that were given, but for its towers'."""
-        names = {field.name for field in fields(MMJepaConfig)} & {field.name for field in fields(ModelArguments)}
-        given = {name: getattr(self, name) for name in sorted(names - {"vision_config", "text_config"})}
+        """The fields of MMJepaConfig that were given by flag, without the towers' configurations."""
+        given = {name: getattr(self, name) for name in CONFIG_FIELDS}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -300,7 +310,11 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
 
 
 def flags_of_file(path: Path) -> list[str]:
-    """The flags that a JSON or YAML file (JSON is YAML) spells out."""
+    """The flags that a JSON or YAML file (JSON is YAML) spells out.
+
+    HfArgumentParser reads such files too, but takes no flags beside them, no second names such as `batch_size`, and
+    no dict for a flag that is JSON.
+    """
     flags = []
     for name, value in yaml.safe_load(path.read_text()).items():
         if value is not None:
