@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import (
     set_seed,
@@ -33,7 +32,7 @@ from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import DataArguments, MMJepaTrainingArguments, ModelArguments, parse_arguments
-from mmjepa.training.building import build_model, load_processor, set_text_mean
+from mmjepa.training.building import build, set_text_mean
 from mmjepa.training.run_folder import check_folder, clear_folder, find_checkpoint
 from mmjepa.training.trainer import MMJepaTrainer
 
@@ -153,13 +152,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             wanted = dict.fromkeys(("train", *splits))
             stream, rows = stream_rows(*source, wanted) if data_args.streaming else (None, load_rows(*source, wanted))
         rows = limit_rows(rows, data_args, training_args)
-    training_texts = (
-        sorted({text for name in ("question", "answer") for text in rows["train"][name]}) if new_model else []
-    )
-    processor = load_processor(model_args, training_texts)
-    model = build_model(model_args)
-    if model_args.bf16_text_encoder:
-        model.encoder.text_encoder.to(torch.bfloat16)
+    processor, model = build(model_args, rows.get("train"))
     model.generation_config.max_new_tokens = data_args.max_answer_tokens
     if new_model and model.config.alignment_target == "centered":
         set_text_mean(model, processor, rows["train"], training_args.device)
