@@ -23,12 +23,10 @@ from transformers import (
 from mmjepa.data.images import VqaData, check_readable, prepare
 from mmjepa.data.loading import load_rows
 from mmjepa.data.streaming import StreamedVqaData, stream_rows
-from mmjepa.evaluation.answering import answer_questions, encode_all_images
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.evaluation.model_card import model_card
 from mmjepa.evaluation.report import answer_table, draw_answers
 from mmjepa.export.parts import export_parts
-from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import DataArguments, MMJepaTrainingArguments, ModelArguments, parse_arguments
@@ -47,16 +45,6 @@ def limit_rows(rows: DatasetDict, data_args: DataArguments, training_args: MMJep
     return DatasetDict(
         {split: data.select(range(min(len(data), limits.get(split) or len(data)))) for split, data in rows.items()}
     )
-
-
-def score_validation(
-    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, data: VqaData, batch_size: int
-) -> dict[str, float]:
-    """Scores of the answers alone, by which the best checkpoint is chosen; the controls wait for the end."""
-    states = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
-    questions = data.questions
-    predictions = answer_questions(model, processor, questions["question"], states, questions["image_id"], batch_size)
-    return score_answers(predictions, questions["answer"], questions["question"])
 
 
 def needed_splits(args: MMJepaTrainingArguments) -> list[str]:
@@ -183,7 +171,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         )
 
     def answer_scores(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
-        return score_validation(model, processor, data, training_args.per_device_eval_batch_size)
+        return evaluate_model(model, processor, data, None, training_args.per_device_eval_batch_size)[0]
 
     trainer = MMJepaTrainer(
         model=model,
