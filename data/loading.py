@@ -1,7 +1,7 @@
 """A data set by name or folder -> its rows, with this project's columns, images still encoded."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,13 @@ def load_rows(
     check_splits(dataset_name, found, wanted or ())
     return DatasetDict(
         {split: with_own_columns(found[split], columns or {}, folder.absolute(), split) for split in wanted or found}
+    )
+
+
+def first_rows(rows: DatasetDict, limits: Mapping[str, int | None]) -> DatasetDict:
+    """The first rows of each split, at most its limit; all where it has no limit, None or 0."""
+    return DatasetDict(
+        {split: data.select(range(min(len(data), limits.get(split) or len(data)))) for split, data in rows.items()}
     )
 
 

@@ -36,7 +36,7 @@ def stream_rows(
     columns: dict[str, str] | None = None,
     wanted: Collection[str] | None = None,
 ) -> tuple[IterableDataset, DatasetDict]:
-    """The training rows as a stream; the other splits as `load_rows` gives them, with the texts alone as `train`.
+    """The training rows as a stream, and the splits as `load_rows` gives them, but `train` with its texts alone.
 
     The texts of all training rows, without the images, are read beforehand into a table on the disk: the majority
     answers that evaluations are compared with count them all.

@@ -22,6 +22,7 @@ from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
+from mmjepa.training import reading
 from mmjepa.training.arguments import CONFIG_FIELDS, ModelArguments, parse_arguments
 from mmjepa.training.building import build, image_processor_of_size
 from mmjepa.training.run_folder import find_checkpoint
@@ -233,13 +234,13 @@ def copied(trained, tmp_path) -> Path:
 def prepared(monkeypatch) -> list[int]:
     """Grows by the number of its rows with each split whose images are prepared."""
     counts: list[int] = []
-    own = run_pathvqa.prepare
+    own = reading.prepare
 
     def prepare(rows, *rest):
         counts.append(len(rows))
         return own(rows, *rest)
 
-    monkeypatch.setattr(run_pathvqa, "prepare", prepare)
+    monkeypatch.setattr(reading, "prepare", prepare)
     return counts
 
 

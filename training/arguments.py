@@ -156,6 +156,12 @@ class MMJepaTrainingArguments(TrainingArguments):
             )
             self._n_gpu = 1
 
+    @property
+    def splits(self) -> list[str]:
+        """The splits whose images are looked at. Of train, evaluations need the texts alone."""
+        asked = {"train": self.do_train, "validation": self.do_eval, "test": self.do_predict}
+        return [split for split, is_asked in asked.items() if is_asked]
+
     def _check_fixed_flags(self):
         """Raises ValueError where a flag of the library asks for what this project's Trainer would do otherwise."""
         for name, (value, reason) in FIXED_FLAGS.items():
@@ -306,7 +312,26 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
     parser = HfArgumentParser((ModelArguments, DataArguments, MMJepaTrainingArguments))
     if argv and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = flags_of_file(Path(argv[0])) + argv[1:]
-    return parser.parse_args_into_dataclasses(args=argv)
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args=argv)
+    check_run(data_args, training_args)
+    return model_args, data_args, training_args
+
+
+def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) -> None:
+    """Raises ValueError where flags ask for nothing, or for what a stream or a run without training can't give."""
+    if not (training_args.splits or training_args.export_dir or training_args.onnx_dir):
+        raise ValueError(
+            "there is nothing to do: leave out --do_train false or --do_eval false, or give --do_predict, "
+            "--export_dir or --onnx_dir."
+        )
+    if training_args.push_to_hub and not training_args.do_train:
+        raise ValueError("--push_to_hub pushes what a run trains: leave it out beside --do_train false.")
+    if data_args.streaming:
+        if training_args.max_steps <= 0:
+            raise ValueError("a stream has no end: give --max_steps beside --streaming.")
+        for flag in ("max_train_samples", "blank_images"):
+            if getattr(data_args, flag):
+                raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")
 
 
 def flags_of_file(path: Path) -> list[str]:

@@ -49,6 +49,18 @@ def find_checkpoint(args: MMJepaTrainingArguments) -> str | None:
     return None
 
 
+def starting_checkpoint(args: MMJepaTrainingArguments, model_name: str | None) -> str | None:
+    """The checkpoint from which training goes on, None where it starts from the beginning or there is no training.
+
+    Raises:
+        ValueError: there is no such checkpoint, or the output folder is another run's.
+    """
+    checkpoint = find_checkpoint(args) if args.do_train else None
+    if args.splits:
+        check_folder(args, model_name, checkpoint)
+    return checkpoint
+
+
 def check_folder(args: MMJepaTrainingArguments, model_name: str | None, checkpoint: str | None) -> None:
     """Raises ValueError where the output folder is another run's, whose numbers and model would mix with this one's.
 
@@ -85,7 +97,12 @@ def signs_of_run(folder: Path) -> list[str]:
 
 
 def clear_folder(args: MMJepaTrainingArguments) -> None:
-    """Removes what an earlier run left in the output folder: all that tells of it, or, gone on with, its results."""
+    """Removes the results that an earlier run left in the output folder, with --overwrite_output_dir all of that run.
+
+    The first process does it. An export alone, which writes nothing there, removes nothing.
+    """
+    if args.process_index > 0 or not args.splits:
+        return
     folder = Path(args.output_dir)
     signs = signs_of_run(folder)
     if signs and (args.do_train or args.overwrite_output_dir):
