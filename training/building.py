@@ -23,7 +23,7 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
 
-# Of a saved model's configuration only these can change: its weights are of the shape or the aim that the others say.
+# What can change in a saved model's configuration. The other fields shape its weights or what they learnt.
 CHANGEABLE = ("lambda_align", "lambda_ce")
 
 
@@ -134,11 +134,12 @@ def join_processor(
 
 def check_tokenizer(tokenizer: BartTokenizer, config: BartConfig, name: str | None) -> None:
     """Raises ValueError where the tokens of `tokenizer`, read from `name`, can't be those of a model of `config`."""
-    # A folder without a tokenizer's files gives one of special tokens alone. Vocabularies may be padded, not doubled.
     # bart-large-cnn has no embedding of <mask>, its tokenizer's last token, which no text holds.
     highest = max(number for token, number in tokenizer.get_vocab().items() if token != tokenizer.mask_token)
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos")}
     wrong = any(number != getattr(config, kind) for kind, number in special.items())
+    # From a folder without a tokenizer's files the library makes a tokenizer of special tokens alone. A model may have
+    # more embeddings than there are tokens, but not twice as many.
     few = len(tokenizer) <= len(tokenizer.all_special_ids) or 2 * len(tokenizer) < config.vocab_size
     if few or highest >= config.vocab_size or wrong:
         found = ", ".join(f"{kind} {number}" for kind, number in special.items())
@@ -164,7 +165,7 @@ def image_processor_of_size(size: int) -> BaseImageProcessor:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
-    """A byte-level BPE in published BART's format, trained on `texts`; their words get at most `vocab_size` tokens."""
+    """A byte-level BPE in published BART's format, of at most `vocab_size` tokens, trained on `texts`."""
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     byte_level = ByteLevelBPETokenizer(add_prefix_space=False)
     byte_level.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=tokens, show_progress=False)

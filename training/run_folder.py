@@ -11,8 +11,9 @@ logger = logging.getLogger("mmjepa")
 
 NEWEST = ("last", "true")  # what --resume_from_checkpoint says for the newest checkpoint of the output folder
 CHECKPOINT = re.compile(r"checkpoint-\d+")
-# By these a folder is known to hold a run. Its results stand beside them; all else a later run writes over.
+# A folder that has one of these holds a run.
 RUN_SIGNS = re.compile(r"checkpoint-\d+|trainer_state\.json|all_results\.json|model(-\d+-of-\d+)?\.safetensors")
+# A run's results. What else it left, a later run overwrites.
 RESULTS = re.compile(r"(all|train|eval|test)_results\.json|(eval|test)_answers\.(jsonl|png)|README\.md")
 
 
@@ -69,7 +70,7 @@ def check_folder(args: MMJepaTrainingArguments, model_name: str | None, checkpoi
     folder = Path(args.output_dir)
     held = signs_of_run(folder)
     if args.resume_from_checkpoint in NEWEST and checkpoint is None:
-        # Only a run that was stopped in its first save, which may begin again.
+        # Checkpoints of which none is complete are of a run that was stopped in its first save. It may begin again.
         held = [name for name in held if not CHECKPOINT.fullmatch(name)]
     if args.overwrite_output_dir:
         sources = [Path(name).resolve() for name in (model_name, args.resume_from_checkpoint) if name is not None]
@@ -97,9 +98,8 @@ def signs_of_run(folder: Path) -> list[str]:
 
 
 def clear_folder(args: MMJepaTrainingArguments) -> None:
-    """Removes the results that an earlier run left in the output folder, with --overwrite_output_dir all of that run.
-
-    The first process does it. An export alone, which writes nothing there, removes nothing.
+    """Removes what an earlier run left in the output folder: with --overwrite_output_dir all, else before training its
+    results. The first process does it. An export alone, which writes nothing there, removes nothing.
     """
     if args.process_index > 0 or not args.splits:
         return
