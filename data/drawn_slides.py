@@ -158,7 +158,7 @@ class _Canvas:
         self.pixels += covered * (color - self.pixels)
 
     def wobbly(self, center: np.ndarray, radius: float, wobble: float) -> np.ndarray:
-        """The outline (1, 24, 2) of a disc that nobody drew with compasses."""
+        """The outline (1, 24, 2) of an uneven disc; `wobble` is how uneven."""
         waves = [self.rng.normal(0, wobble) * np.cos(k * _ANGLES + self.rng.uniform(0, 6.3)) for k in (2, 3, 4)]
         return center + radius * (_CIRCLE * (1 + np.sum(waves, axis=0))[:, None])[None]
 
@@ -217,7 +217,7 @@ _PAINTERS = {
 
 
 def paint_slide(rng: np.random.Generator, facts: SlideFacts, image_size: int = 96) -> PILImage.Image:
-    """The picture (image_size x image_size, RGB) of a slide with these facts; `rng` decides what facts leave open."""
+    """The picture (image_size x image_size, RGB) of a slide with these facts; `rng` decides what they leave open."""
     canvas, stain = _Canvas(rng, image_size), STAINS[facts.stain]
     along_x = bool(rng.integers(2))
     _paint_tissue(canvas, stain, along_x)
@@ -240,7 +240,7 @@ def draw_slide(rng: np.random.Generator, image_size: int = 96) -> tuple[PILImage
 
 
 def _true_or_other(rng: np.random.Generator, true: Iterable[str], others: Iterable[str]) -> tuple[str, str]:
-    """Something that is so and "yes", or something that isn't and "no", each half of the time."""
+    """One of `true` and "yes", or one of `others` and "no", each half of the time."""
     return (_pick(rng, true), "yes") if rng.integers(2) else (_pick(rng, others), "no")
 
 
@@ -248,9 +248,9 @@ def _subject_and_answer(rng: np.random.Generator, facts: SlideFacts, kind: str) 
     """What fills the gaps of a question of this kind, and the answer.
 
     Each is drawn so that all answers to a question are about equally frequent: yes/no by a coin before the subject,
-    a finding by its kind before its place, and only one of the absent findings is counted. Whether a finding is
-    present is asked of any of them: by a coin here too, the answer would depend on question and image together and on
-    neither alone, and training from random weights does not find its way into such a parity.
+    a finding by its kind before its place, and only one of the absent findings is counted. But whether a finding is
+    present is asked of any finding, without a coin. With one, neither the question alone nor the image alone would
+    say anything of the answer, and training from random weights does not learn such a parity.
     """
     present = [finding for finding, count in facts.counts.items() if count]
     absent = [finding for finding, count in facts.counts.items() if not count]

@@ -28,7 +28,7 @@ class VqaData(torch.utils.data.Dataset):
     """Questions about prepared images; a row is a dict of the question's columns and its image's `pixels`.
 
     questions: columns question, answer, where present caption and text, and image_id, a row of `pixels`.
-    pixels: a row a distinct image, uint8 (3, H, W), resized and cropped but neither rescaled nor normalised.
+    pixels: one row per distinct image, uint8 (3, H, W), resized and cropped but neither rescaled nor normalised.
     unreadable: names of the images that are missing or can't be decoded; they are zeros.
     """
 
@@ -46,7 +46,7 @@ class VqaData(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Many rows at once, which is how the DataLoader asks: an image is read once for all its rows among them."""
+        """Many rows at once, as the DataLoader asks for them: an image is read once for all its rows among them."""
         columns = self.questions[list(indices)]
         image_ids = sorted(set(columns["image_id"]))
         pixels = dict(zip(image_ids, self.pixels[image_ids]["pixels"], strict=True))
@@ -54,7 +54,7 @@ class VqaData(torch.utils.data.Dataset):
         return [{**row, "pixels": pixels[row["image_id"]]} for row in rows]
 
     def blank(self) -> "VqaData":
-        """The same questions, all about one black image: what a model learns from it, the questions alone give."""
+        """The same questions, all about one black image: a model can learn from the questions alone."""
         questions = self.questions.remove_columns("image_id").add_column("image_id", [0] * len(self))
         black = {"pixels": [np.zeros_like(self.pixels[0]["pixels"])]}
         return VqaData(questions, Dataset.from_dict(black, features=self.pixels.features))
@@ -126,7 +126,7 @@ def image_name(image: dict[str, Any] | None, row: int) -> str:
 
 
 def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:
-    """What tells images apart: their encoded bytes, or the name of one that is missing."""
+    """The key of an image: a hash of its encoded bytes, or its name where it is missing."""
     encoded = image_bytes(example["image"])
     name = image_name(example["image"], row)
     return {"hash": hashlib.blake2b(encoded, digest_size=16).hexdigest() if encoded else name}
@@ -141,7 +141,7 @@ def prepare_image(
         return {"pixels": resized_pixels(image, image_processor), "readable": True}
     # Broken files make Pillow's decoders raise errors of a dozen types; one image must not end the run.
     except Exception:
-        # An ordinary image fails too, and ends the run, where the settings are at fault.
+        # Where the settings are at fault an ordinary image fails too, and its error ends the run.
         resized_pixels(PIL.Image.new("RGB", shape[:0:-1]), image_processor)
         return {"pixels": np.zeros(shape, np.uint8), "readable": False}
 
@@ -150,12 +150,14 @@ def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) 
     """Pixels (3, H, W), uint8, of an RGB image, resized and cropped but neither rescaled nor normalised.
 
     Raises:
-        ValueError: the image is so long that, resized, it has more pixels than Pillow opens of an image.
+        ValueError: the image is so long that, resized, it has more pixels than Pillow opens.
     """
     shortest = dict(image_processor.size).get("shortest_edge") if image_processor.do_resize else None
     num_pixels = (shortest or 0) ** 2 * max(image.size) / min(image.size)
     if num_pixels > 2 * (PIL.Image.MAX_IMAGE_PIXELS or math.inf):
-        raise ValueError(f"an image of {image.size} has {num_pixels:.0f} pixels once resized: give a less long one.")
+        raise ValueError(
+            f"an image of {image.size} has {num_pixels:.0f} pixels once resized, more than Pillow opens: cut it."
+        )
     pixels = image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
     return pixels.numpy().round().clip(0, 255).astype(np.uint8)
 

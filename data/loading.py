@@ -1,7 +1,7 @@
 """A data set by name or folder -> its rows, with this project's columns, images still encoded."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,13 @@ def load_rows(
     )
 
 
+def first_rows(rows: DatasetDict, limits: Mapping[str, int | None]) -> DatasetDict:
+    """The first rows of each split, at most its limit; all where it has no limit, None or 0."""
+    return DatasetDict(
+        {split: data.select(range(min(len(data), limits.get(split) or len(data)))) for split, data in rows.items()}
+    )
+
+
 def check_splits(dataset_name: str, found: Collection[str], wanted: Collection[str]) -> None:
     """Raises ValueError where a wanted split is not among those found."""
     if missing := [split for split in wanted if split not in found]:
@@ -91,7 +98,7 @@ def load_table(path: Path) -> Dataset:
     """The rows of a CSV or JSON file; all columns of a CSV file are text, so that 007, NA and null stay answers."""
     if path.suffix != ".csv":
         return load_dataset("json", data_files=str(path), split="train")
-    # By pandas, with which `datasets` reads it: a column without a name gets one there.
+    # Names as pandas reads them: `datasets` reads with it, and it names a column that has no name.
     features = Features({name: Value("string") for name in pd.read_csv(path, nrows=0).columns})
     return load_dataset("csv", data_files=str(path), split="train", features=features, keep_default_na=False)
 
@@ -101,7 +108,7 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
     names = find_columns(rows.column_names, columns, split)
     rows = rows.select_columns(list(names)).rename_columns(names)
     texts = [name for name in rows.column_names if name != "image"]
-    # Apart from the images, whose bytes would otherwise be copied.
+    # Without the images: a map copies the bytes of what it is given.
     filled = rows.select_columns(texts).map(
         fill_missing,
         input_columns=texts,
@@ -114,7 +121,7 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
 
 
 def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:
-    """Name here by name there, of this project's columns; raises ValueError where a needed one is missing."""
+    """Name in the data set -> name here, of this project's columns; ValueError where a needed one is missing."""
     by_name = {name.lower(): name for name in column_names if name not in columns.values()} | columns
     found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in column_names}
     missing = [name for name in dict.fromkeys((*REQUIRED_COLUMNS, *columns)) if name not in found]
@@ -139,7 +146,7 @@ def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
     files = [absolute_path(path, folder) for path in parts.unique("image.path") if path]
     return images.map(
         with_absolute_path,
-        # Part of the fingerprint: an image that was moved, exchanged or repaired since is not to come from the cache.
+        # They are in the fingerprint: an image that was moved, replaced or repaired must not come from the cache.
         fn_kwargs={"folder": str(folder), "states": [(file, file_state(Path(file))) for file in files]},
         input_columns="image",
         features=images.features,
@@ -162,7 +169,7 @@ def absolute_path(path: str, folder: Path) -> str:
 
 
 def file_state(path: Path) -> tuple[int, int] | None:
-    """Size and time of change of a file that is there."""
+    """Size and time of change of a file, None where there is no such file."""
     try:
         state = path.stat()
     except (OSError, ValueError):  # ValueError: no path at all, such as text with a null character

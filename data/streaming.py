@@ -26,7 +26,7 @@ from .loading import SPLIT_NAMES, check_splits, fill_missing, find_columns, with
 
 logger = logging.getLogger("mmjepa")
 
-# How many images a worker has read when it first judges the share of them that can't be read.
+# After how many images of a pass a worker first checks the share of them that can't be read.
 JUDGED_IMAGES = 100
 
 
@@ -36,7 +36,7 @@ def stream_rows(
     columns: dict[str, str] | None = None,
     wanted: Collection[str] | None = None,
 ) -> tuple[IterableDataset, DatasetDict]:
-    """The training rows as a stream; the other splits as `load_rows` gives them, with the texts alone as `train`.
+    """The training rows as a stream, and the splits as `load_rows` gives them, but `train` with its texts alone.
 
     The texts of all training rows, without the images, are read beforehand into a table on the disk: the majority
     answers that evaluations are compared with count them all.
@@ -75,7 +75,7 @@ def stream_rows(
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
         rows[split] = with_own_columns(others, columns, folder, split)
     train = train.select_columns(list(names)).cast_column(image_column, Image(decode=False))
-    # Of a stream, unlike of a table, a column can't be renamed to what it is called already.
+    # A table's column can be renamed to the name it has, a stream's can't.
     train = train.rename_columns({column: name for column, name in names.items() if column != name})
     train = train.map(
         with_absolute_path, fn_kwargs={"folder": str(folder)}, input_columns="image", features=train.features
@@ -92,8 +92,8 @@ def read_texts(files: list[str], names: dict[str, str]) -> Iterator[dict[str, st
 class StreamedVqaData(torch.utils.data.IterableDataset):
     """The rows of a stream as [`VqaData`] gives them, without end: one pass over all rows follows another.
 
-    Processes read different shards, or, where the shards are no multiple of the processes, different ones of all rows;
-    the workers of a process read different shards. Rows wait in a buffer, out of which they come in the order of
+    Each process reads shards of its own. Where the shards are no multiple of the processes, each reads all and keeps
+    rows of its own. The workers of a process divide its shards. Rows wait in a buffer and leave it in the order of
     [`ImageGroupedSampler`]: an image's questions together, if they were in the buffer together.
 
     Args:
@@ -102,8 +102,8 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         batch_size: rows of a batch on one process.
         buffer_size: rows that wait, in each worker.
         seed: decides, with the number of the pass, the order of the shards and of the rows in each buffer.
-        max_unreadable: the share of the images that may be missing or broken. Each worker judges those that it read
-            in a pass, so far or, where they are less than `JUDGED_IMAGES`, at its end; the first are logged at once.
+        max_unreadable: the share of the images that may be missing or broken. Each worker checks it for the images
+            that it has read in a pass, from the `JUDGED_IMAGES`th on and at the end. The first ten are logged at once.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
             yield {**fill_missing(*texts.values(), columns=list(texts)), "image_id": image, "pixels": pixels[image]}
 
     def _count(self, row: dict[str, Any], readable: bool) -> None:
-        """Counts the image of `row`; warns where it can't be read, and raises ValueError where that is too often."""
+        """Counts the image of `row`; warns where it can't be read, and raises ValueError where too many can't."""
         self.num_images += 1
         if readable:
             return

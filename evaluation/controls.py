@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -47,8 +46,8 @@ def other_images(image_ids: Sequence[int], seed: int) -> list[int]:
     return [other_of[image_id] for image_id in image_ids]
 
 
-def are_correct(rows: list[dict[str, Any]], column: str) -> list[bool]:
-    return [normalize_answer(row[column]) == normalize_answer(row["answer"]) for row in rows]
+def are_correct(answers: Sequence[str], truths: Sequence[str]) -> list[bool]:
+    return [normalize_answer(answer) == normalize_answer(truth) for answer, truth in zip(answers, truths, strict=True)]
 
 
 def image_gain(

@@ -159,5 +159,5 @@ def prepared(monkeypatch) -> list[int]:
         counts.append(len(rows))
         return prepare(rows, *rest)
 
-    monkeypatch.setattr("mmjepa.run_pathvqa.prepare", count_and_prepare)
+    monkeypatch.setattr("mmjepa.training.reading.prepare", count_and_prepare)
     return counts

@@ -11,7 +11,7 @@ from tiny import FAST, FROM_RANDOM
 
 from mmjepa import run_pathvqa
 from mmjepa.training.arguments import parse_arguments
-from mmjepa.training.building import build_model
+from mmjepa.training.building import build
 from mmjepa.training.run_folder import find_checkpoint
 
 
@@ -180,9 +180,9 @@ def test_a_saved_models_weights_of_the_losses_and_attention_change_by_flag(train
     arguments, _, _ = parse_arguments(
         [*flags, "--lambda_align", "0.125", "--lambda_ce", "3", "--attn_implementation", "eager"]
     )
-    config = build_model(arguments).config
+    config = build(arguments)[1].config
     assert (config.lambda_align, config.lambda_ce, config._attn_implementation) == (0.125, 3.0, "eager")
-    unchanged = build_model(parse_arguments(flags)[0]).config
+    unchanged = build(parse_arguments(flags)[0])[1].config
     assert (unchanged.lambda_align, unchanged.lambda_ce) == (0.5, 1.0)
 
 
@@ -199,5 +199,5 @@ def test_flags_that_a_saved_model_cannot_change_are_refused_by_name(trained):
         ["--model_name_or_path", str(trained), "--use_cpu", *(f"--{name}={value}" for name, value in flags.items())]
     )
     with pytest.raises(ValueError, match="can't change") as error:
-        build_model(arguments)
+        build(arguments)
     assert all(f"--{name}" in str(error.value) for name in flags)

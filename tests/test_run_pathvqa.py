@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from transformers import BartForConditionalGeneration, Dinov2Model
 from transformers.training_args import ParallelMode
 
 from mmjepa import run_pathvqa
+from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
-from mmjepa.training.arguments import parse_arguments
-from mmjepa.training.building import build_model, image_processor_of_size, load_processor
+from mmjepa.training.arguments import CONFIG_FIELDS, ModelArguments, parse_arguments
+from mmjepa.training.building import build, image_processor_of_size
 
 
 @pytest.fixture
@@ -76,12 +78,18 @@ def test_defaults_are_the_documented_ones():
     model, data, training = parsed("--use_cpu")
     assert (training.per_device_train_batch_size, training.dataloader_num_workers) == (16, 4)
     assert (training.num_train_epochs, training.lr_img, training.learning_rate) == (3, 3e-4, 3e-5)
-    config = build_model(model).config
+    rows = Dataset.from_dict({"question": ["is it?"], "answer": ["yes"]})
+    config = build(model, rows)[1].config
     assert (config.num_image_tokens, config.lambda_align, config.lambda_ce) == (8, 0.5, 1.0)
     assert (training.align_warmup_epochs, training.warmup_steps, training.max_grad_norm) == (1, 0.06, 1.0)
     assert (training.log_dir, training.output_dir, training.export_dir) == ("./logs", "./checkpoints", None)
     assert not (training.use_cosine_schedule or training.gradient_checkpointing or training.bf16 or training.fp16)
     assert data.dataset_name == "flaviagiammarino/path-vqa"
+
+
+def test_every_flag_of_a_name_of_the_configuration_is_passed_to_it():
+    flags = {field.name for field in fields(MMJepaConfig)} & {field.name for field in fields(ModelArguments)}
+    assert flags == {"vision_config", "text_config", *CONFIG_FIELDS}
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
@@ -208,7 +216,7 @@ def bart_folder(checkpoints, tmp_path) -> Path:
 def processor_of(checkpoints, image_processor, text_model: Path) -> MMJepaProcessor:
     image_processor.save_pretrained(checkpoints["vision"])
     flags = ["--image_encoder", checkpoints["vision"], "--text_model", str(text_model), "--use_cpu"]
-    return load_processor(parse_arguments(flags)[0], [])
+    return build(parse_arguments(flags)[0])[0]
 
 
 def test_a_bart_folder_without_tokenizer_files_is_refused(bart_folder, checkpoints, image_processor):

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ logger = logging.getLogger("mmjepa")
 PRECISIONS = {"bf16": "bf16", "bf16-mixed": "bf16", "fp16": "fp16", "16-mixed": "fp16", "32": None, "32-true": None}
 # Flags of the library that this Trainer can't follow: the value that each keeps, and why.
 FIXED_FLAGS: dict[str, tuple[Any, str]] = {
-    "train_sampling_strategy": ("random", "rows come by image, see questions_per_image"),
-    "length_column_name": ("length", "rows come by image, see questions_per_image"),
+    "train_sampling_strategy": ("random", "rows are grouped by image, see questions_per_image"),
+    "length_column_name": ("length", "rows are grouped by image, see questions_per_image"),
     "remove_unused_columns": (False, "the collator reads the text columns"),
     "label_names": (None, "the answers are the labels"),
     "optim_target_modules": (None, "the image half and the decoder have rates of their own"),
@@ -36,31 +36,35 @@ FIXED_FLAGS: dict[str, tuple[Any, str]] = {
     "use_cache": (False, "training reads whole answers"),
     "bf16_full_eval": (False, "it would leave the model in that precision; see precision"),
     "fp16_full_eval": (False, "it would leave the model in that precision; see precision"),
-    "parallelism_config": (None, "images and questions can't be cut alike"),
+    "parallelism_config": (None, "images and questions differ in number and can't be split alike"),
 }
-# Of accelerator_config: batches have their shares made already, and images and questions differ in number.
+# Fields of accelerator_config that keep their value: each process has its share of a step's rows already.
 FIXED_ACCELERATOR_FIELDS = {
     "split_batches": False,
     "dispatch_batches": None,
     "even_batches": True,
     "use_seedable_sampler": True,
 }
-# Optimizers that make parameter groups, or take steps, of their own.
+# Optimizers that make parameter groups of their own, or that take their step in the backward pass.
 REFUSED_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
 
 
 @dataclass
 class MMJepaTrainingArguments(TrainingArguments):
-    """transformers' training arguments with this project's defaults, second names, and the few it adds."""
+    """transformers' training arguments with this project's defaults, some second names, and a few flags more."""
 
     output_dir: str = HfArg(default="./checkpoints", aliases=["--ckpt_dir"], help="Where checkpoints are written.")
-    log_dir: str = HfArg(default="./logs", help="TensorBoard logs are written to its folder mmjepa_joint.")
-    export_dir: str | None = HfArg(default=None, help="Where the trained parts are written, each for its stock class.")
+    log_dir: str = HfArg(default="./logs", help="Folder of logs; TensorBoard's are in mmjepa_joint below it.")
+    export_dir: str | None = HfArg(
+        default=None, help="Where the trained parts are written, each for a stock class to load."
+    )
     onnx_dir: str | None = HfArg(default=None, help="Where the trained model is written as ONNX graphs.")
-    per_device_train_batch_size: int = HfArg(default=16, aliases=["--batch_size"], help="Questions a training step.")
-    per_device_eval_batch_size: int = HfArg(default=64, help="Questions a step of evaluation.")
+    per_device_train_batch_size: int = HfArg(
+        default=16, aliases=["--batch_size"], help="Questions per batch and process."
+    )
+    per_device_eval_batch_size: int = HfArg(default=64, help="Questions per batch of an evaluation.")
     dataloader_num_workers: int = HfArg(default=4, aliases=["--num_workers"], help="Processes that load data.")
-    num_train_epochs: float = HfArg(default=3, aliases=["--max_epochs"], help="Times every question is seen.")
+    num_train_epochs: float = HfArg(default=3, aliases=["--max_epochs"], help="How many times every question is seen.")
     lr_img: float = HfArg(
         default=3e-4, help="Peak learning rate of the image encoder, projector, visual prefix and alignment loss."
     )
@@ -69,12 +73,16 @@ class MMJepaTrainingArguments(TrainingArguments):
     warmup_steps: float = HfArg(
         default=0.06,
         aliases=["--warmup_ratio"],
-        help="Learning-rate warm-up: below 1 a share of all steps, else steps.",
+        help="Learning-rate warm-up: a share of all steps if below 1, else a number of steps.",
     )
     gradient_accumulation_steps: int = HfArg(
-        default=1, aliases=["--accumulate_grad_batches"], help="Batches added up before a step."
+        default=1, aliases=["--accumulate_grad_batches"], help="Batches whose gradients are added up for a step."
     )
-    max_grad_norm: float = HfArg(default=1.0, aliases=["--gradient_clip_val"], help="Norm gradients are cut to.")
+    max_grad_norm: float = HfArg(
+        default=1.0,
+        aliases=["--gradient_clip_val"],
+        help="Largest norm of the gradients; longer ones are scaled down to it.",
+    )
     precision: str = HfArg(
         default="auto",
         help="bf16 (or bf16-mixed), fp16 (16-mixed) or 32 (32-true); auto is bf16 on a GPU that has it, else 32.",
@@ -87,8 +95,8 @@ class MMJepaTrainingArguments(TrainingArguments):
     )
     resume_from_checkpoint: str | None = HfArg(
         default=None,
-        help="Goes on with training from a checkpoint: alone, `true` or `last` from the newest complete one in the "
-        "output folder, with a run's folder from that run's newest, or from the one named.",
+        help="Resumes training. Without a value, or with `true` or `last`: from the newest complete checkpoint in the "
+        "output folder. With a run's folder: from the newest there. With a checkpoint: from that one.",
         metadata={"nargs": "?", "const": "last"},
     )
     overwrite_output_dir: bool = HfArg(
@@ -96,10 +104,10 @@ class MMJepaTrainingArguments(TrainingArguments):
         help="Removes what an earlier run left in the output folder, its model and checkpoints too; other files stay.",
     )
     align_warmup_epochs: float = HfArg(
-        default=1.0, help="Epochs of the alignment loss alone, at the start; at most half of the training."
+        default=1.0, help="Epochs at the start that train the alignment alone; at most half of the training."
     )
     questions_per_image: int = HfArg(
-        default=8, help="At most so many questions of an image in a row of the training order; 1 shuffles questions."
+        default=8, help="How many questions of an image may follow each other in the training order; 1 shuffles all."
     )
     augmentations: list[str] | None = HfArg(
         default=None, help="Random views of training images: any of crop, flip, stain; none by default."
@@ -109,8 +117,10 @@ class MMJepaTrainingArguments(TrainingArguments):
     eval_strategy: str = HfArg(default="epoch", help="When to evaluate.")
     save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint.")
     save_total_limit: int | None = HfArg(default=2, help="The best and the last checkpoint.")
-    load_best_model_at_end: bool = HfArg(default=True, help="Whether the best checkpoint is what is saved at the end.")
-    metric_for_best_model: str | None = HfArg(default="accuracy", help="What the best checkpoint is best at.")
+    load_best_model_at_end: bool = HfArg(
+        default=True, help="Whether the best checkpoint is saved at the end, not the last."
+    )
+    metric_for_best_model: str | None = HfArg(default="accuracy", help="The number that chooses the best checkpoint.")
     logging_steps: float = HfArg(default=20, help="Steps between two lines of the log.")
     report_to: list[str] | str | None = field(default="tensorboard", metadata={"help": "Where logs go."})
 
@@ -118,7 +128,7 @@ class MMJepaTrainingArguments(TrainingArguments):
         if self.use_cosine_schedule:
             self.lr_scheduler_type = "cosine"
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
-            # Else each of the launched processes would take itself for the only one.
+            # Without it, each of the launched processes would take itself for the only one.
             self.use_cpu = True
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"precision is {self.precision!r}: allowed are auto, {', '.join(PRECISIONS)}.")
@@ -135,26 +145,32 @@ class MMJepaTrainingArguments(TrainingArguments):
                 raise ValueError(f"onnx_dir needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
             from transformers.exporters import OnnxExporter
 
-            OnnxExporter()  # says here, and not after the training, that torch is too old for it
+            OnnxExporter()  # an error now, not after the training, where torch is too old for it
         if unknown := set(self.augmentations or ()) - set(AUGMENTATIONS):
             raise ValueError(f"augmentations hold {', '.join(unknown)}: allowed are {', '.join(AUGMENTATIONS)}.")
         if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
             # During the warm-up the decoder takes no part in the loss, which DDP refuses unless told.
             self.ddp_find_unused_parameters = True
         if not self.do_eval:
-            # An eval_strategy would make the Trainer set it back.
+            # With an eval_strategy the library would set do_eval again.
             self.eval_strategy, self.load_best_model_at_end = "no", False
         if self.fast_dev_run:
             self.max_steps = 2
         super().__post_init__()
         self._check_fixed_flags()
         if self.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
-            # The Trainer would split pixel_values and questions by rows, which are not of the same number.
+            # The Trainer would split images and questions into equal shares, but they differ in number.
             logger.warning(
                 "Training on one of %d GPUs; to use all: torchrun --nproc_per_node %d run_pathvqa.py ...",
                 *[self.n_gpu] * 2,
             )
             self._n_gpu = 1
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits whose images are looked at. Of train, evaluations need the texts alone."""
+        asked = {"train": self.do_train, "validation": self.do_eval, "test": self.do_predict}
+        return [split for split, is_asked in asked.items() if is_asked]
 
     def _check_fixed_flags(self):
         """Raises ValueError where a flag of the library asks for what this project's Trainer would do otherwise."""
@@ -182,6 +198,20 @@ class MMJepaTrainingArguments(TrainingArguments):
 
 
 PUBLISHED = {"image_encoder": "facebook/dinov2-base", "text_model": "facebook/bart-base"}
+# Fields of MMJepaConfig that are flags by the same name.
+CONFIG_FIELDS = (
+    "num_image_tokens",
+    "visual_prefix",
+    "image_pooling",
+    "project_image",
+    "alignment_loss",
+    "alignment_target",
+    "alignment_text",
+    "aligned_token",
+    "lambda_align",
+    "lambda_ce",
+    "lambda_answer",
+)
 
 
 def config_flag(name: str, help: str, **kwargs) -> Any:
@@ -208,7 +238,7 @@ class ModelArguments:
         default=None, help="A BART tokenizer; by default the text model's, or one trained on the training texts."
     )
     num_image_tokens: int | None = config_flag(
-        "num_image_tokens", "M, visual tokens of an image.", aliases=["--m_image_tokens"]
+        "num_image_tokens", "M, the visual tokens of an image.", aliases=["--m_image_tokens"]
     )
     visual_prefix: str | None = config_flag("visual_prefix", "patches or pooled.")
     image_pooling: str | None = config_flag("image_pooling", "cls or mean.")
@@ -231,7 +261,9 @@ class ModelArguments:
         "lambda_answer", "Weight of the loss of the answer's predicted embedding; 0 is without it."
     )
     attn_implementation: str | None = HfArg(default=None, help="sdpa, eager or flash_attention_2.")
-    bf16_text_encoder: bool = HfArg(default=False, help="The frozen text encoder in bfloat16, in half its memory.")
+    bf16_text_encoder: bool = HfArg(
+        default=False, help="Keep the frozen text encoder in bfloat16, which halves its memory."
+    )
 
     def __post_init__(self):
         parts = ("image_encoder", "text_model", "vision_config", "text_config", "tokenizer_name")
@@ -255,15 +287,14 @@ class ModelArguments:
         self.text_fields: dict = json.loads(self.text_config or "{}")
 
     def config_fields(self) -> dict[str, Any]:
-        """The fields of MMJepaConfig that were given, but for its towers'."""
-        names = {field.name for field in fields(MMJepaConfig)} & {field.name for field in fields(ModelArguments)}
-        given = {name: getattr(self, name) for name in sorted(names - {"vision_config", "text_config"})}
+        """The fields of MMJepaConfig that were given by flag, without the towers' configurations."""
+        given = {name: getattr(self, name) for name in CONFIG_FIELDS}
         return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass
 class DataArguments:
-    """Which rows: a Hub id or a local folder, its columns, and how many of them."""
+    """Which data set, a Hub id or a local folder; which of its columns and rows, and how they are read."""
 
     dataset_name: str = HfArg(
         default="flaviagiammarino/path-vqa",
@@ -275,21 +306,22 @@ class DataArguments:
     answer_column: str | None = HfArg(default=None, help="Name of the answer column, where it is not `answer`.")
     caption_column: str | None = HfArg(default=None, help="Name of the caption column, where it is not `caption`.")
     text_column: str | None = HfArg(default=None, help="Name of the text column, where it is not `text`.")
-    max_train_samples: int | None = HfArg(default=None, help="Train on so many rows.")
-    max_val_samples: int | None = HfArg(default=None, aliases=["--max_eval_samples"], help="Evaluate so many rows.")
+    max_train_samples: int | None = HfArg(default=None, help="Train on this many rows.")
+    max_val_samples: int | None = HfArg(default=None, aliases=["--max_eval_samples"], help="Evaluate this many rows.")
     preprocessing_num_workers: int = HfArg(default=2, help="Processes that decode and resize the images, once.")
     max_unreadable_images: float = HfArg(
         default=0.1, help="Share of a split's images that may be missing or broken; they are read as zeros."
     )
     blank_images: bool = HfArg(
-        default=False, help="Train and evaluate on black images: what do the questions alone give?"
+        default=False, help="Train and evaluate on black images: what can be answered from the questions alone?"
     )
-    max_answer_tokens: int = HfArg(default=32, help="Tokens generated at most.")
+    max_answer_tokens: int = HfArg(default=32, help="How many tokens an answer may have.")
     streaming: bool = HfArg(
         default=False, help="Read training rows from parquet files while training; needs --max_steps."
     )
     streaming_buffer_size: int = HfArg(
-        default=1000, help="Rows of a stream among which a worker shuffles images and gathers their questions."
+        default=1000,
+        help="Rows of a stream that each worker holds, to shuffle them and to gather an image's questions.",
     )
 
     def __post_init__(self):
@@ -307,11 +339,34 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
     parser = HfArgumentParser((ModelArguments, DataArguments, MMJepaTrainingArguments))
     if argv and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = flags_of_file(Path(argv[0])) + argv[1:]
-    return parser.parse_args_into_dataclasses(args=argv)
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args=argv)
+    check_run(data_args, training_args)
+    return model_args, data_args, training_args
+
+
+def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) -> None:
+    """Raises ValueError where flags ask for nothing, or for what a stream or a run without training can't give."""
+    if not (training_args.splits or training_args.export_dir or training_args.onnx_dir):
+        raise ValueError(
+            "there is nothing to do: leave out --do_train false or --do_eval false, or give --do_predict, "
+            "--export_dir or --onnx_dir."
+        )
+    if training_args.push_to_hub and not training_args.do_train:
+        raise ValueError("--push_to_hub pushes what a run trains: leave it out beside --do_train false.")
+    if data_args.streaming:
+        if training_args.max_steps <= 0:
+            raise ValueError("a stream has no end: give --max_steps beside --streaming.")
+        for flag in ("max_train_samples", "blank_images"):
+            if getattr(data_args, flag):
+                raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")
 
 
 def flags_of_file(path: Path) -> list[str]:
-    """The flags that a JSON or YAML file (JSON is YAML) spells out."""
+    """The flags that a JSON or YAML file (JSON is YAML) spells out.
+
+    HfArgumentParser reads such files too, but takes no flags beside them, no second names such as `batch_size`, and
+    no dict for a flag that is JSON.
+    """
     flags = []
     for name, value in yaml.safe_load(path.read_text()).items():
         if value is not None:

@@ -19,9 +19,9 @@ def augment(pixels: torch.Tensor, kinds: Collection[str], keep_sides: torch.Tens
     """A random view of each image: pixels (I, 3, H, W) from 0 to 255, uint8 or float -> the same in float32.
 
     Args:
-        kinds: of `crop`, a part of the image at full size; `flip`, mirrored left to right and top to bottom, each half
-            of the time; `stain`, more or less of each stain. Draws from torch's global generator, whose state a
-            checkpoint of the Trainer keeps.
+        kinds: any of `crop`, a part of the image at full size; `flip`, mirrored left to right and top to bottom, each
+            half of the time; `stain`, more or less of each stain. torch's global generator draws them; the Trainer's
+            checkpoints keep its state.
         keep_sides: which images (I,) are not mirrored, because a text about them names their sides.
     """
     pixels = pixels.float()

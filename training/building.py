@@ -1,4 +1,4 @@
-"""Flags -> processor, tokenizer and model."""
+"""Flags -> processor and model."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from transformers import (
     BartTokenizer,
     BaseImageProcessor,
     BitImageProcessor,
-    Dinov2Config,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -24,38 +23,110 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
 
-# Of a saved model's configuration only these can change: its weights are of the shape or the aim that the others say.
+# What can change in a saved model's configuration. The other fields shape its weights or what they learnt.
 CHANGEABLE = ("lambda_align", "lambda_ce")
 
 
-def load_processor(arguments: ModelArguments, training_texts: list[str]) -> MMJepaProcessor:
-    """The saved processor, or one from the checkpoints' parts, or one that fits the configurations.
+def build(
+    arguments: ModelArguments, train_rows: Dataset | None = None
+) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
+    """The processor and the model that the flags name: saved, from two checkpoints, or from random weights.
+
+    Args:
+        train_rows: columns question and answer. A new tokenizer is trained on these texts; needed for random weights
+            without --tokenizer_name.
 
     Raises:
-        ValueError: the tokenizer is not the model's.
+        ValueError: the tokenizer is not the model's, or a flag would change what is fixed in a saved model.
     """
     if arguments.model_name_or_path is not None:
-        processor = MMJepaProcessor.from_pretrained(arguments.model_name_or_path)
-        config = MMJepaConfig.from_pretrained(arguments.model_name_or_path)
-        check_tokenizer(processor.tokenizer, config.text_config, arguments.model_name_or_path)
-        return processor
+        processor, model = load_saved(arguments)
+    elif arguments.image_encoder is not None:
+        processor, model = join_checkpoints(arguments)
+    else:
+        processor, model = start_from_random_weights(arguments, train_rows)
+    if arguments.bf16_text_encoder:
+        model.encoder.text_encoder.to(torch.bfloat16)
+    return processor, model
+
+
+def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
+    """A saved processor and model; flags change the losses' weights and the attention, nothing else."""
+    name, own = arguments.model_name_or_path, arguments.config_fields()
+    processor = MMJepaProcessor.from_pretrained(name)
+    saved = MMJepaConfig.from_pretrained(name)
+    check_tokenizer(processor.tokenizer, saved.text_config, name)
+    fixed = [field for field, value in own.items() if field not in CHANGEABLE and value != getattr(saved, field)]
+    if fixed:
+        raise ValueError(
+            f"{name} is a model with {', '.join(f'{field} {getattr(saved, field)!r}' for field in fixed)}, which "
+            f"can't change: leave out {', '.join(f'--{field}' for field in fixed)}, or start a new model."
+        )
+    model = MMJepaForConditionalGeneration.from_pretrained(
+        name, attn_implementation=arguments.attn_implementation, **own
+    )
+    return processor, model
+
+
+def join_checkpoints(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
+    """A DINOv2 and a BART checkpoint, each with its own half of the processor."""
     tokenizer_name = arguments.tokenizer_name or arguments.text_model
-    if tokenizer_name is not None:
-        # Not AutoTokenizer: it asks for a config.json beside the vocab.json and merges.txt that make a BART tokenizer.
-        tokenizer = BartTokenizer.from_pretrained(tokenizer_name)
+    tokenizer = load_tokenizer(tokenizer_name)
+    image_processor = AutoImageProcessor.from_pretrained(arguments.image_encoder)
+    processor = join_processor(
+        image_processor, tokenizer, BartConfig.from_pretrained(arguments.text_model), tokenizer_name
+    )
+    model = MMJepaForConditionalGeneration.from_vision_text_pretrained(
+        arguments.image_encoder,
+        arguments.text_model,
+        attn_implementation=arguments.attn_implementation,
+        **arguments.config_fields(),
+    )
+    return processor, model
+
+
+def start_from_random_weights(
+    arguments: ModelArguments, train_rows: Dataset | None
+) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
+    """A model of the two configurations that the flags spell out, and a processor that fits it."""
+    text_fields = arguments.text_fields
+    if arguments.tokenizer_name is not None:
+        tokenizer = load_tokenizer(arguments.tokenizer_name)
     else:
-        tokenizer = train_tokenizer(training_texts, arguments.text_fields.get("vocab_size", 2000))
-    if arguments.image_encoder is not None:
-        image_processor = AutoImageProcessor.from_pretrained(arguments.image_encoder)
-        text_config = BartConfig.from_pretrained(arguments.text_model)
-    else:
-        # The tokenizer says how many tokens there are and which are special.
-        arguments.text_fields["vocab_size"] = len(tokenizer)
-        for name in ("bos", "eos", "pad"):
-            arguments.text_fields[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
-        arguments.text_fields["decoder_start_token_id"] = tokenizer.eos_token_id
-        text_config = BartConfig(**arguments.text_fields)
-        image_processor = image_processor_of_size(Dinov2Config(**arguments.vision_fields).image_size)
+        texts = {text for name in ("question", "answer") for text in train_rows[name]}
+        tokenizer = train_tokenizer(sorted(texts), text_fields.get("vocab_size", 2000))
+    # The tokenizer says how many tokens there are and which are special.
+    token_fields = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    token_fields |= {"vocab_size": len(tokenizer), "decoder_start_token_id": tokenizer.eos_token_id}
+    config = MMJepaConfig(
+        vision_config=arguments.vision_fields,
+        text_config=text_fields | token_fields,
+        tie_word_embeddings=text_fields.get("tie_word_embeddings", True),
+        attn_implementation=arguments.attn_implementation,
+        **arguments.config_fields(),
+    )
+    image_processor = image_processor_of_size(config.vision_config.image_size)
+    processor = join_processor(image_processor, tokenizer, config.text_config, arguments.tokenizer_name)
+    model = MMJepaForConditionalGeneration(config)
+    # Published BART's settings: answers begin with <s> and end with </s>.
+    model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
+    model.generation_config.forced_eos_token_id = config.text_config.eos_token_id
+    return processor, model
+
+
+def load_tokenizer(name: str) -> BartTokenizer:
+    # Not AutoTokenizer: it asks for a config.json beside the vocab.json and merges.txt that make a BART tokenizer.
+    return BartTokenizer.from_pretrained(name)
+
+
+def join_processor(
+    image_processor: BaseImageProcessor, tokenizer: BartTokenizer, text_config: BartConfig, tokenizer_name: str | None
+) -> MMJepaProcessor:
+    """Both halves as one processor, which cuts texts to the longest that the text model reads.
+
+    Raises:
+        ValueError: the tokenizer, read from `tokenizer_name`, is not the text model's.
+    """
     check_tokenizer(tokenizer, text_config, tokenizer_name)
     tokenizer.model_max_length = min(tokenizer.model_max_length, text_config.max_position_embeddings)
     return MMJepaProcessor(image_processor=image_processor, tokenizer=tokenizer)
@@ -63,11 +134,12 @@ def load_processor(arguments: ModelArguments, training_texts: list[str]) -> MMJe
 
 def check_tokenizer(tokenizer: BartTokenizer, config: BartConfig, name: str | None) -> None:
     """Raises ValueError where the tokens of `tokenizer`, read from `name`, can't be those of a model of `config`."""
-    # A folder without a tokenizer's files gives one of special tokens alone. Vocabularies may be padded, not doubled.
     # bart-large-cnn has no embedding of <mask>, its tokenizer's last token, which no text holds.
     highest = max(number for token, number in tokenizer.get_vocab().items() if token != tokenizer.mask_token)
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos")}
     wrong = any(number != getattr(config, kind) for kind, number in special.items())
+    # From a folder without a tokenizer's files the library makes a tokenizer of special tokens alone. A model may have
+    # more embeddings than there are tokens, but not twice as many.
     few = len(tokenizer) <= len(tokenizer.all_special_ids) or 2 * len(tokenizer) < config.vocab_size
     if few or highest >= config.vocab_size or wrong:
         found = ", ".join(f"{kind} {number}" for kind, number in special.items())
@@ -77,43 +149,6 @@ def check_tokenizer(tokenizer: BartTokenizer, config: BartConfig, name: str | No
             f"{config.vocab_size}, {expected}: put the model's tokenizer.json, or vocab.json and merges.txt, there, "
             "or name another BART tokenizer with --tokenizer_name for a new model."
         )
-
-
-def build_model(arguments: ModelArguments) -> MMJepaForConditionalGeneration:
-    """The saved model, or one from two checkpoints, or one from random weights.
-
-    Raises:
-        ValueError: a flag asks of a saved model what can't change.
-    """
-    own, attention = arguments.config_fields(), arguments.attn_implementation
-    if arguments.model_name_or_path is not None:
-        saved = MMJepaConfig.from_pretrained(arguments.model_name_or_path)
-        fixed = [name for name, value in own.items() if name not in CHANGEABLE and value != getattr(saved, name)]
-        if fixed:
-            raise ValueError(
-                f"{arguments.model_name_or_path} is a model with "
-                f"{', '.join(f'{name} {getattr(saved, name)!r}' for name in fixed)}, which can't change: leave out "
-                f"{', '.join(f'--{name}' for name in fixed)}, or start a new model."
-            )
-        return MMJepaForConditionalGeneration.from_pretrained(
-            arguments.model_name_or_path, attn_implementation=attention, **own
-        )
-    if arguments.image_encoder is not None:
-        return MMJepaForConditionalGeneration.from_vision_text_pretrained(
-            arguments.image_encoder, arguments.text_model, attn_implementation=attention, **own
-        )
-    config = MMJepaConfig(
-        vision_config=arguments.vision_fields,
-        text_config=arguments.text_fields,
-        tie_word_embeddings=arguments.text_fields.get("tie_word_embeddings", True),
-        attn_implementation=attention,
-        **own,
-    )
-    model = MMJepaForConditionalGeneration(config)
-    # Published BART's settings: answers begin with <s> and end with </s>.
-    model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
-    model.generation_config.forced_eos_token_id = config.text_config.eos_token_id
-    return model
 
 
 def image_processor_of_size(size: int) -> BaseImageProcessor:
@@ -130,7 +165,7 @@ def image_processor_of_size(size: int) -> BaseImageProcessor:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
-    """A byte-level BPE in published BART's format, trained on `texts`; their words get at most `vocab_size` tokens."""
+    """A byte-level BPE in published BART's format, of at most `vocab_size` tokens, trained on `texts`."""
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     byte_level = ByteLevelBPETokenizer(add_prefix_space=False)
     byte_level.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=tokens, show_progress=False)

@@ -11,8 +11,9 @@ logger = logging.getLogger("mmjepa")
 
 NEWEST = ("last", "true")  # what --resume_from_checkpoint says for the newest checkpoint of the output folder
 CHECKPOINT = re.compile(r"checkpoint-\d+")
-# By these a folder is known to hold a run. Its results stand beside them; all else a later run writes over.
+# A folder that has one of these holds a run.
 RUN_SIGNS = re.compile(r"checkpoint-\d+|trainer_state\.json|all_results\.json|model(-\d+-of-\d+)?\.safetensors")
+# A run's results. What else it left, a later run overwrites.
 RESULTS = re.compile(r"(all|train|eval|test)_results\.json|(eval|test)_answers\.(jsonl|png)|README\.md")
 
 
@@ -49,6 +50,18 @@ def find_checkpoint(args: MMJepaTrainingArguments) -> str | None:
     return None
 
 
+def starting_checkpoint(args: MMJepaTrainingArguments, model_name: str | None) -> str | None:
+    """The checkpoint from which training goes on, None where it starts from the beginning or there is no training.
+
+    Raises:
+        ValueError: there is no such checkpoint, or the output folder is another run's.
+    """
+    checkpoint = find_checkpoint(args) if args.do_train else None
+    if args.splits:
+        check_folder(args, model_name, checkpoint)
+    return checkpoint
+
+
 def check_folder(args: MMJepaTrainingArguments, model_name: str | None, checkpoint: str | None) -> None:
     """Raises ValueError where the output folder is another run's, whose numbers and model would mix with this one's.
 
@@ -57,7 +70,7 @@ def check_folder(args: MMJepaTrainingArguments, model_name: str | None, checkpoi
     folder = Path(args.output_dir)
     held = signs_of_run(folder)
     if args.resume_from_checkpoint in NEWEST and checkpoint is None:
-        # Only a run that was stopped in its first save, which may begin again.
+        # Checkpoints of which none is complete are of a run that was stopped in its first save. It may begin again.
         held = [name for name in held if not CHECKPOINT.fullmatch(name)]
     if args.overwrite_output_dir:
         sources = [Path(name).resolve() for name in (model_name, args.resume_from_checkpoint) if name is not None]
@@ -85,7 +98,11 @@ def signs_of_run(folder: Path) -> list[str]:
 
 
 def clear_folder(args: MMJepaTrainingArguments) -> None:
-    """Removes what an earlier run left in the output folder: all that tells of it, or, gone on with, its results."""
+    """Removes what an earlier run left in the output folder: with --overwrite_output_dir all, else before training its
+    results. The first process does it. An export alone, which writes nothing there, removes nothing.
+    """
+    if args.process_index > 0 or not args.splits:
+        return
     folder = Path(args.output_dir)
     signs = signs_of_run(folder)
     if signs and (args.do_train or args.overwrite_output_dir):

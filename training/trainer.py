@@ -1,4 +1,23 @@
-"""The Trainer of this model: two learning rates, an alignment-only warm-up, batches of whole images."""
+"""The Trainer of this model: two learning rates, an alignment-only warm-up, batches of whole images.
+
+A training run as the library's `Trainer` calls its hooks. The class below has them in this order:
+
+    1. get_train_dataloader      batches of whole images, shared out among the processes; or a stream
+    2. create_optimizer          the image half and the decoder, each with a learning rate of its own
+    3. create_scheduler          how long the alignment is trained alone; the decoder's rate starts after that
+       each step:
+    4. get_batch_samples         the step's batches, its tokens, texts and answers: what the losses are divided by
+    5. _prepare_inputs           pixels as bytes -> random views -> normalised, on the device
+    6. compute_loss              the model's loss, in the warm-up without the answers; adds to the sums that are logged
+       (the library)             backward, clipping, optimizer and scheduler step
+    7. log                       mean losses, learning rates and speed since the last line
+       each evaluation:
+    8. get_eval_dataloader       as 1, without leaving rows out
+    9. evaluation_loop           5 and 6 on each batch; exact mean losses, then the scores of the answers
+    10. _determine_best_metric   whether this is the best checkpoint so far
+       each checkpoint, and at the end:
+    11. _save                    the whole model, under FSDP too
+"""
 
 import logging
 import math
@@ -27,9 +46,9 @@ logger = logging.getLogger("mmjepa")
 
 
 class MMJepaTensorBoardCallback(TensorBoardCallback):
-    """Writes the losses under their own names, `train_align` and `val_ce`, where the library groups all by prefix."""
+    """Writes numbers by their own names, such as `train_align` and `val_ce`, where the library adds a prefix."""
 
-    NAMES = {"eval_align": "val_align", "eval_ce": "val_ce", "eval_answer": "val_answer"}
+    NAMES = {f"eval_{name}": f"val_{name}" for name in ("align", "ce", "answer")}
 
     def __init__(self, log_dir: str):
         super().__init__()
@@ -49,8 +68,9 @@ class MMJepaTensorBoardCallback(TensorBoardCallback):
 class SamplerEpochCallback(TrainerCallback):
     """Tells the sampler its epoch.
 
-    On a mid-epoch resume with several processes accelerate's `set_epoch` can't reach it (`SkipBatchSampler` over
-    `BatchSamplerShard` has no `.sampler`), and the resumed epoch would have the first one's order.
+    A `set_epoch` of the batch sampler would be called by transformers 5.21 to 5.23 and accelerate 1.8 to 1.15, except
+    where several processes resume in the middle of an epoch. There the batch sampler is out of their reach, below a
+    `SkipBatchSampler` and a `BatchSamplerShard`, and the resumed epoch would have the order of the first.
     """
 
     def __init__(self, sampler: ImageGroupedSampler):
@@ -60,11 +80,11 @@ class SamplerEpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-# What a batch has of each, by which the three losses are normalised and averaged.
+# What each loss is a mean of, counted in a batch. Of the stand-in that the collator makes of no rows, all are 0.
 COUNTS: dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]] = {
-    "align": lambda batch: batch.get("align_attention_mask", batch["attention_mask"]).any(dim=1).sum(),  # rows
-    "ce": lambda batch: (batch["labels"] != -100).sum(),  # tokens
-    "answer": lambda batch: (batch["labels"] != -100).any(dim=1).sum(),  # rows
+    "align": lambda batch: batch.get("align_attention_mask", batch["attention_mask"]).any(dim=1).sum(),  # texts
+    "ce": lambda batch: (batch["labels"] != -100).sum(),  # tokens of answers
+    "answer": lambda batch: (batch["labels"] != -100).any(dim=1).sum(),  # answers
 }
 
 
@@ -72,9 +92,9 @@ class MMJepaTrainer(Trainer):
     """The library's Trainer for [`MMJepaForConditionalGeneration`].
 
     Args:
-        compute_answer_metrics: called with the model and the evaluated data after every evaluation's losses; gives
-            numbers, by names without prefix, that are added to the evaluation's. It answers by `generate`, so that
-            every image is encoded once.
+        compute_answer_metrics: called with the model and the evaluated data after the losses of every evaluation. The
+            numbers that it returns, by names without prefix, are added to the evaluation's. It is no
+            `compute_metrics`, because it answers by `generate` and encodes each image once.
         kwargs: as for `Trainer`; `processing_class` is a [`MMJepaProcessor`], `data_collator` by default a
             [`VqaCollator`] that leaves pixels as bytes.
     """
@@ -83,9 +103,8 @@ class MMJepaTrainer(Trainer):
 
     def __init__(self, *args, compute_answer_metrics: Callable[[Any, Any], dict[str, float]] | None = None, **kwargs):
         if kwargs.get("data_collator") is None:
-            kwargs["data_collator"] = VqaCollator(
-                kwargs["processing_class"], kwargs["model"].config.alignment_text, as_bytes=True
-            )
+            alignment_text = kwargs["model"].config.alignment_text
+            kwargs["data_collator"] = VqaCollator(kwargs["processing_class"], alignment_text, as_bytes=True)
         super().__init__(*args, **kwargs)
         # The model smooths its answer loss itself; the library's smoother takes the labels away from it.
         self.label_smoother = None
@@ -98,53 +117,22 @@ class MMJepaTrainer(Trainer):
         if self.pop_callback(TensorBoardCallback) is not None:
             self.add_callback(MMJepaTensorBoardCallback(self.args.log_dir))
 
-    @property
-    def in_align_warmup(self) -> bool:
-        """Whether the next step trains the alignment alone. By progress, so that it holds after a resume."""
-        return self.state.global_step < self.align_warmup_steps
-
-    def count_align_warmup_steps(self, num_training_steps: int) -> int:
-        """Steps of the alignment warm-up: none without an alignment, at most half of all."""
-        if self.model.config.lambda_align == 0:
-            return 0
-        rows_a_step = self.get_total_train_batch_size(self.args)
-        steps_an_epoch = math.ceil(len(self.train_dataset.questions) / rows_a_step)
-        steps, most = math.ceil(self.args.align_warmup_epochs * steps_an_epoch), num_training_steps // 2
-        if steps > most:
-            logger.warning(
-                "align_warmup_epochs %s is %d of %d training steps: the alignment is trained alone in the first %d, "
-                "so that the decoder learns in the other half.",
-                self.args.align_warmup_epochs,
-                steps,
-                num_training_steps,
-                most,
-            )
-        return min(steps, most)
-
     def train(self, *args, **kwargs):
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(self.args.seed + self.args.process_index)
         return super().train(*args, **kwargs)
 
     def get_train_dataloader(self):
-        # With auto_find_batch_size, of the batch that was too large.
+        """Part 1: whole images' questions in each batch, the rows of a step shared out among the processes."""
+        # auto_find_batch_size starts again after a batch that was too large.
         self.loss_sums.clear()
         self.num_rows = 0
         if isinstance(self.train_dataset, StreamedVqaData):
-            # Not for accelerate to prepare: it would share out the rows once more.
+            # Accelerate does not prepare it: it would share out the rows a second time.
             return DataLoader(self.train_dataset, batch_size=self._train_batch_size, **self._dataloader_arguments)
         sampler = self._grouped_sampler(self.train_dataset, self._train_batch_size)
         self.add_callback(SamplerEpochCallback(sampler))
         return self._dataloader(self.train_dataset, sampler, self.args.dataloader_drop_last)
-
-    def get_eval_dataloader(self, eval_dataset=None):
-        data = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(data, str):
-            data = self.eval_dataset[data]
-        return self._dataloader(data, self._grouped_sampler(data, self.args.eval_batch_size))
-
-    def get_test_dataloader(self, test_dataset):
-        return self.get_eval_dataloader(test_dataset)
 
     def _grouped_sampler(self, data: VqaData, batch_size: int) -> ImageGroupedSampler:
         return ImageGroupedSampler(
@@ -172,135 +160,8 @@ class MMJepaTrainer(Trainer):
         arguments = {name: getattr(self.args, f"dataloader_{name}") for name in names}
         return {"collate_fn": self.data_collator, **arguments}
 
-    def _prepare_inputs(self, inputs):
-        inputs = dict(super()._prepare_inputs(inputs))
-        keep_sides = inputs.pop("keep_sides", None)
-        if inputs["pixel_values"].dtype == torch.uint8:
-            pixels = inputs["pixel_values"]
-            if self.model.training and self.args.augmentations:
-                pixels = augment(pixels, self.args.augmentations, keep_sides)
-            inputs["pixel_values"] = normalize_pixels(pixels, self.processing_class.image_processor)
-        elif self.args.augmentations:
-            raise ValueError(
-                "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
-                "VqaCollator(processor, as_bytes=True), or no augmentations."
-            )
-        return inputs
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Counts, beside the answer tokens, the rows with a text and with an answer in the whole step, by which the
-        losses are normalised."""
-        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sums = [sum(COUNTS[name](batch) for batch in batches) for name in ("align", "answer")]
-        counts = torch.stack([torch.as_tensor(count, device=device) for count in sums])
-        if self.args.world_size > 1 and self.args.average_tokens_across_devices:
-            counts = self.accelerator.reduce(counts, "sum")
-        self.counts_in_step = dict(zip(("align", "answer"), counts.clamp(min=1), strict=True))
-        return batches, num_items_in_batch
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        counts = {name: count(inputs) for name, count in COUNTS.items()}
-        # What each loss was divided by: the whole step's counts in training, else the batch's.
-        divisors = counts
-        if model.training:
-            divisors = {
-                **self.counts_in_step,
-                "ce": counts["ce"] if num_items_in_batch is None else num_items_in_batch,
-            }
-            inputs = {
-                **inputs,
-                "return_logits": False,
-                "num_rows_in_batch": self.counts_in_step["align"],
-                "num_answers_in_batch": self.counts_in_step["answer"],
-                "answer_smoothing": self.args.label_smoothing_factor,
-            }
-        else:
-            num_items_in_batch = None  # the batch's own mean: weighted by its tokens and rows below
-            inputs = {**inputs, "return_logits": self.compute_metrics is not None}
-        if model.training and self.in_align_warmup:
-            inputs = {**inputs, "labels": None, "return_loss": True}
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        self.num_rows += (inputs["image_ids"][inputs["image_index"]] >= 0).sum()  # without stand-ins
-        for name in COUNTS:
-            if (part := getattr(outputs, f"loss_{name}")) is not None:
-                self.loss_sums[name] += torch.stack([part.detach() * divisors[name], counts[name]])
-        return (loss, outputs) if return_outputs else loss
-
-    def _mean_losses(self) -> dict[str, float]:
-        """Means since the last call, over all processes, of the losses that were trained or evaluated."""
-        # Not in float64, which Apple's devices lack.
-        none = torch.zeros(2, device=self.args.device)
-        own = torch.stack([none + self.loss_sums[name] for name in COUNTS])  # (losses, 2)
-        self.loss_sums.clear()
-        totals = dict(zip(COUNTS, self.accelerator.reduce(own, "sum").tolist(), strict=True))
-        return {name: total / count for name, (total, count) in totals.items() if count}
-
-    def log(self, logs, start_time=None):
-        if "grad_norm" in logs:  # a training line, not an evaluation's or the last summary
-            now = time.perf_counter()
-            logs["samples_per_second"] = float(self.num_rows) * self.args.world_size / (now - self.log_time)
-            self.num_rows, self.log_time = 0, now
-            logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
-            logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        super().log(logs, start_time)
-
-    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
-        training, self.loss_sums = (self.loss_sums, self.num_rows), defaultdict(float)
-        start = time.perf_counter()
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        metrics = self._mean_losses()
-        config = self.model.config
-        # The library's is a mean of the batches' means, which depends on how the rows were shared out.
-        metrics["loss"] = sum(getattr(config, f"lambda_{name}") * mean for name, mean in metrics.items())
-        self.loss_sums, self.num_rows = training
-        if self.compute_answer_metrics is not None:
-            # The library casts `forward` alone: the image features and `generate` would be in another precision.
-            with self.accelerator.autocast():
-                metrics |= self.compute_answer_metrics(self.whole_model(), dataloader.dataset)
-        self.log_time += time.perf_counter() - start
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
-        return output
-
-    def _determine_best_metric(self, metrics, trial):
-        """As in the library, which keeps the first of equally good checkpoints: here the one with the lowest loss."""
-        is_best = super()._determine_best_metric(metrics, trial)
-        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
-        if is_best or metrics.get(name) != self.state.best_metric or "eval_loss" not in metrics:
-            return is_best
-        losses = {line["step"]: line["eval_loss"] for line in self.state.log_history if "eval_loss" in line}
-        if not metrics["eval_loss"] < losses.get(self.state.best_global_step, math.inf):
-            return False
-        self.state.best_global_step = self.state.global_step
-        return True
-
-    def whole_model(self) -> MMJepaForConditionalGeneration:
-        """The model with all its weights on this process: itself, or under FSDP a copy, made by all together.
-
-        It answers as many questions as a process has, which the parts of a model could only do in step.
-        """
-        if not self.is_fsdp_enabled:
-            return self.model
-        weights = {
-            name: value.full_tensor() if isinstance(value, DTensor) else value
-            for name, value in self.model.state_dict().items()
-        }
-        with torch.device("meta"):
-            model = MMJepaForConditionalGeneration(self.model.config)
-        model.load_state_dict(weights, assign=True)
-        model.tie_weights()
-        model.generation_config = self.model.generation_config
-        return model.train(self.model.training)
-
-    def _save(self, output_dir=None, state_dict=None):
-        """Under FSDP the whole copy is saved. Of the parts, `save_pretrained` waits for ever: to see which weights are
-        tied the first process gathers them, alone; and as the code beside them it takes torch's, who made their class.
-        """
-        parts, self.model = self.model, self.whole_model()
-        super()._save(output_dir, None if self.is_fsdp_enabled else state_dict)
-        self.model = parts
-
     def create_optimizer(self, model=None):
-        """Two learning rates, each with and without weight decay; the frozen text encoder is in no group."""
+        """Part 2: two learning rates, each with and without weight decay; the frozen text encoder is in no group."""
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
@@ -329,7 +190,7 @@ class MMJepaTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """The library's, but the decoder's rate starts when the alignment warm-up ends, with a warm-up of its own.
+        """Part 3: the library's, but the decoder's rate starts after the alignment warm-up, with a warm-up of its own.
 
         Schedules that depend on more than the step, such as `reduce_lr_on_plateau`, are left as they are.
         """
@@ -352,7 +213,175 @@ class MMJepaTrainer(Trainer):
                     group["lr"] = 0.0
         return scheduler
 
+    @property
+    def in_align_warmup(self) -> bool:
+        """Whether the next step trains the alignment alone. It follows the step's number, and so holds on a resume."""
+        return self.state.global_step < self.align_warmup_steps
+
+    def count_align_warmup_steps(self, num_training_steps: int) -> int:
+        """Steps of the alignment warm-up: none without an alignment, at most half of all."""
+        if self.model.config.lambda_align == 0:
+            return 0
+        rows_a_step = self.get_total_train_batch_size(self.args)
+        steps_an_epoch = math.ceil(len(self.train_dataset.questions) / rows_a_step)
+        steps, most = math.ceil(self.args.align_warmup_epochs * steps_an_epoch), num_training_steps // 2
+        if steps > most:
+            logger.warning(
+                "align_warmup_epochs %s is %d of %d training steps: the alignment is trained alone in the first %d, "
+                "so that the decoder learns in the other half.",
+                self.args.align_warmup_epochs,
+                steps,
+                num_training_steps,
+                most,
+            )
+        return min(steps, most)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Part 4: counts, beside the answers' tokens, the step's texts and answers, by which two losses are divided.
+
+        They are those of all batches of the step and, with several processes, of all processes.
+        """
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sums = {name: sum(COUNTS[name](batch) for batch in batches) for name in ("align", "answer")}
+        counts = torch.stack([torch.as_tensor(count, device=device) for count in sums.values()])
+        if self.args.world_size > 1 and self.args.average_tokens_across_devices:
+            counts = self.accelerator.reduce(counts, "sum")
+        self.counts_in_step = dict(zip(sums, counts.clamp(min=1), strict=True))
+        return batches, num_items_in_batch
+
+    def _prepare_inputs(self, inputs):
+        """Part 5: pixels as bytes become random views, in training alone, and are normalised, on the device."""
+        inputs = dict(super()._prepare_inputs(inputs))
+        keep_sides = inputs.pop("keep_sides", None)
+        if inputs["pixel_values"].dtype == torch.uint8:
+            pixels = inputs["pixel_values"]
+            if self.model.training and self.args.augmentations:
+                pixels = augment(pixels, self.args.augmentations, keep_sides)
+            inputs["pixel_values"] = normalize_pixels(pixels, self.processing_class.image_processor)
+        elif self.args.augmentations:
+            raise ValueError(
+                "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
+                "VqaCollator(processor, as_bytes=True), or no augmentations."
+            )
+        return inputs
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Part 6: the model's loss, in the warm-up that of the alignment alone; adds it to the sums for the log."""
+        counts = {name: count(inputs) for name, count in COUNTS.items()}
+        if model.training:
+            tokens = counts["ce"] if num_items_in_batch is None else num_items_in_batch
+            divisors = {**self.counts_in_step, "ce": tokens}
+            inputs = {
+                **inputs,
+                "return_logits": False,
+                "num_rows_in_batch": self.counts_in_step["align"],
+                "num_answers_in_batch": self.counts_in_step["answer"],
+                "answer_smoothing": self.args.label_smoothing_factor,
+            }
+        else:
+            divisors, num_items_in_batch = counts, None  # the batch's own means
+            inputs = {**inputs, "return_logits": self.compute_metrics is not None}
+        if model.training and self.in_align_warmup:
+            inputs = {**inputs, "labels": None, "return_loss": True}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        self.num_rows += (inputs["image_ids"][inputs["image_index"]] >= 0).sum()  # without a stand-in
+        for name in COUNTS:
+            if (mean := getattr(outputs, f"loss_{name}")) is not None:
+                self.loss_sums[name] += torch.stack([mean.detach() * divisors[name], counts[name]])
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        """Part 7: adds the mean losses, learning rates and speed since the last training line to a training line."""
+        if "grad_norm" in logs:  # a training line, not an evaluation's or the last summary
+            now = time.perf_counter()
+            logs["samples_per_second"] = float(self.num_rows) * self.args.world_size / (now - self.log_time)
+            self.num_rows, self.log_time = 0, now
+            logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
+            logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        super().log(logs, start_time)
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Mean losses of all processes since the last call, of those that there were: in the warm-up `align` alone."""
+        # Not in float64, which Apple's devices lack.
+        zeros = torch.zeros(2, device=self.args.device)
+        own = torch.stack([zeros + self.loss_sums[name] for name in COUNTS])  # (losses, 2)
+        self.loss_sums.clear()
+        totals = dict(zip(COUNTS, self.accelerator.reduce(own, "sum").tolist(), strict=True))
+        return {name: total / count for name, (total, count) in totals.items() if count}
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Part 8: whole images' questions in each batch, every row once."""
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(data, str):
+            data = self.eval_dataset[data]
+        return self._dataloader(data, self._grouped_sampler(data, self.args.eval_batch_size))
+
+    def get_test_dataloader(self, test_dataset):
+        return self.get_eval_dataloader(test_dataset)
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
+        """Part 9: the library's, with exact mean losses and the scores of `compute_answer_metrics`.
+
+        The sums and the clock of the training lines are left as if no evaluation had come between.
+        """
+        training, self.loss_sums = (self.loss_sums, self.num_rows), defaultdict(float)
+        start = time.perf_counter()
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics = self._mean_losses()
+        config = self.model.config
+        # The library's is a mean of the batches' means, which depends on how the rows were shared out.
+        metrics["loss"] = sum(getattr(config, f"lambda_{name}") * mean for name, mean in metrics.items())
+        self.loss_sums, self.num_rows = training
+        if self.compute_answer_metrics is not None:
+            # The library casts `forward` alone: the image features and `generate` would be in another precision.
+            with self.accelerator.autocast():
+                metrics |= self.compute_answer_metrics(self.whole_model(), dataloader.dataset)
+        self.log_time += time.perf_counter() - start
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def _determine_best_metric(self, metrics, trial):
+        """Part 10: of equally good checkpoints the one with the lowest loss, where the library keeps the first."""
+        is_best = super()._determine_best_metric(metrics, trial)
+        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        if is_best or metrics.get(name) != self.state.best_metric or "eval_loss" not in metrics:
+            return is_best
+        losses = {line["step"]: line["eval_loss"] for line in self.state.log_history if "eval_loss" in line}
+        if not metrics["eval_loss"] < losses.get(self.state.best_global_step, math.inf):
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
+
+    def _save(self, output_dir=None, state_dict=None):
+        """Part 11: under FSDP the whole copy is saved, not the parts.
+
+        With the parts `save_pretrained` waits for ever, because the first process alone gathers them to see which
+        weights are tied. It would also save torch's code beside them, because torch made their class.
+        """
+        parts, self.model = self.model, self.whole_model()
+        super()._save(output_dir, None if self.is_fsdp_enabled else state_dict)
+        self.model = parts
+
+    def whole_model(self) -> MMJepaForConditionalGeneration:
+        """The model with all its weights on this process: itself, or under FSDP a copy, which all make together.
+
+        The parts under FSDP only run where all processes run them together, but processes answer different numbers of
+        questions.
+        """
+        if not self.is_fsdp_enabled:
+            return self.model
+        weights = {
+            name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in self.model.state_dict().items()
+        }
+        with torch.device("meta"):
+            model = MMJepaForConditionalGeneration(self.model.config)
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
+        model.generation_config = self.model.generation_config
+        return model.train(self.model.training)
+
     def create_model_card(self, **kwargs):
-        """As in the library, which writes a draft on every push, but a card that is there stays as it is."""
+        """The library writes a draft on every push. Here a card that is there stays as it is."""
         if not os.path.exists(os.path.join(self.args.output_dir, "README.md")):
             super().create_model_card(**kwargs)

@@ -154,6 +154,16 @@ def test_an_evaluation_encodes_each_image_once_and_the_blank_one_once(data):
     assert sorted(model.images_encoded) == [0, 10, 20, 30]
 
 
+def test_without_training_questions_the_same_answers_are_scored_without_controls(data):
+    metrics, rows = evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2)
+    model = EchoModel()
+    scores, answers = evaluate_model(model, CharacterProcessor(), data, None, batch_size=2)
+    assert 0 not in model.images_encoded and sum(map(len, model.batches)) == len(data)
+    assert answers == [{name: row[name] for name in ("question", "answer", "prediction", "image_id")} for row in rows]
+    assert scores == {name: metrics[name] for name in scores} and "accuracy" in scores
+    assert not any("shuffled" in name or "gain" in name or "align" in name for name in scores)
+
+
 def test_an_evaluation_leaves_the_model_in_the_mode_it_was_in(data):
     model = EchoModel().train()
     evaluate_model(model, CharacterProcessor(), data, data.questions, batch_size=2)

@@ -1,0 +1,74 @@
+"""What a run does with its Trainer: it trains, it evaluates a split, it writes the model card."""
+
+import json
+import os
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..data.images import VqaData
+from ..evaluation.evaluate import evaluate_model
+from ..evaluation.model_card import model_card
+from ..evaluation.report import answer_table, draw_answers
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from .arguments import ModelArguments
+from .trainer import MMJepaTrainer
+
+
+def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
+    """Trains, from `checkpoint` where there is one; saves the model, and the numbers, which are returned."""
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    metrics = result.metrics | {"train_samples": len(trainer.train_dataset.questions)}
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    return metrics
+
+
+def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Dataset, prefix: str) -> dict[str, float]:
+    """Losses, answers, controls and retrieval of a split, returned and written to the output folder.
+
+    There are then, with `prefix` before their names, the numbers, every answer, and a picture of some answers.
+    """
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    answers: list[dict] = []
+    # Grows while questions are answered: a stopped evaluation leaves its answers. At the end it holds all rows.
+    answers_file = folder / f"{prefix}_answers.jsonl"
+
+    def with_controls(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
+        with open(answers_file if trainer.is_world_process_zero() else os.devnull, "w") as file:
+            metrics, rows = evaluate_model(
+                model,
+                trainer.processing_class,
+                data,
+                train_questions,
+                args.per_device_eval_batch_size,
+                args.seed,
+                file,
+            )
+        answers.extend(rows)
+        return metrics
+
+    trainer.compute_answer_metrics = with_controls
+    metrics = trainer.evaluate(data, metric_key_prefix=prefix)
+    trainer.log_metrics(prefix, metrics)
+    trainer.save_metrics(prefix, metrics)
+    if trainer.is_world_process_zero():
+        with open(answers_file, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in answers)
+        draw_answers(folder / f"{prefix}_answers.png", data, answers, seed=args.seed)
+        print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))
+        print(f"\npicture: {folder / f'{prefix}_answers.png'}")
+    return metrics
+
+
+def write_card(
+    trainer: MMJepaTrainer, model_args: ModelArguments, dataset_name: str, results: dict[str, float]
+) -> None:
+    """The model card, README.md, beside the trained model."""
+    parts = [name for name in (model_args.image_encoder, model_args.text_model) if name is not None]
+    saved = model_args.model_name_or_path
+    model_id = trainer.hub_model_id or trainer.args.output_dir
+    card = model_card(model_id, results, dataset_name, [saved] if saved else parts, fine_tuned=saved is not None)
+    card.save(Path(trainer.args.output_dir, "README.md"))
