@@ -40,6 +40,8 @@ class MMJepaConfig(PreTrainedConfig):
         alignment_text: what of a row the image is aligned to. The model never reads it: collator, centring and
             evaluation do. "priority": the first of question, caption, answer and text that the row has. "statement":
             question and answer together, without a question as "priority". Else the column of that name.
+        rank_threshold: the probability from which a ranked answer is as good as a written one, measured on the
+            validation split at the end of training; None where it was not measured.
         lambda_align, lambda_ce, lambda_answer: weights of the alignment, the answers' tokens and the answers'
             embeddings in the total loss. With lambda_answer the decoder's first state predicts the embedding of the
             answer (VL-JEPA, arXiv 2512.10942), which also scores a closed list of answers (`rank_answers`); with 0
@@ -83,6 +85,7 @@ class MMJepaConfig(PreTrainedConfig):
     lambda_align: float = 0.5
     lambda_ce: float = 1.0
     lambda_answer: float = 0.0
+    rank_threshold: float | None = None
     tie_word_embeddings: bool = True
     position_turns: float = 2.0
     position_sharpness: float = 6.0

@@ -411,7 +411,7 @@ class MMJepaPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, PatchesPrefix):
-            init.copy_(module.queries, self._query_positions(*module.queries.shape, module.num_heads))
+            init.copy_(module.queries, self._query_positions(len(module.queries), module.num_heads))
         elif isinstance(module, AnswerPrediction):
             init.constant_(module.logit_scale, CLIP_LOGIT_SCALE)
             init.zeros_(module.answer_mean)
@@ -423,8 +423,9 @@ class MMJepaPreTrainedModel(PreTrainedModel):
             if module.target == "centered":
                 init.zeros_(module.text_mean)
 
-    def _query_positions(self, count: int, width: int, num_heads: int) -> torch.Tensor:
+    def _query_positions(self, count: int, num_heads: int) -> torch.Tensor:
         """Position codes (Q, D) of Q places on a grid as square as Q allows, the last row of the grid cut short."""
+        width = self.config.text_config.d_model
         rows = max(1, round(count**0.5))
         columns = -(-count // rows)
         codes = sincos_positions(rows, columns, width // num_heads, self.config.position_turns)

@@ -76,6 +76,45 @@ def encode_blank_image(
         return model.get_image_features(normalize_pixels(blank.to(model.device), image_processor))
 
 
+def map_questions(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    questions: Sequence[str],
+    image_features: MMJepaImageFeatures,
+    image_ids: Sequence[int],
+    batch_size: int,
+    answer: Callable[[Sequence[int], dict[str, Any]], list],
+) -> list:
+    """A result for each question, in their order, of `answer(rows, inputs)`, which is called for batches of them.
+
+    Args:
+        questions: R of them.
+        image_features: of N images, as `encode_all_images` makes them.
+        image_ids: the image of each question, R numbers below N.
+        answer: takes the rows of a batch's questions and the model's inputs, input_ids, attention_mask, image_features
+            and image_index, and gives one result per row.
+    """
+    lengths = [len(ids) for ids in processor.tokenizer(list(questions), truncation=True)["input_ids"]]
+    # Questions of one length in a batch need no padding, and every process gets short and long ones alike.
+    by_length = sorted(range(len(questions)), key=lengths.__getitem__)
+
+    def answer_share(rows: Sequence[int]) -> list:
+        results: list = []
+        for batch in batches(rows, batch_size):
+            ids, image_index = torch.tensor([image_ids[row] for row in batch]).unique(return_inverse=True)
+            features = MMJepaImageFeatures(
+                image_embeds=image_features.image_embeds[ids], visual_tokens=image_features.visual_tokens[ids]
+            )
+            text = processor(text=[questions[row] for row in batch], return_tensors="pt").to(model.device)
+            images = {"image_features": features, "image_index": image_index.to(model.device)}
+            results += answer(batch, {**text, **images})
+        return results
+
+    with evaluating(model):
+        results = dict(zip(by_length, in_shares(by_length, answer_share), strict=True))
+    return [results[row] for row in range(len(questions))]
+
+
 def answer_questions(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
@@ -86,42 +125,22 @@ def answer_questions(
     on_batch: Callable[[Sequence[int], list[str]], None] | None = None,
     **generate_kwargs,
 ) -> list[str]:
-    """An answer to each question, in their order.
+    """An answer to each question, in their order, written by the decoder.
 
     Args:
-        questions: R of them.
-        image_features: of N images, as `encode_all_images` makes them.
-        image_ids: the image of each question, R numbers below N.
+        questions, image_features, image_ids: as for `map_questions`.
         on_batch: is called after each batch of this process with the rows of its questions and their answers.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
     """
-    lengths = [len(ids) for ids in processor.tokenizer(list(questions), truncation=True)["input_ids"]]
-    # Questions of one length in a batch need no padding, and every process gets short and long ones alike.
-    by_length = sorted(range(len(questions)), key=lengths.__getitem__)
 
-    def answer(rows: Sequence[int]) -> list[str]:
-        answers: list[str] = []
-        for batch in batches(rows, batch_size):
-            ids, image_index = torch.tensor([image_ids[row] for row in batch]).unique(return_inverse=True)
-            states = MMJepaImageFeatures(
-                image_embeds=image_features.image_embeds[ids], visual_tokens=image_features.visual_tokens[ids]
-            )
-            text = processor(text=[questions[row] for row in batch], return_tensors="pt")
-            output = model.generate(
-                **text.to(model.device),
-                image_features=states,
-                image_index=image_index.to(model.device),
-                **generate_kwargs,
-            )
-            predictions = [text.strip() for text in processor.decode(output, skip_special_tokens=True)]
-            answers += predictions
-            if on_batch is not None:
-                on_batch(batch, predictions)
-        return answers
+    def write(rows: Sequence[int], inputs: dict[str, Any]) -> list[str]:
+        output = model.generate(**inputs, **generate_kwargs)
+        predictions = [text.strip() for text in processor.decode(output, skip_special_tokens=True)]
+        if on_batch is not None:
+            on_batch(rows, predictions)
+        return predictions
 
-    with evaluating(model):
-        answers = dict(zip(by_length, in_shares(by_length, answer), strict=True))
-    return [answers[row] for row in range(len(questions))]
+    return map_questions(model, processor, questions, image_features, image_ids, batch_size, write)
 
 
 def encode_all_texts(

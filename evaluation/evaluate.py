@@ -14,12 +14,13 @@ from datasets import Dataset
 
 from ..data.batches import alignment_text
 from ..data.images import VqaData
-from ..metrics.vqa_answers.vqa_answers import score_answers
+from ..metrics.vqa_answers.vqa_answers import normalize_answer, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import alignment_metrics
 from .answering import answer_questions, encode_all_images, encode_all_texts, encode_blank_image
 from .controls import are_correct, image_gain, majority_answers, other_images
+from .ranking import best_threshold, rank_questions, training_answers
 
 CONTROL_SCORES = ("accuracy", "yes_no_accuracy", "open_accuracy")
 
@@ -37,8 +38,10 @@ def evaluate_model(
     """Answers every question of `data` and scores the answers, the controls and the alignment.
 
     Args:
-        train_questions: columns question and answer, from which the majority answers are learnt. With None each
-            question is answered about its own image alone, as is done while training: no controls, no alignment.
+        data: a row without a question counts for the alignment alone.
+        train_questions: columns question and answer, from which the majority answers are learnt and answers are
+            ranked. With None each question is answered about its own image alone, as is done while training: no
+            controls, no ranking, no alignment.
         batch_size: questions, images or texts at once.
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
@@ -48,39 +51,45 @@ def evaluate_model(
         The numbers, and one row per question. Numbers are those of `score_answers`; for each control
         `accuracy_<control>`, `yes_no_accuracy_<control>` and `open_accuracy_<control>` with the controls
         shuffled_images, blank_images, majority (of the question's first words) and majority_question; those of
-        `image_gain` and `alignment_metrics`. Rows have row (the question's place in `data`), image_id, question,
-        answer (the right one), prediction and, with controls, shuffled and blank. With torch.distributed every process
-        gets them all.
+        `image_gain` and `alignment_metrics`; those of `score_ranking`, if the model ranks answers. Rows have row (the
+        question's place in `data`), image_id, question, answer (the right one) and prediction; with controls shuffled
+        and blank; with ranking ranked and its probability. With torch.distributed every process gets them all.
     """
-    questions, truths, image_ids = (list(data.questions[name]) for name in ("question", "answer", "image_id"))
+    rows = [row for row, question in enumerate(data.questions["question"]) if question != ""]
+    asked = data.questions.select(rows)
+    questions, truths, image_ids = (list(asked[name]) for name in ("question", "answer", "image_id"))
+    columns: dict[str, list] = {"row": rows, "image_id": image_ids, "question": questions, "answer": truths}
 
     def answer(questions: list[str], features: MMJepaImageFeatures, image_ids: Sequence[int], **kwargs) -> list[str]:
         return answer_questions(
             model, processor, questions, features, image_ids, batch_size, **generate_kwargs, **kwargs
         )
 
-    features = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
-    columns = {"row": list(range(len(questions))), "image_id": image_ids, "question": questions, "answer": truths}
-
     def write(batch: Sequence[int], predictions: list[str]) -> None:
-        for row, prediction in zip(batch, predictions, strict=True):
-            line = {name: values[row] for name, values in columns.items()} | {"prediction": prediction}
+        for place, prediction in zip(batch, predictions, strict=True):
+            line = {name: values[place] for name, values in columns.items()} | {"prediction": prediction}
             answers_file.write(json.dumps(line) + "\n")
         answers_file.flush()
 
+    features = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
     on_batch = None if answers_file is None else write
     columns["prediction"] = answer(questions, features, image_ids, on_batch=on_batch)
     metrics = score_answers(columns["prediction"], truths, questions)
-    if train_questions is not None:
-        other_ids = other_images(image_ids, seed)
-        columns["shuffled"] = answer(questions, features, other_ids)
+    if train_questions is not None and questions:
+        columns["shuffled"] = answer(questions, features, other_images(image_ids, seed))
         # Without an image equal questions have equal answers.
         distinct = sorted(set(questions))
         blank_features = encode_blank_image(model, processor.image_processor, data.pixels)
         blank_answers = dict(zip(distinct, answer(distinct, blank_features, [0] * len(distinct)), strict=True))
         columns["blank"] = [blank_answers[question] for question in questions]
         metrics |= score_controls(columns, train_questions, image_ids, seed)
-        metrics |= score_alignment(model, processor, data, features.image_embeds, other_ids, batch_size)
+        if model.config.lambda_answer > 0:
+            answers = training_answers(model, processor, train_questions, batch_size)
+            ranked = rank_questions(model, processor, questions, features, image_ids, batch_size, answers)
+            columns["ranked"], columns["probability"] = map(list, zip(*ranked, strict=True))
+            metrics |= score_ranking(columns, answers.texts, model.config.rank_threshold)
+    if train_questions is not None:
+        metrics |= score_alignment(model, processor, data, features.image_embeds, batch_size, seed)
     return metrics, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -107,21 +116,52 @@ def score_controls(
     return metrics | image_gain(correct, correct_shuffled, image_ids, seed)
 
 
+def score_ranking(columns: dict[str, list], answers: list[str], threshold: float | None) -> dict[str, float]:
+    """Scores of the answers that were ranked, and of ranking where it is sure and decoding where it is not.
+
+    Args:
+        columns: question, answer, prediction, ranked and probability, as in the rows of `evaluate_model`.
+        answers: the list that was ranked.
+        threshold: the probability from which ranking is sure; None takes the best one for these questions.
+
+    Returns:
+        `accuracy_ranked`, `yes_no_accuracy_ranked`, `open_accuracy_ranked`; the same with `_ranked_or_decoded`;
+        and with `_rank_ceiling` what choosing from the list can reach; `rank_threshold`, and `rank_share`, the share
+        of questions that it ranks.
+    """
+    questions, truths, ranked = columns["question"], columns["answer"], columns["ranked"]
+    if threshold is None:
+        correct, decoded_correct = are_correct(ranked, truths), are_correct(columns["prediction"], truths)
+        threshold = best_threshold(correct, decoded_correct, columns["probability"])
+    sure = [probability >= threshold for probability in columns["probability"]]
+    either = [
+        rank if is_sure else decoded
+        for rank, decoded, is_sure in zip(ranked, columns["prediction"], sure, strict=True)
+    ]
+    metrics = {"rank_threshold": threshold, "rank_share": sum(sure) / len(sure)}
+    known = {normalize_answer(answer) for answer in answers}
+    best = [truth if normalize_answer(truth) in known else "none of them" for truth in truths]
+    for name, texts in (("ranked", ranked), ("ranked_or_decoded", either), ("rank_ceiling", best)):
+        scores = score_answers(texts, truths, questions)
+        metrics |= {f"{score}_{name}": scores[score] for score in CONTROL_SCORES if score in scores}
+    return metrics
+
+
 def score_alignment(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
     data: VqaData,
     image_embeds: torch.Tensor,
-    other_ids: Sequence[int],
     batch_size: int,
+    seed: int,
 ) -> dict[str, float]:
-    """Whether the images, `image_embeds` (N, D), find their alignment texts, and not those of `other_ids` (R,)."""
+    """Whether the images, `image_embeds` (N, D), find their alignment texts, and not those of other images."""
     texts = [alignment_text(row, model.config.alignment_text) for row in data.questions]
-    pairs = [pair for pair in zip(data.questions["image_id"], texts, other_ids, strict=True) if pair[1] != ""]
+    pairs = [pair for pair in zip(data.questions["image_id"], texts, strict=True) if pair[1] != ""]
     if not pairs:
         return {}
-    image_ids, texts, other_ids = zip(*pairs, strict=True)
-    distinct = sorted(set(texts))
-    text_ids = [bisect_left(distinct, text) for text in texts]
+    image_ids, own_texts = zip(*pairs, strict=True)
+    distinct = sorted(set(own_texts))
+    text_ids = [bisect_left(distinct, text) for text in own_texts]
     text_embeds = encode_all_texts(model, processor, distinct, batch_size)
-    return alignment_metrics(image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    return alignment_metrics(image_embeds, text_embeds, image_ids, text_ids, other_images(image_ids, seed))

@@ -14,6 +14,8 @@ from ..metrics.vqa_answers.vqa_answers import normalize_answer
 # Name of a row of the table -> suffix of the names of its scores.
 TABLE_ROWS = {
     "model": "",
+    "model, answers ranked": "_ranked",
+    "model, ranked or decoded": "_ranked_or_decoded",
     "shuffled images": "_shuffled_images",
     "blank images": "_blank_images",
     "majority answer of the kind": "_majority",
@@ -27,11 +29,14 @@ def answer_table(metrics: dict[str, float]) -> str:
     """A Markdown table of the accuracies of the model and of the controls in percent, and the image gain below it.
 
     Args:
-        metrics: the numbers of `evaluate_model`, by their names without prefix. Absent ones are shown as a dash.
+        metrics: the numbers of `evaluate_model`, by their names without prefix. Absent ones are shown as a dash, rows
+            without any are left out.
     """
     rows = []
     for name, suffix in TABLE_ROWS.items():
         scores = {column: metrics.get(score + suffix) for column, score in TABLE_COLUMNS.items()}
+        if not any(score in metrics for score in (name + suffix for name in TABLE_COLUMNS.values())):
+            continue
         shown = {column: "-" if score is None else f"{100 * score:.1f}" for column, score in scores.items()}
         rows.append({"accuracy, %": name} | shown)
     gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
