@@ -17,9 +17,10 @@ logger = logging.getLogger("mmjepa")
 def read_rows(
     data_args: DataArguments, training_args: MMJepaTrainingArguments
 ) -> tuple[IterableDataset | None, DatasetDict]:
-    """With --streaming the training rows as a stream, and the rows of train and of the splits that are looked at.
+    """The training rows as a stream, None without --streaming; and the rows of each split, images still encoded.
 
-    Images are still encoded. Of train the texts are always needed; beside a stream it has these alone.
+    The splits are train, whose texts are always needed, and those whose images are looked at. Beside a stream train
+    has its texts alone.
     """
     splits = dict.fromkeys(("train", *training_args.splits))
     source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), splits)
