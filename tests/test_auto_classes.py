@@ -17,7 +17,12 @@ from mmjepa.processing_mmjepa import MMJepaProcessor
 CODE_FILES = {"configuration_mmjepa.py", "modeling_mmjepa.py", "processing_mmjepa.py"}
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors"}
 PROCESSOR_FILES = {"processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
-MODEL_CLASSES = ["AutoModel", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"]
+MODEL_CLASSES = [
+    "AutoModel",
+    "AutoModelForImageTextToText",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForVisualQuestionAnswering",
+]
 QUESTIONS = ["what is present?", "is necrosis seen?", "where is the tumour?", "in the liver?"]
 
 LOAD_AND_ASK = """

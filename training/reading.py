@@ -19,7 +19,7 @@ def read_rows(
 ) -> tuple[IterableDataset | None, DatasetDict]:
     """The training rows as a stream, None without --streaming; and the rows of each split, images still encoded.
 
-    The splits are train, whose texts are always needed, and those whose images are looked at. Beside a stream, train
+    The splits are train, whose texts are always needed, and those whose images are looked at. Beside a stream train
     has its texts alone.
     """
     splits = dict.fromkeys(("train", *training_args.splits))

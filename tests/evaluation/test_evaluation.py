@@ -159,7 +159,9 @@ def test_without_training_questions_the_same_answers_are_scored_without_controls
     model = EchoModel()
     scores, answers = evaluate_model(model, CharacterProcessor(), data, None, batch_size=2)
     assert 0 not in model.images_encoded and sum(map(len, model.batches)) == len(data)
-    assert answers == [{name: row[name] for name in ("question", "answer", "prediction", "image_id")} for row in rows]
+    assert answers == [
+        {name: row[name] for name in ("row", "image_id", "question", "answer", "prediction")} for row in rows
+    ]
     assert scores == {name: metrics[name] for name in scores} and "accuracy" in scores
     assert not any("shuffled" in name or "gain" in name or "align" in name for name in scores)
 
