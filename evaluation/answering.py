@@ -94,6 +94,8 @@ def map_questions(
         answer: takes the rows of a batch's questions and the model's inputs, input_ids, attention_mask, image_features
             and image_index, and gives one result per row.
     """
+    if not questions:
+        return []
     lengths = [len(ids) for ids in processor.tokenizer(list(questions), truncation=True)["input_ids"]]
     # Questions of one length in a batch need no padding, and every process gets short and long ones alike.
     by_length = sorted(range(len(questions)), key=lengths.__getitem__)

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -148,6 +149,22 @@ def slides(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("data") / "slides"
     write_drawn_slides(folder, num_train=8, num_validation=4, num_test=3, image_size=32)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def data(image_processor):
+    """24 questions about 6 images."""
+    random = np.random.default_rng(0)
+    images = [Image.fromarray(random.integers(0, 255, (28, 28, 3), np.uint8)) for _ in range(6)]
+    words = ["is", "what", "seen", "present", "tumour", "yes", "no", "liver"]
+    rows = {
+        "image": [images[row % 6] for row in range(24)],
+        "question": [" ".join(random.choice(words, 3 + row % 4)) + "?" for row in range(24)],
+        "answer": [" ".join(random.choice(words, 1 + row % 3)) for row in range(24)],
+    }
+    encoded = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    rows = encoded.cast_column("image", datasets.Image(decode=False))
+    return prepare(rows, image_processor)
 
 
 @pytest.fixture

@@ -42,6 +42,31 @@ def test_equal_texts_of_a_whole_batch_leave_nothing_to_push_apart(make_model, ba
     torch.testing.assert_close(output.loss_align, expected[alignment_loss], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("alignment_loss", ["cosine", "infonce", "sigmoid"])
+@pytest.mark.parametrize("count", [6, 64])
+def test_a_row_without_a_text_has_no_loss_and_changes_none(make_config, alignment_loss, count):
+    loss = AlignmentLoss(make_config(alignment_loss=alignment_loss))
+    for parameter in loss.parameters():
+        torch.nn.init.constant_(parameter, 1.0)
+    images, texts = torch.randn(count, 64), F.normalize(torch.randn(count, 64), dim=-1)
+    text_ids, last = torch.arange(2 * count).view(count, 2), count // 2
+    expected = loss(images[:last], texts[:last], torch.arange(last), text_ids[:last])
+    text_ids[last:] = -1
+    losses = loss(images, texts, torch.arange(count), text_ids)
+    torch.testing.assert_close(losses[:last], expected)
+    assert not losses[last:].any()
+
+
+def test_the_mean_is_over_the_rows_that_have_a_text(make_model, batch):
+    model = make_model()
+    texts = {"align_input_ids": batch["input_ids"], "align_attention_mask": batch["attention_mask"].clone()}
+    texts["align_attention_mask"][1:] = 0
+    alone = model(**{**batch, **texts})
+    losses = 1 - F.cosine_similarity(alone.image_embeds[batch["image_index"]], alone.text_embeds)
+    torch.testing.assert_close(alone.loss_align, losses[0])
+    assert alone.loss.isfinite()
+
+
 def test_contrastive_scores_keep_float32_under_autocast(make_config):
     loss = AlignmentLoss(make_config(alignment_loss="infonce"))
     torch.nn.init.constant_(loss.logit_scale, 4.0)

@@ -8,7 +8,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from data_sets import encoded, noise, rows_of
 
-from mmjepa.data.batches import ImageGroupedSampler, VqaCollator
+from mmjepa.data.batches import ImageGroupedSampler, VqaCollator, alignment_text
 from mmjepa.data.images import normalize_pixels, prepare
 
 
@@ -49,6 +49,43 @@ def test_alignment_texts_are_there_only_where_a_row_has_no_question(data, proces
     expected = processor(text=["is it a liver?", "a caption", "yes"], return_tensors="pt")
     assert torch.equal(batch["align_input_ids"], expected["input_ids"])
     assert torch.equal(batch["align_attention_mask"], expected["attention_mask"])
+
+
+FULL_ROW = {"question": "is it?", "caption": "a liver", "answer": "yes", "text": "more"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "absent", "expected"),
+    [
+        ("priority", "", "is it?"),
+        ("priority", "question", "a liver"),
+        ("priority", "question caption", "yes"),
+        ("priority", "question caption answer", "more"),
+        ("statement", "", "is it? yes"),
+        ("statement", "answer", "is it?"),
+        ("statement", "question", "a liver"),
+        ("caption", "", "a liver"),
+        ("caption", "caption", ""),
+        ("answer", "", "yes"),
+    ],
+)
+def test_the_alignment_text_is_that_of_the_setting(setting, absent, expected):
+    empty = {**FULL_ROW, **dict.fromkeys(absent.split(), "")}
+    missing = {name: text for name, text in FULL_ROW.items() if name not in absent.split() or name == "answer"}
+    assert alignment_text(empty, setting) == expected
+    assert absent == "" or "answer" in absent or alignment_text(missing, setting) == expected
+
+
+def test_statements_are_what_a_batch_is_aligned_to(data, processor):
+    batch = VqaCollator(processor, "statement")(data.__getitems__([0, 3]))
+    expected = processor(text=["is it a liver? yes", "what is seen? necrosis in the liver"], return_tensors="pt")
+    assert torch.equal(batch["align_input_ids"], expected["input_ids"])
+
+
+def test_a_row_without_a_question_teaches_no_answer_and_one_without_a_text_no_alignment(data, processor):
+    batch = VqaCollator(processor, "caption")(data.__getitems__([5, 6, 7]))  # without: nothing, question, both
+    assert (batch["labels"] != -100).any(dim=1).tolist() == [True, False, False]
+    assert batch["align_attention_mask"].any(dim=1).tolist() == [True, True, False]
 
 
 def test_a_batch_says_of_which_images_a_text_names_a_side(data, processor):

@@ -1,30 +1,11 @@
 """What the tests of training share."""
 
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Image
-from PIL import Image as PILImage
 from small_trainings import with_dropout
 
-from mmjepa.data.images import prepare
 from mmjepa.training.arguments import MMJepaTrainingArguments
 from mmjepa.training.trainer import MMJepaTrainer
-
-
-@pytest.fixture(scope="session")
-def data(image_processor):
-    """24 questions about 6 images."""
-    random = np.random.default_rng(0)
-    images = [PILImage.fromarray(random.integers(0, 255, (28, 28, 3), np.uint8)) for _ in range(6)]
-    words = ["is", "what", "seen", "present", "tumour", "yes", "no", "liver"]
-    rows = {
-        "image": [images[row % 6] for row in range(24)],
-        "question": [" ".join(random.choice(words, 3 + row % 4)) + "?" for row in range(24)],
-        "answer": [" ".join(random.choice(words, 1 + row % 3)) for row in range(24)],
-    }
-    rows = Dataset.from_dict(rows).cast_column("image", Image()).cast_column("image", Image(decode=False))
-    return prepare(rows, image_processor)
 
 
 @pytest.fixture
