@@ -31,7 +31,7 @@ import transformers
 
 folder, image, *questions = sys.argv[1:]
 names = ["AutoConfig", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor"]
-names += ["AutoModel", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"]
+names += ["AutoModel", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModelForVisualQuestionAnswering"]
 loaded = {name: getattr(transformers, name).from_pretrained(folder, trust_remote_code=True) for name in names}
 processor = loaded["AutoProcessor"]
 inputs = processor(images=image, text=questions, image_index=[0] * len(questions), return_tensors="pt")
