@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..evaluation.report import markdown_table
+
 # (cell, seed) -> its line of results.jsonl
 Results = dict[tuple[str, int], dict[str, Any]]
 # The numbers of all_results.json that a table shows where the study names none.
@@ -29,22 +31,21 @@ def study_table(cells: Sequence[str], seeds: Sequence[int], metrics: Sequence[st
     A number is the mean of the seeds that are done, behind it the value of each. A difference is taken seed by seed,
     where at least two seeds of both cells are done.
     """
-    titles = [name.removeprefix("eval_") for name in metrics]
-    numbers = [["cell", "runs", *titles]]
-    differences = [["cell", *titles]]
+    titles = {name: name.removeprefix("eval_") for name in metrics}
+    numbers, differences = [], []
     reference, *others = cells
     for cell in cells:
         runs = "; ".join(run_state(seed, results.get((cell, seed))) for seed in seeds)
-        numbers.append(
-            [cell, runs, *(shown(list(values_of(cell, seeds, name, results).values())) for name in metrics)]
-        )
+        values = {titles[name]: shown(list(values_of(cell, seeds, name, results).values())) for name in metrics}
+        numbers.append({"cell": cell, "runs": runs.replace("|", "\\|")} | values)
     for cell in others:
-        row = [cell]
+        row = {"cell": cell}
         for name in metrics:
             first, own = (values_of(which, seeds, name, results) for which in (reference, cell))
             gains = [own[seed] - first[seed] for seed in own if seed in first]
             agree = all(gain > 0 for gain in gains) or all(gain < 0 for gain in gains)
-            row.append(shown(gains, "+") + ", all seeds agree" * agree if len(gains) > 1 else "-")
+            told = shown(gains, "+") + ", all seeds agree" * agree
+            row[titles[name]] = told if len(gains) > 1 else "-"
         differences.append(row)
     text = "Mean (each seed):\n\n" + markdown_table(numbers)
     if others:
@@ -72,12 +73,6 @@ def shown(values: Sequence[float], sign: str = "") -> str:
         return "-"
     mean, *each = (f"{value:{sign}.{3 if abs(value) < 10 else 0}f}" for value in (sum(values) / len(values), *values))
     return f"{mean} ({', '.join(each)})" if len(values) > 1 else mean
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose head is the first row."""
-    head, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
 
 
 def draw_study(path: Path, cells: Sequence[str], seeds: Sequence[int], results: Results) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,6 +49,11 @@ numbers = {
 (folder / "model.safetensors").touch()
 """
 CELLS = {"first": {}, "second": {"lambda_align": 0}}
+
+
+def unpadded(table: str) -> str:
+    """A table without what aligns its columns."""
+    return re.sub(r"-{2,}", "-", re.sub(r" +", " ", table))
 
 
 @pytest.fixture
@@ -142,7 +148,7 @@ def test_a_failed_run_tells_the_last_line_of_its_log_and_is_tried_again(make_run
     failed, done = lines_of(runner)
     assert (failed["status"], failed["error"]) == ("failed", "RuntimeError: no a | b")
     assert done["status"] == "done"
-    assert "| first | seed 0 failed: RuntimeError: no a \\| b |" in (runner.folder / "table.md").read_text()
+    assert "| first | seed 0 failed: RuntimeError: no a \\| b |" in unpadded((runner.folder / "table.md").read_text())
 
     (tmp_path / "repaired").touch()
     assert run(runner) == ["first-0", "second-0", "first-0"]
@@ -187,11 +193,11 @@ def test_the_table_pairs_each_seed_with_the_same_seed_of_the_first_cell(make_run
     runner = make_runner(cells=cells, seeds=[0, 1, 2], metrics=["eval_accuracy", "eval_open_accuracy"])
     run(runner)
     done = "seed 0 done; seed 1 done; seed 2 done"
-    assert (runner.folder / "table.md").read_text().splitlines() == [
+    assert unpadded((runner.folder / "table.md").read_text()).splitlines() == [
         "Mean (each seed):",
         "",
         "| cell | runs | accuracy | open_accuracy |",
-        "| --- | --- | --- | --- |",
+        "| - | -: | -: | -: |",
         f"| base | {done} | 0.600 (0.500, 0.600, 0.700) | - |",
         f"| better | {done} | 0.643 (0.600, 0.610, 0.720) | - |",
         f"| mixed | {done} | 0.600 (0.400, 0.700, 0.700) | - |",
@@ -199,7 +205,7 @@ def test_the_table_pairs_each_seed_with_the_same_seed_of_the_first_cell(make_run
         "Difference to base, mean (each seed):",
         "",
         "| cell | accuracy | open_accuracy |",
-        "| --- | --- | --- |",
+        "| - | -: | -: |",
         "| better | +0.043 (+0.100, +0.010, +0.020), all seeds agree | - |",
         "| mixed | +0.000 (-0.100, +0.100, +0.000) | - |",
     ]
@@ -211,7 +217,7 @@ def test_one_pair_of_seeds_is_no_difference():
         return {"status": "done", "metrics": {"eval_accuracy": accuracy}}
 
     results = {("base", 0): done(0.5), ("base", 1): done(0.5), ("other", 1): done(0.7), ("other", 2): done(0.9)}
-    table = study_table(["base", "other"], [0, 1, 2], ["eval_accuracy"], results)
+    table = unpadded(study_table(["base", "other"], [0, 1, 2], ["eval_accuracy"], results))
     assert "| other | seed 0 open; seed 1 done; seed 2 done | 0.800 (0.700, 0.900) |" in table
     assert table.endswith("| other | - |")
 
