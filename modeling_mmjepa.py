@@ -466,7 +466,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         self.text_encoder.embed_tokens = value
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageFeatures:
-        """Image states of `pixel_values` (I, 3, H, W), normalised as the image processor does it."""
+        """Features of the images `pixel_values` (I, 3, H, W), normalised as the image processor does it."""
         if pixel_values.ndim != 4 or not pixel_values.is_floating_point():
             raise ValueError(
                 f"pixel_values is {pixel_values.dtype} of shape {tuple(pixel_values.shape)}: give images "

@@ -146,16 +146,20 @@ def answer_questions(
 
 
 def encode_all_texts(
-    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, texts: Sequence[str], batch_size: int
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    texts: Sequence[str],
+    batch_size: int,
+    encode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """The alignment targets (T, D) of T texts, unit vectors on the model's device."""
+    """The targets (T, D) of T texts, on the model's device; `encode` is its `encode_texts` or its `encode_answers`."""
 
-    def encode(texts: Sequence[str]) -> list[torch.Tensor]:
+    def encode_share(texts: Sequence[str]) -> list[torch.Tensor]:
         embeds: list[torch.Tensor] = []
         for batch in batches(texts, batch_size):
             text = processor(text=list(batch), return_tensors="pt").to(model.device)
-            embeds += model.encode_texts(text["input_ids"], text["attention_mask"]).cpu()
+            embeds += encode(text["input_ids"], text["attention_mask"]).cpu()
         return embeds
 
     with evaluating(model):
-        return torch.stack(in_shares(texts, encode)).to(model.device)
+        return torch.stack(in_shares(texts, encode_share)).to(model.device)

@@ -163,5 +163,5 @@ def score_alignment(
     image_ids, own_texts = zip(*pairs, strict=True)
     distinct = sorted(set(own_texts))
     text_ids = [bisect_left(distinct, text) for text in own_texts]
-    text_embeds = encode_all_texts(model, processor, distinct, batch_size)
+    text_embeds = encode_all_texts(model, processor, distinct, batch_size, model.encode_texts)
     return alignment_metrics(image_embeds, text_embeds, image_ids, text_ids, other_images(image_ids, seed))

@@ -11,7 +11,7 @@ from datasets import Dataset
 from ..metrics.vqa_answers.vqa_answers import normalize_answer
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
-from .answering import answer_questions, batches, evaluating, map_questions
+from .answering import answer_questions, encode_all_texts, map_questions
 
 
 @dataclass
@@ -38,12 +38,9 @@ def training_answers(
         if question:
             spellings.setdefault(normalize_answer(answer), Counter())[answer] += 1
     texts = [counter.most_common(1)[0][0] for counter in spellings.values()]
-    embeds: list[torch.Tensor] = []
-    with evaluating(model):
-        for batch in batches(texts, batch_size):
-            embeds.append(model.encode_answers(**processor(text=batch, return_tensors="pt").to(model.device)))
+    embeds = encode_all_texts(model, processor, texts, batch_size, model.encode_answers)
     counts = torch.tensor([counter.total() for counter in spellings.values()], device=model.device)
-    return AnswerList(texts, torch.cat(embeds), (counts / counts.sum()).log())
+    return AnswerList(texts, embeds, (counts / counts.sum()).log())
 
 
 def rank_questions(

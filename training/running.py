@@ -54,12 +54,12 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
     metrics = trainer.evaluate(data, metric_key_prefix=prefix)
     trainer.log_metrics(prefix, metrics)
     trainer.save_metrics(prefix, metrics)
-    if args.do_train and prefix == "eval":
+    if args.do_train and "eval_rank_threshold" in metrics:
         # What was measured on the validation split goes with the model; the test split is answered by it.
-        trainer.model.config.rank_threshold = metrics.get("eval_rank_threshold")
-    if trainer.is_world_process_zero():
-        if args.do_train:
+        trainer.model.config.rank_threshold = metrics["eval_rank_threshold"]
+        if trainer.is_world_process_zero():
             trainer.model.config.save_pretrained(folder)
+    if trainer.is_world_process_zero():
         with open(answers_file, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in answers)
         draw_answers(folder / f"{prefix}_answers.png", data, answers, seed=args.seed)
