@@ -3,8 +3,11 @@
 python benchmarks/bench_answering.py [--size tiny] [--steps 5] [--json]
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
-from measuring import environment, interleaved_seconds, parse_arguments, show
+from measuring import DEVICE, autocast, environment, interleaved_seconds, parse_arguments, show
 from peers import (
     BLIP,
     PROJECT,
@@ -14,11 +17,13 @@ from peers import (
     Size,
     make_answering,
     make_models,
+    make_ranking_model,
     random_batch,
 )
 
 QUESTIONS_PER_IMAGE = 8
 NEW_TOKENS = 4  # <s>, yes, </s> are three; every peer writes so many, whatever the random weights prefer
+CANDIDATES = 3200  # PathVQA's training split has 3,185 distinct answers
 QUESTION_TOKENS = 12  # of all: evaluation sorts questions by length, so that a batch has no padding
 
 
@@ -33,6 +38,7 @@ def measure(size_name: str, rounds: int) -> dict:
         fast, slow = answering_rows(size, own, questions_per_image, new_tokens, rounds)
         shape = {"questions an image": questions_per_image, "tokens an answer": new_tokens}
         scaling.append(shape | {"answers/s": fast["answers/s"], "speedup": fast["answers/s"] / slow["answers/s"]})
+    ranking = ranking_rows(size, (NEW_TOKENS, 16), rounds)
     rate = {row["peer"]: row["answers/s"] for row in peers}
     return {
         "environment": environment(size_name),
@@ -40,8 +46,10 @@ def measure(size_name: str, rounds: int) -> dict:
         "speedup_vs_vision_encoder_decoder": rate[PROJECT] / rate[VISION_ENCODER_DECODER],
         "speedup_vs_blip": rate[PROJECT] / rate[BLIP],
         "answers_per_second": rate[PROJECT],
+        "ranking_speedup_vs_decoding": ranking[0]["speedup"],
         "peers": peers,
         "scaling": scaling,
+        "ranking": ranking,
     }
 
 
@@ -57,6 +65,33 @@ def answering_rows(
     return [
         {"peer": name, "seconds a batch": medians[name], "answers/s": size.questions / medians[name]}
         for name in models
+    ]
+
+
+def ranking_rows(size: Size, answer_tokens: Sequence[int], rounds: int) -> list[dict]:
+    """How much faster answers are chosen from a list than written, by tokens of the written ones.
+
+    Images and the list are encoded before: all questions share them.
+    """
+    model = make_ranking_model(size)
+    batch = random_batch(size, QUESTIONS_PER_IMAGE, question_lengths=(QUESTION_TOKENS, QUESTION_TOKENS))
+    answer_embeds = torch.randn(CANDIDATES, size.text["d_model"], device=DEVICE)
+    with torch.inference_mode(), autocast():
+        questions = {name: batch[name] for name in ("input_ids", "attention_mask", "image_index")}
+        questions["image_features"] = model.get_image_features(batch["pixel_values"])
+
+        def write(tokens: int) -> torch.Tensor:
+            return model.generate(**questions, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
+
+        def choose() -> torch.Tensor:
+            return model.rank_answers(answer_embeds, **questions).argmax(dim=-1)
+
+        ways = {"choose": choose} | {str(tokens): partial(write, tokens) for tokens in answer_tokens}
+        for way in ways.values():
+            way()  # warm
+        medians = interleaved_seconds(ways, rounds)
+    return [
+        {"tokens an answer": tokens, "speedup": medians[str(tokens)] / medians["choose"]} for tokens in answer_tokens
     ]
 
 

@@ -164,6 +164,13 @@ def make_models(size: Size, names: Collection[str] = tuple(TRAINING_INPUTS)) -> 
     return {name: model.to(DEVICE) for name, model in models.items()}
 
 
+def make_ranking_model(size: Size) -> MMJepaForConditionalGeneration:
+    """This project's model with the prediction of answers, by which it ranks them."""
+    torch.manual_seed(0)
+    config = MMJepaConfig(vision_config=size.vision, text_config=size.text, lambda_answer=0.25)
+    return MMJepaForConditionalGeneration(config).to(DEVICE).eval()
+
+
 def blip_config(size: Size) -> BlipConfig:
     """BLIP with DINOv2's patches and with the layers and widths of both towers."""
     width, heads = size.vision["hidden_size"], size.vision["num_attention_heads"]

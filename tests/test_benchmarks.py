@@ -156,6 +156,7 @@ NAMES = {
         "speedup_vs_row_by_row",
         "speedup_vs_vision_encoder_decoder",
         "speedup_vs_blip",
+        "ranking_speedup_vs_decoding",
         "answers_per_second",
     },
     "bench_data": {
