@@ -292,7 +292,7 @@ class AlignmentLoss(nn.Module):
         Args:
             image_embeds, text_embeds: of images (I, D), and unit targets of the rows' texts (B, D).
             image_index: the image (B,) of each row.
-            text_ids: token ids (B, L') of the texts, negative where there is no token. The contrastive losses know
+            text_ids: token ids (B, L') of the texts, -1 where there is no token. The contrastive losses know
                 equal texts by them: equal texts have embeddings that are only nearly equal. A row without any token
                 has no text: its loss is 0, and it is wrong for no image.
             image_ids: a number for each image (I,), the same on every process; negative where an image stands in for
@@ -359,8 +359,8 @@ class AnswerPrediction(nn.Module):
         Args:
             states: the decoder's first states (B, D).
             targets: unit targets (B, D) of the right answers.
-            answer_ids: token ids (B, A) of the right answers, negative where there is no token, by which equal answers
-                are known. A row without any token has no answer: its loss is 0.
+            answer_ids: token ids (B, A) of the right answers, -1 where there is no token, by which equal answers are
+                known. A row without any token has no answer: its loss is 0.
         """
         (all_targets, all_ids), own = gather_rows(targets.float(), answer_ids)
         if self.training:
@@ -916,7 +916,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             distinct.masked_fill(~has_token, self.config.text_config.pad_token_id), has_token.long()
         )
         targets = self.answer_prediction.targets(pooled)[rows]  # (B, D)
-        return self.answer_prediction(states, targets, labels)
+        return self.answer_prediction(states, targets, distinct.masked_fill(~has_token, -1)[rows])
 
     def _score(self, answer_states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(answer_states) + self.final_logits_bias

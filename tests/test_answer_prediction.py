@@ -30,7 +30,7 @@ def test_rows_with_the_same_answer_are_all_right_answers(prediction, count):
 def test_rows_without_an_answer_have_no_loss_and_change_none(prediction):
     ids, states, targets = torch.arange(12).view(6, 2), torch.randn(6, 64), l2_normalize(torch.randn(6, 64))
     expected = prediction(states[:4], targets[:4], ids[:4])
-    ids[4:] = -100
+    ids[4:] = -1
     losses = prediction(states, targets, ids)
     torch.testing.assert_close(losses[:4], expected)
     assert losses[4:].tolist() == [0, 0]
