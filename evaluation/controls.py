@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -51,21 +52,38 @@ def are_correct(answers: Sequence[str], truths: Sequence[str]) -> list[bool]:
 
 
 def image_gain(
-    correct: Sequence[bool], correct_shuffled: Sequence[bool], image_ids: Sequence[int], seed: int, draws: int = 1000
+    correct: Sequence[bool], correct_shuffled: Sequence[bool], image_ids: Sequence[int], seed: int
 ) -> dict[str, float]:
-    """What the right image adds to accuracy, `image_gain`, and its 95 % interval, `image_gain_low` and `_high`.
+    """What the right image adds to accuracy, `image_gain`, and its 95 % interval, `image_gain_low` and `_high`."""
+    gained = np.subtract(correct, correct_shuffled, dtype=float)
+    return dict(
+        zip(("image_gain", "image_gain_low", "image_gain_high"), mean_interval(gained, image_ids, seed), strict=True)
+    )
 
-    A paired bootstrap over images (Efron 1979): whole images are drawn with replacement, because the questions of one
-    image are right or wrong together; each row keeps both of its answers.
+
+def images_drawn(image_ids: Sequence[Any], seed: int, draws: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """The image of each row, numbered (R,), and how often each image is in each draw of a bootstrap (draws, I).
+
+    Whole images are drawn with replacement (Efron 1979): the questions of one image are right or wrong together.
     """
-    _, image_of_row = np.unique(image_ids, return_inverse=True)
-    gained = np.bincount(image_of_row, np.subtract(correct, correct_shuffled, dtype=float))  # (I,) more right answers
-    rows = np.bincount(image_of_row)  # (I,)
+    distinct, image_of_row = np.unique(image_ids, return_inverse=True)
     random = np.random.default_rng(seed)
-    times_drawn = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)  # (draws, I)
-    low, high = np.quantile((times_drawn @ gained) / (times_drawn @ rows), (0.025, 0.975))
-    return {
-        "image_gain": float(gained.sum() / rows.sum()),
-        "image_gain_low": float(low),
-        "image_gain_high": float(high),
-    }
+    return image_of_row, random.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=draws)
+
+
+def mean_interval(values: Sequence[float], image_ids: Sequence[Any], seed: int) -> tuple[float, float, float]:
+    """The mean of the rows' values and its 95 % interval, by a bootstrap over images.
+
+    Args:
+        values: one per row, NaN where the row does not count. With the difference of two scores of a row the interval
+            is that of a paired test.
+    """
+    values = np.asarray(values, dtype=float)
+    counts = ~np.isnan(values)
+    image_of_row, times_drawn = images_drawn(image_ids, seed)
+    sums = np.bincount(image_of_row, np.where(counts, values, 0))  # (I,)
+    rows = np.bincount(image_of_row, counts)  # (I,)
+    drawn_rows = times_drawn @ rows
+    means = (times_drawn @ sums)[drawn_rows > 0] / drawn_rows[drawn_rows > 0]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(sums.sum() / rows.sum()), float(low), float(high)

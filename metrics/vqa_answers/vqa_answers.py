@@ -1,22 +1,23 @@
 """Scores of short free-text answers to questions about images, as an `evaluate` metric that is loaded by its path.
 
-`evaluate.load` copies this file elsewhere before it imports it, so it imports nothing of the package.
+`evaluate.load` copies this file and rules.py elsewhere before it imports them, so they import nothing of the package.
 """
 
 import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 
 import datasets
 import evaluate
 from sacrebleu.metrics import BLEU
 
+from .rules import RULES, is_yes_no, normalize_answer, token_f1
+
 _DESCRIPTION = """
 Exact match, token F1 and BLEU of short answers, over all questions, over yes/no and over open questions, and by the
 question's first words. Answers are compared as SQuAD compares them (Rajpurkar et al. 2016, arXiv 1606.05250): in lower
 case, without punctuation and without the articles a, an, the. Splitting the score by kind of answer and of question
-follows VQA (Antol et al. 2015, arXiv 1505.00468).
+follows VQA (Antol et al. 2015, arXiv 1505.00468). Beside these stand the scores by every rule that published PathVQA
+numbers use (rules.py), so that a number can be compared with one of a paper.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -32,6 +33,7 @@ Returns: scores in [0, 1], and counts. A group without any question has no keys.
     bleu_1, bleu_2, bleu_3, bleu_4: corpus BLEU of the normalised answers with n-grams up to that length.
     accuracy_<kind>, count_<kind>: accuracy and number of questions of the kinds what, where, how, how_many, is_are
         (questions that start with a verb: is, are, does, ...) and other.
+    <rule>, yes_no_<rule>, open_<rule>: the score by each rule of rules.py over the questions that it is for.
 
 Example:
     >>> metric = evaluate.load("metrics/vqa_answers", keep_in_memory=True)
@@ -70,15 +72,6 @@ MAX_NGRAM = 4  # of BLEU
 VERBS = frozenset("is are was were do does did has have had can could will would shall should may might must".split())
 
 
-def normalize_answer(answer: str) -> str:
-    """The answer in lower case, without ASCII punctuation, articles and needless spaces (SQuAD's rule).
-
-    Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." becomes empty.
-    """
-    answer = answer.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
-
-
 def question_kind(question: str) -> str:
     """What, where, how, how_many, is_are or other, by the question's first words."""
     first, second = (re.findall(r"\w+", question.lower()) + ["", ""])[:2]
@@ -87,23 +80,6 @@ def question_kind(question: str) -> str:
     if first in ("what", "where"):
         return first
     return "is_are" if first in VERBS else "other"
-
-
-def is_yes_no(answer: str) -> bool:
-    """Whether a right answer makes its question a yes/no question."""
-    return normalize_answer(answer) in ("yes", "no")
-
-
-def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of the words of two normalised answers.
-
-    If one of them is empty: 1 if both are, else 0.
-    """
-    predicted, right = prediction.split(), reference.split()
-    if not predicted or not right:
-        return float(predicted == right)
-    common = sum((Counter(predicted) & Counter(right)).values())
-    return 2 * common / (len(predicted) + len(right))
 
 
 def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -151,10 +127,31 @@ def score_answers(predictions: Sequence[str], references: Sequence[str], questio
 
     scores = {"accuracy": sum(correct) / len(correct)}
     scores |= {name: sum(group) / len(group) for name, group in by_form.items() if group}
-    scores["token_f1"] = sum(map(token_f1, answers, truths)) / len(correct)
+    scores["token_f1"] = sum(map(token_f1, predictions, references)) / len(correct)
     scores |= {f"bleu_{length}": score for length, score in enumerate(corpus_bleu(answers, truths), start=1)}
     for kind, group in sorted(by_kind.items()):
         scores |= {f"accuracy_{kind}": sum(group) / len(group), f"count_{kind}": len(group)}
+    return scores
+
+
+def row_scores(rule: str, predictions: Sequence[str], references: Sequence[str]) -> list[float | None]:
+    """Each row's score by a rule of `RULES`; None where the rule is not for the row or does not count it."""
+    questions, score = RULES[rule].questions, RULES[rule].score
+    return [
+        score(prediction, reference) if questions in ("all", "yes_no" if is_yes_no(reference) else "open") else None
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+
+
+def score_by_rules(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`<rule>`, `yes_no_<rule>` and `open_<rule>`: the mean scores of the rows that count, where there are any."""
+    groups = {"": {True, False}, "yes_no_": {True}, "open_": {False}}
+    scores: dict[str, float] = {}
+    for rule in RULES:
+        rows = list(zip(row_scores(rule, predictions, references), map(is_yes_no, references), strict=True))
+        for prefix, forms in groups.items():
+            counted = [score for score, form in rows if score is not None and form in forms]
+            scores |= {f"{prefix}{rule}": sum(counted) / len(counted)} if counted else {}
     return scores
 
 
@@ -173,4 +170,4 @@ class VqaAnswers(evaluate.Metric):
     def _compute(
         self, predictions: Sequence[str], references: Sequence[str], questions: Sequence[str]
     ) -> dict[str, float]:
-        return score_answers(predictions, references, questions)
+        return score_answers(predictions, references, questions) | score_by_rules(predictions, references)

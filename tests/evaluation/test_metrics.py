@@ -10,6 +10,7 @@ from mmjepa.metrics.vqa_answers.vqa_answers import (
     normalize_answer,
     question_kind,
     score_answers,
+    score_by_rules,
     token_f1,
 )
 
@@ -109,4 +110,6 @@ def test_the_metric_loads_by_its_path_and_gives_the_same_scores(tmp_path, monkey
         "references": ["yes", "the left lobe of the liver", "2"],
         "questions": ["is necrosis seen?", "where is the tumour?", "how many cells?"],
     }
-    assert metric.compute(**columns) == score_answers(**columns)
+    by_rules = score_by_rules(columns["predictions"], columns["references"])
+    assert by_rules["exact_match"] == 0 and by_rules["yes_no_squad_exact_match"] == 1
+    assert metric.compute(**columns) == score_answers(**columns) | by_rules

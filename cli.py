@@ -1,0 +1,39 @@
+"""The command `mmjepa`. Each subcommand imports what it needs when it is called: `--help` is there at once."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Trains and judges models that answer questions about pathology images."""
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="A table with the columns question, answer, prediction, image.")],
+    other: Annotated[Path | None, typer.Argument(help="Predictions of another model for the same questions.")] = None,
+    dataset_name: Annotated[
+        str | None, typer.Option(help="The data set, for what its training questions give without images.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score anybody's predictions by every rule that published PathVQA numbers use."""
+    from .data.loading import load_rows
+    from .evaluation.score_text import report_text
+    from .evaluation.scoring import read_predictions, score_report
+
+    try:
+        tables = [read_predictions(path) for path in (predictions, other) if path is not None]
+        train = None
+        if dataset_name is not None:
+            train = load_rows(dataset_name, wanted=["train"])["train"].select_columns(["question", "answer"])
+        report = score_report(tables[0], train, tables[1] if len(tables) > 1 else None)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(json.dumps(report, indent=2) if as_json else report_text(report))

@@ -1,0 +1,51 @@
+"""The tables of `score_report` as text."""
+
+from typing import Any
+
+from ..metrics.vqa_answers.rules import RULES
+from .report import markdown_table
+from .scoring import GROUPS, OWN_RULE, Interval
+
+GROUP_NAMES = dict(zip(GROUPS, ("all", "yes/no", "open"), strict=True))
+FLOORS = {
+    "majority": "most frequent training answer to the question's first words",
+    "majority_question": "most frequent training answer to the question",
+    "closed_list": "ceiling of a closed list: answer seen in training",
+}
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """A report as Markdown: scores with intervals, floors, kinds of question, and the difference of two files."""
+    rules = [
+        {"rule": rule, "printed as": printed_as(rule), **cells(scores)} for rule, scores in report["rules"].items()
+    ]
+    parts = [
+        f"{report['questions']} questions about {report['images']} images. In brackets: 95 % interval, by a bootstrap "
+        "over images.",
+        markdown_table(rules),
+    ]
+    if "floors" in report:
+        floors = [{"without images": FLOORS[name], **cells(scores)} for name, scores in report["floors"].items()]
+        parts += [f"By the rule {OWN_RULE}, the questions alone give:", markdown_table(floors)]
+    kinds = [{"question": kind, OWN_RULE: cell(score)} for kind, score in report["kinds"].items()]
+    parts.append(markdown_table(kinds))
+    if "differences" in report:
+        differences = [{"rule": rule, **cells(scores)} for rule, scores in report["differences"].items()]
+        parts += [
+            "The first file less the second; an interval without 0 is a difference:",
+            markdown_table(differences),
+        ]
+    return "\n\n".join(parts)
+
+
+def printed_as(rule: str) -> str:
+    return f"{RULES[rule].printed_as} ({RULES[rule].source})" if rule in RULES else "BLEU of the corpus, not smoothed"
+
+
+def cells(scores: dict[str, Interval]) -> dict[str, str]:
+    return {name: cell(scores[group]) if group in scores else "" for group, name in GROUP_NAMES.items()}
+
+
+def cell(score: Interval) -> str:
+    mean, low, high = (100 * number for number in score)
+    return f"{mean:.1f} ({low:.1f} to {high:.1f})"

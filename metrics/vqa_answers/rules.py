@@ -1,0 +1,149 @@
+"""The rules by which published PathVQA numbers are scored, each for one answer.
+
+A rule takes a prediction and the right answer and gives a score in [0, 1], or None where the published code counts the
+question in no way. Two papers' "accuracy" or "exact match" may be two different rules.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+NUMBERS = {"none": "0"} | {
+    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+}
+ARTICLES = ("a", "an", "the")
+# Of VQA's list. A word that lacks one of the apostrophes is read as the word here.
+CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd somebody'd've somebody'll
+    somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+    there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
+    what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+    would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+""".split()
+WITHOUT_APOSTROPHE = {
+    word[:place] + word[place + 1 :]: word
+    for word in CONTRACTIONS
+    for place, letter in enumerate(word)
+    if letter == "'"
+}
+VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def normalize_answer(answer: str) -> str:
+    """The answer in lower case, without ASCII punctuation, articles and needless spaces (SQuAD's rule).
+
+    Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." becomes empty.
+    """
+    answer = answer.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
+
+
+def vqa_normalize(answer: str) -> str:
+    """The answer as the official evaluation of VQA reads it (Antol et al. 2015, vqaEval.py).
+
+    A mark of punctuation that stands beside a space goes; within a word a space takes its place: "x-ray" becomes
+    "x ray". With a comma between digits all marks go. Number words up to ten become digits, and "none" becomes 0.
+    """
+    has_number_comma = re.search(r"\d,\d", answer) is not None
+    marked = answer
+    for mark in VQA_PUNCTUATION:
+        beside_space = mark + " " in answer or " " + mark in answer
+        marked = marked.replace(mark, "" if beside_space or has_number_comma else " ")
+    # The published pattern means to spare points between digits, and spares those before a digit. Its third argument
+    # is meant to be a flag and is a count.
+    marked = re.sub(r"\.(?!\d)", "", marked, count=int(re.UNICODE))
+    words = [NUMBERS.get(word, word) for word in marked.lower().split()]
+    return " ".join(WITHOUT_APOSTROPHE.get(word, word) for word in words if word not in ARTICLES)
+
+
+def is_yes_no(answer: str) -> bool:
+    """Whether a right answer makes its question a yes/no question."""
+    return normalize_answer(answer) in ("yes", "no")
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    return float(prediction.strip().lower() == reference.strip().lower())
+
+
+def squad_exact_match(prediction: str, reference: str) -> float:
+    return float(normalize_answer(prediction) == normalize_answer(reference))
+
+
+def vqa_exact_match(prediction: str, reference: str) -> float:
+    return float(vqa_normalize(prediction) == vqa_normalize(reference))
+
+
+def token_f1(prediction: str, reference: str) -> float:
+    """Harmonic mean of precision and recall of the words of two answers, both normalised as SQuAD does.
+
+    If one of them is empty: 1 if both are, else 0.
+    """
+    predicted, right = normalize_answer(prediction).split(), normalize_answer(reference).split()
+    if not predicted or not right:
+        return float(predicted == right)
+    common = sum((Counter(predicted) & Counter(right)).values())
+    return 2 * common / (len(predicted) + len(right))
+
+
+def word_overlap(prediction: str, reference: str) -> float:
+    """Distinct words of the right answer that are predicted, over the number of predicted words.
+
+    Only the letters a to z count: a right "2" scores 0. One right word of ten, predicted alone, scores 1.
+    """
+    predicted, right = (re.sub(r"[^a-z ]", "", text.lower()).split() for text in (prediction, reference))
+    return len(set(predicted) & set(right)) / len(predicted) if predicted else 0.0
+
+
+def token_recall(prediction: str, reference: str) -> float:
+    """Share of the right answer's words that are predicted. A repeated right word counts as often as predicted."""
+    predicted, right = Counter(vqa_normalize(prediction).split()), Counter(vqa_normalize(reference).split())
+    found = sum(count for word, count in predicted.items() if word in right)
+    missed = sum(count for word, count in right.items() if word not in predicted)
+    return found / (found + missed) if found else 0.0
+
+
+def contains_answer(prediction: str, reference: str) -> float:
+    """Whether "yes" or "no", the right one, is part of the prediction, be it within a word."""
+    return float(vqa_normalize(reference) in vqa_normalize(prediction))
+
+
+def contains_answer_as_published(prediction: str, reference: str) -> float | None:
+    """As the published code counts: a prediction that holds yes or no, and the wrong one, counts in no way."""
+    right = contains_answer(prediction, reference)
+    predicted = vqa_normalize(prediction)
+    return None if not right and ("yes" in predicted or "no" in predicted) else right
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of scoring.
+
+    Args:
+        printed_as: the name under which papers print it.
+        source: where it is defined.
+        score: takes a prediction and the right answer, as they are written.
+        questions: which it is for: "all", "yes_no" or "open".
+    """
+
+    printed_as: str
+    source: str
+    score: Callable[[str, str], float | None]
+    questions: str = "all"
+
+
+RULES = {
+    "exact_match": Rule("accuracy, exact match", "lower case, as in MEVF, MMQ, AMAM", exact_match),
+    "squad_exact_match": Rule("exact match", "SQuAD (arXiv 1606.05250); this project's accuracy", squad_exact_match),
+    "vqa_exact_match": Rule("accuracy", "VQA (arXiv 1505.00468), for one right answer", vqa_exact_match),
+    "token_f1": Rule("F1", "SQuAD (arXiv 1606.05250)", token_f1),
+    "word_overlap": Rule("exact match", "evaluation script of the PathVQA repository", word_overlap),
+    "token_recall": Rule("open, recall", "LLaVA-Med (arXiv 2306.00890), run_eval.py", token_recall, "open"),
+    "contains_answer": Rule("closed, accuracy", "LLaVA-Med, with wrong answers counted", contains_answer, "yes_no"),
+    "contains_answer_as_published": Rule(
+        "closed, accuracy", "LLaVA-Med, run_eval.py, as published", contains_answer_as_published, "yes_no"
+    ),
+}
