@@ -248,7 +248,7 @@ def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, 
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
-    from mmjepa.export.onnx import OnnxModel
+    from mmjepa.export.onnx_model import OnnxModel
 
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run", "--max_answer_tokens", "6"]
     run_pathvqa.main([*flags, "--onnx_dir", str(tmp_path / "onnx")])
