@@ -30,10 +30,12 @@ from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import (
     CONFIG_FIELDS,
+    FIXED_FLAGS,
     DataArguments,
     FlagParser,
     MMJepaTrainingArguments,
     ModelArguments,
+    OutputArguments,
     default_workers,
     parse_arguments,
 )
@@ -150,6 +152,14 @@ def test_help_shows_this_projects_flags_in_groups_and_the_trainers_only_where_as
     assert "--no_" not in shown["--help_all"] and "--log-dir" not in shown["--help_all"]
 
 
+def test_every_flag_of_this_project_stands_in_a_table_of_the_docs():
+    root = Path(run_pathvqa.__file__).parent
+    tables = set(re.findall(r"--(\w+)", (root / "README.md").read_text() + (root / "docs" / "flags.md").read_text()))
+    classes = (ModelArguments, DataArguments, MMJepaTrainingArguments, OutputArguments)
+    own = {name for group in classes for name in vars(group)["__annotations__"]}
+    assert own - FIXED_FLAGS.keys() <= tables
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -182,7 +192,7 @@ def test_a_file_that_holds_no_flags_is_named(tmp_path, text, message):
 def test_the_script_says_what_is_wrong_with_the_flags_before_it_imports_pytorch(tmp_path):
     """A module named torch that can't be imported stands in the way of the one that can."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    run = run_script("--batchsize", "3", PYTHONPATH=str(tmp_path))
+    run = run_python(run_pathvqa.__file__, "--batchsize", "3", path=str(tmp_path))
     assert run.returncode != 0 and run.stderr.count("\n") == 1
     assert "there is no --batchsize" in run.stderr
 
@@ -255,31 +265,27 @@ def test_of_several_gpus_one_is_used_and_the_log_says_how_to_use_all(gpus, caplo
     assert caplog.text.count("torchrun --nproc_per_node 3") == 1
 
 
-def run_script(*flags: str, **environment: str) -> subprocess.CompletedProcess:
-    """The script in a process of its own, as a user starts it."""
-    path = os.pathsep.join([*environment.values(), *sys.path])
-    command = [sys.executable, run_pathvqa.__file__, *flags]
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+def run_python(*arguments: str, path: str = "") -> subprocess.CompletedProcess:
+    """Python in a process of its own, as a user starts it; modules are looked for in `path` first."""
+    environment = {"PYTHONPATH": os.pathsep.join([path, *sys.path]), "TQDM_MININTERVAL": "0"}
+    return subprocess.run([sys.executable, *arguments], env=os.environ | environment, capture_output=True, text=True)
+
+
+def unhelpful_lines(run: subprocess.CompletedProcess) -> list[str]:
+    assert run.returncode == 0, run.stderr
+    unhelpful = re.compile(r"warn|fail|deprecat|missing|not installed|torch|\[RANK|Glyph", re.IGNORECASE)
+    return [line for line in re.split(r"[\r\n]+", run.stderr + run.stdout) if unhelpful.search(line)]
 
 
 def test_a_run_prints_nothing_that_a_user_can_do_nothing_about(slides, tmp_path):
-    """Training, evaluation and both exports, with the defaults that a user has: workers, bars, both image backends."""
+    """Training and both exports, with the workers and bars that a user has."""
+    folder = tmp_path / "run"
     flags = [*FROM_RANDOM, "--dataset_name", slides, "--max_epochs", "2", "--batch_size", "8", "--logging_steps", "1"]
-    flags += [
-        "--output_dir",
-        str(tmp_path / "run"),
-        "--export_dir",
-        str(tmp_path / "export"),
-        "--lambda_answer",
-        "0.1",
-    ]
+    flags += ["--output_dir", str(folder), "--export_dir", str(tmp_path / "export")]
     if find_spec("onnxscript") is not None and is_torch_greater_or_equal("2.11"):
         flags += ["--onnx_dir", str(tmp_path / "onnx")]
-    run = run_script(*flags)
-    assert run.returncode == 0, run.stderr
-    unhelpful = re.compile("warn|fail|deprecat|missing|not installed|onnx|RANK|Glyph", re.IGNORECASE)
-    lines = re.split(r"[\r\n]+", run.stderr + run.stdout)
-    assert not [line for line in lines if unhelpful.search(line)]
+    run = run_python(run_pathvqa.__file__, *flags)
+    assert not unhelpful_lines(run)
     assert "INFO train: 56 questions about 8 images" in run.stderr
     # Two evaluations while training and one at the end, each in one line; bars that end with the last question.
     evaluations = [line for line in run.stdout.splitlines() if line.startswith("eval  epoch")]
@@ -288,7 +294,18 @@ def test_a_run_prints_nothing_that_a_user_can_do_nothing_about(slides, tmp_path)
     assert evaluations[0].endswith(" left") and re.search(r"image gain [+-][\d.]+ points$", evaluations[2])
     assert "{" not in run.stdout
     assert re.search(r"answers: 100%.* 31/31 ", run.stderr)
-    assert list((tmp_path / "run" / "logs" / "mmjepa_joint").glob("events*"))
+    assert list((folder / "logs" / "mmjepa_joint").glob("events*"))
+
+
+@pytest.mark.parametrize("does", ["evaluates", "exports"])
+def test_what_uses_a_saved_model_prints_nothing_that_a_user_can_do_nothing_about(does, saved_folder, slides, tmp_path):
+    if does == "exports":
+        run = run_python("-m", "mmjepa.export.parts", saved_folder, str(tmp_path))
+    else:
+        flags = ["--model_name_or_path", saved_folder, "--do_train", "false", "--dataset_name", slides]
+        run = run_python(run_pathvqa.__file__, *flags, "--output_dir", str(tmp_path))
+        assert re.search(r"^eval  loss .* image gain", run.stdout, re.MULTILINE)
+    assert not unhelpful_lines(run)
 
 
 def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folders, tmp_path, capsys):

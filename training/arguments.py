@@ -366,7 +366,7 @@ class FlagHelp(ArgumentDefaultsHelpFormatter):
 
     def _format_action_invocation(self, action: Action) -> str:
         names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
-        value = self._format_args(action, action.metavar or getattr(action.type, "__name__", "value"))
+        value = self._format_args(action, getattr(action.type, "__name__", "value"))
         return " ".join([", ".join(names), *([] if action.nargs == 0 else [value])])
 
     def _get_help_string(self, action: Action) -> str:
@@ -395,7 +395,7 @@ class FlagParser(HfArgumentParser):
             if not own:
                 continue
             is_librarys = owner is TrainingArguments
-            title = "Trainer" if is_librarys else owner._argument_group_name
+            title = getattr(owner, "_argument_group_name", "Trainer")
             pointer = "All other flags of transformers' TrainingArguments work too: --help_all shows them."
             group = self.add_argument_group(title, pointer if is_librarys else owner.__doc__)
             for flag in own:

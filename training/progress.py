@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, TrainerState
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 LOSSES = ("align", "ce", "answer")
 
@@ -19,7 +19,7 @@ def training_line(logs: dict[str, float], state: TrainerState) -> str:
 
 def evaluation_line(logs: dict[str, float], prefix: str, time_left: float | None) -> str:
     """Epoch, losses, accuracy, the accuracy that the questions alone give, and what the image adds, where known."""
-    parts = [prefix if logs.get("epoch") is None else f"{prefix}  epoch {logs['epoch']:.2f}"]
+    parts = [f"{prefix}  epoch {logs['epoch']:.2f}" if logs.get("epoch") else prefix]  # 0: nothing was trained
     if (loss := logs.get(f"{prefix}_loss")) is not None:
         parts.append(f"loss {loss:.4g}")
     parts += losses_of(logs, prefix)
@@ -38,7 +38,7 @@ def losses_of(logs: dict[str, float], prefix: str) -> list[str]:
     return [f"{name} {logs[f'{prefix}_{name}']:.4g}" for name in LOSSES if f"{prefix}_{name}" in logs]
 
 
-class LinesMixin:
+class LinesMixin(TrainerCallback):
     """Shows a line of what is logged where the library's callbacks show all numbers, which other loggers still get."""
 
     start: tuple[float, int] | None = None  # time and step at which the training began, while it lasts
