@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
+NUMBERS = {"int": int, "float": float}
 JSON_FLAGS = ("vision_config", "text_config")
 # What these name lies in a local folder or on the Hub.
 SOURCE_FLAGS = ("model_name_or_path", "image_encoder", "text_model", "tokenizer_name", "dataset_name")
@@ -21,7 +22,7 @@ def read_command_line(argv: list[str]) -> list[str]:
     """The flags of a command line whose first argument may be a JSON or YAML file of flags; those after it win.
 
     Raises:
-        ValueError: the file or a flag's JSON can't be read, a flag is unknown, or a folder does not exist.
+        ValueError: the file or a flag's number or JSON can't be read, a flag is unknown, or a folder does not exist.
     """
     if argv and argv[0].endswith(FILE_SUFFIXES):
         argv = flags_of_file(Path(argv[0])) + argv[1:]
@@ -73,7 +74,12 @@ def check_name(flag: str) -> None:
 
 
 def check_value(flag: str, value: str) -> None:
-    """Raises ValueError where the value of a flag is JSON that can't be read, or a folder that does not exist."""
+    """Raises ValueError where a flag's value is neither the number nor the JSON nor the folder that it has to be."""
+    number = NUMBERS.get(known_flags().get(flag))
+    try:
+        number and number(value)
+    except ValueError as error:
+        raise ValueError(f"--{flag} is {value!r}: give a number, of type {number.__name__}.") from error
     if flag in JSON_FLAGS or value.startswith("{"):
         json_object(flag, value)
     # A Hub id is a name, or an owner and a name.
@@ -97,23 +103,24 @@ def json_object(flag: str, value: str) -> dict[str, Any]:
 
 
 @cache
-def known_flags() -> frozenset[str]:
-    """The names of all flags, second names too: this project's and those of the library's Trainer."""
+def known_flags() -> dict[str, str]:
+    """The names of all flags, second names too, and their types: this project's and those of the library's Trainer."""
     library = Path(find_spec("transformers").origin).with_name("training_args.py")
-    names = {"help", "help_all"}
-    for path in (Path(__file__).with_name("arguments.py"), library):
-        for name in defined_flags(path):
-            names |= {name, f"no_{name}"}
-    return frozenset(names)
+    flags = {"help": "", "help_all": ""}
+    for path in (library, Path(__file__).with_name("arguments.py")):
+        for name, kind in defined_flags(path):
+            flags |= {name: kind} | ({f"no_{name}": ""} if kind == "bool" else {})
+    return flags
 
 
-def defined_flags(path: Path) -> Iterator[str]:
-    """The flags that a file's dataclasses of arguments define. The file is read, not imported."""
+def defined_flags(path: Path) -> Iterator[tuple[str, str]]:
+    """The flags that a file's dataclasses of arguments define, and their types. The file is read, not imported."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Arguments"):
             for field in node.body:
                 if isinstance(field, ast.AnnAssign):
-                    yield field.target.id
+                    kind = ast.unparse(field.annotation).removesuffix(" | None").removeprefix("None | ")
+                    yield field.target.id, kind
                     for part in ast.walk(field):
                         if isinstance(part, ast.keyword) and part.arg == "aliases":
-                            yield from (name.removeprefix("--") for name in ast.literal_eval(part.value))
+                            yield from ((name.removeprefix("--"), kind) for name in ast.literal_eval(part.value))
