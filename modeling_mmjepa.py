@@ -924,4 +924,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
 
 MMJepaForConditionalGeneration.register_for_auto_class("AutoModel")
 
+if __package__ == "mmjepa":  # the package itself, not a checkpoint's copy of this file
+    from . import register_auto_classes
+
+    register_auto_classes()
+
 __all__ = ["MMJepaForConditionalGeneration", "MMJepaPreTrainedModel", "MMJepaEncoder", "MMJepaImageFeatures"]

@@ -219,4 +219,9 @@ def check_counts(images: list | None, questions: list | None, image_index: list[
 
 MMJepaProcessor.register_for_auto_class()
 
+if __package__ == "mmjepa":  # the package itself, not a checkpoint's copy of this file
+    from . import register_auto_classes
+
+    register_auto_classes()
+
 __all__ = ["MMJepaProcessor", "to_rgb"]

@@ -8,14 +8,26 @@ The first argument may be a JSON or YAML file of flags; flags after it win. Flag
 that `--help` shows.
 """
 
-import logging
+# ruff: noqa: E402
 import sys
 
-from datasets import DatasetDict
+from mmjepa.training.command_line import read_command_line
+from mmjepa.training.messages import hide_unhelpful_messages, show_messages
+
+# Before the libraries are imported, which takes seconds: what can be wrong with the flags is said at once.
+if __name__ == "__main__":
+    hide_unhelpful_messages()
+    try:
+        read_command_line(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"{sys.argv[0]}: {error}")
+
+from datasets import DatasetDict, disable_progress_bars
 from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from mmjepa.data.images import VqaData
-from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.arguments import parse_arguments
@@ -33,8 +45,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs what the flags ask for; returns this run's numbers, which are also in `all_results.json`."""
     # Parse.
     model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    level = logging.INFO if training_args.process_index == 0 else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    show_messages(is_first_process=training_args.process_index == 0)
+    if training_args.disable_tqdm:
+        disable_progress_bars()
+        disable_progress_bar()
     set_seed(training_args.seed)
     checkpoint = starting_checkpoint(training_args, model_args.model_name_or_path)
 
@@ -51,8 +65,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)
 
     def answer_scores(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
-        """By these the best checkpoint is chosen while training; the controls wait for the end."""
-        return evaluate_model(model, processor, data, None, training_args.per_device_eval_batch_size)[0]
+        """By these the best checkpoint is chosen while training; the controls that need the model wait for the end."""
+        metrics, answers = evaluate_model(
+            model,
+            processor,
+            data,
+            None,
+            training_args.per_device_eval_batch_size,
+            show_progress=not training_args.disable_tqdm,
+        )
+        asked, truths = ([row[name] for row in answers] for name in ("question", "answer"))
+        return metrics | (score_majority(rows["train"], asked, truths) if asked else {})
 
     trainer = MMJepaTrainer(
         model=model,

@@ -37,13 +37,19 @@ def in_shares(items: Sequence, work: Callable[[Sequence], list]) -> list:
     """
     if not distributed.is_initialized():
         return work(items)
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    shares: list[list] = [[] for _ in range(world_size)]
-    distributed.all_gather_object(shares, work(items[rank::world_size]))
+    shares: list[list] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(shares, work(own_share(items)))
     results = [None] * len(items)
     for rank, share in enumerate(shares):
-        results[rank::world_size] = share
+        results[rank :: len(shares)] = share
     return results
+
+
+def own_share(items: Sequence) -> Sequence:
+    """What of `items` this process does."""
+    if not distributed.is_initialized():
+        return items
+    return items[distributed.get_rank() :: distributed.get_world_size()]
 
 
 def encode_all_images(

@@ -6,11 +6,13 @@ therefore answered by controls that can't see the right image, and `image_gain` 
 
 import json
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import torch
 from datasets import Dataset
+from torch import distributed
+from tqdm.auto import tqdm
 
 from ..data.batches import alignment_text
 from ..data.images import VqaData
@@ -18,7 +20,7 @@ from ..metrics.vqa_answers.vqa_answers import normalize_answer, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import alignment_metrics
-from .answering import answer_questions, encode_all_images, encode_all_texts, encode_blank_image
+from .answering import answer_questions, encode_all_images, encode_all_texts, encode_blank_image, own_share
 from .controls import are_correct, image_gain, majority_answers, other_images
 from .ranking import best_threshold, rank_questions, training_answers
 
@@ -33,6 +35,7 @@ def evaluate_model(
     batch_size: int,
     seed: int = 0,
     answers_file: TextIO | None = None,
+    show_progress: bool = False,
     **generate_kwargs,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Answers every question of `data` and scores the answers, the controls and the alignment.
@@ -45,6 +48,7 @@ def evaluate_model(
         batch_size: questions, images or texts at once.
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
+        show_progress: a bar of this process's answers, those of the controls too; the first process's alone.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
@@ -59,10 +63,30 @@ def evaluate_model(
     asked = data.questions.select(rows)
     questions, truths, image_ids = (list(asked[name]) for name in ("question", "answer", "image_id"))
     columns: dict[str, list] = {"row": rows, "image_id": image_ids, "question": questions, "answer": truths}
+    distinct = sorted(set(questions))
+    # With controls each question is answered about two images, and each distinct one about none.
+    asked_with = [questions, questions, distinct] if train_questions is not None else [questions]
+    bar = tqdm(
+        total=sum(len(own_share(texts)) for texts in asked_with),
+        desc="answers",
+        leave=False,
+        dynamic_ncols=True,
+        disable=not show_progress or (distributed.is_initialized() and distributed.get_rank() > 0),
+    )
 
-    def answer(questions: list[str], features: MMJepaImageFeatures, image_ids: Sequence[int], **kwargs) -> list[str]:
+    def answer(
+        questions: list[str],
+        features: MMJepaImageFeatures,
+        image_ids: Sequence[int],
+        on_batch: Callable[[Sequence[int], list[str]], None] | None = None,
+    ) -> list[str]:
+        def advance(batch: Sequence[int], predictions: list[str]) -> None:
+            bar.update(len(batch))
+            if on_batch is not None:
+                on_batch(batch, predictions)
+
         return answer_questions(
-            model, processor, questions, features, image_ids, batch_size, **generate_kwargs, **kwargs
+            model, processor, questions, features, image_ids, batch_size, advance, **generate_kwargs
         )
 
     def write(batch: Sequence[int], predictions: list[str]) -> None:
@@ -78,7 +102,6 @@ def evaluate_model(
     if train_questions is not None and questions:
         columns["shuffled"] = answer(questions, features, other_images(image_ids, seed))
         # Without an image equal questions have equal answers.
-        distinct = sorted(set(questions))
         blank_features = encode_blank_image(model, processor.image_processor, data.pixels)
         blank_answers = dict(zip(distinct, answer(distinct, blank_features, [0] * len(distinct)), strict=True))
         columns["blank"] = [blank_answers[question] for question in questions]
@@ -88,6 +111,7 @@ def evaluate_model(
             ranked = rank_questions(model, processor, questions, features, image_ids, batch_size, answers)
             columns["ranked"], columns["probability"] = map(list, zip(*ranked, strict=True))
             metrics |= score_ranking(columns, answers.texts, model.config.rank_threshold)
+    bar.close()
     if train_questions is not None:
         metrics |= score_alignment(model, processor, data, features.image_embeds, batch_size, seed)
     return metrics, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -102,18 +126,22 @@ def score_controls(
         columns: question, answer, prediction, shuffled and blank, as in the rows of `evaluate_model`.
     """
     questions, truths = columns["question"], columns["answer"]
-    controls = {
-        "shuffled_images": columns["shuffled"],
-        "blank_images": columns["blank"],
-        "majority": majority_answers(train_questions, questions),
-        "majority_question": majority_answers(train_questions, questions, first_words=(None, 3, 2, 1, 0)),
-    }
-    metrics: dict[str, float] = {}
-    for control, answers in controls.items():
-        scores = score_answers(answers, truths, questions)
+    metrics: dict[str, float] = score_majority(train_questions, questions, truths)
+    for control, column in (("shuffled_images", "shuffled"), ("blank_images", "blank")):
+        scores = score_answers(columns[column], truths, questions)
         metrics |= {f"{name}_{control}": scores[name] for name in CONTROL_SCORES if name in scores}
     correct, correct_shuffled = (are_correct(columns[name], truths) for name in ("prediction", "shuffled"))
     return metrics | image_gain(correct, correct_shuffled, image_ids, seed)
+
+
+def score_majority(train_questions: Dataset, questions: list[str], truths: list[str]) -> dict[str, float]:
+    """Scores of the two controls that need no model, majority and majority_question; see `score_controls`."""
+    metrics: dict[str, float] = {}
+    for control, first_words in (("majority", (3, 2, 1, 0)), ("majority_question", (None, 3, 2, 1, 0))):
+        answers = majority_answers(train_questions, questions, first_words)
+        scores = score_answers(answers, truths, questions)
+        metrics |= {f"{name}_{control}": scores[name] for name in CONTROL_SCORES if name in scores}
+    return metrics
 
 
 def score_ranking(columns: dict[str, list], answers: list[str], threshold: float | None) -> dict[str, float]:

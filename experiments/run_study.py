@@ -141,9 +141,7 @@ class StudyRunner:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "all_results.json").unlink(missing_ok=True)
         flags_file = folder / "flags.json"
-        flags_file.write_text(
-            json.dumps(flags | {"output_dir": str(folder), "log_dir": str(folder / "logs")}, indent=2)
-        )
+        flags_file.write_text(json.dumps(flags | {"output_dir": str(folder)}, indent=2))
         logger.info("%s, seed %s: started, log in %s", cell, seed, folder / "log")
         start = time.monotonic()
         with open(folder / "log", "wb") as log:

@@ -1,1 +1,5 @@
 """A trained model as stock parts and as ONNX graphs."""
+
+from ..training.messages import hide_unhelpful_messages
+
+hide_unhelpful_messages()  # before the modules of this folder import the libraries

@@ -1,4 +1,4 @@
-"""The model as three ONNX graphs, and greedy answers from them in onnxruntime.
+"""The model as three ONNX graphs, which `OnnxModel` in onnx_model.py runs.
 
 image_tower.onnx    pixel_values (I, 3, H, W) -> image_embeds (I, D), visual_tokens (I, M, D)
 text_encoder.onnx   input_ids, attention_mask (B, L), padded on the right -> question_states (B, L, D)
@@ -11,11 +11,10 @@ with; I, B, L and A are free.
 """
 
 import copy
-import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 from torch.export import Dim
@@ -98,70 +97,11 @@ def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcesso
     model.generation_config.save_pretrained(folder)
     model = copy.deepcopy(model).cpu().float().eval()
     for name, (module, inputs, axes) in example_inputs(model).items():
-        program = OnnxExporter().export(module.eval(), inputs, OnnxConfig(dynamic_shapes=axes)).program
+        with redirect_stdout(StringIO()):  # the exporter prints each of its stages
+            program = OnnxExporter().export(module.eval(), inputs, OnnxConfig(dynamic_shapes=axes)).program
         for node in program.graph.all_nodes():
             node.metadata_props.clear()  # the paths and lines of this machine's source code
         OnnxExporter.save_program(program, folder / f"{name}.onnx")
-
-
-class OnnxModel:
-    """The folder that [`export_onnx`] wrote, ready to answer.
-
-    Args:
-        folder: where the graphs are.
-        session_options: for `onnxruntime.InferenceSession`, such as `providers`.
-
-    Example:
-        >>> model, processor = OnnxModel("onnx"), MMJepaProcessor.from_pretrained("onnx")
-        >>> inputs = processor(images="slide.png", text="what is present?", return_tensors="np")
-        >>> processor.decode(model.generate(**inputs), skip_special_tokens=True)
-    """
-
-    def __init__(self, folder: str | Path, **session_options):
-        folder = Path(folder)
-        self.settings = json.loads((folder / "generation_config.json").read_text())
-        self.image_tower, self.text_encoder, self.decoder_step = (
-            onnxruntime.InferenceSession(folder / f"{name}.onnx", **session_options)
-            for name in ("image_tower", "text_encoder", "decoder_step")
-        )
-
-    def generate(
-        self,
-        input_ids: np.ndarray,
-        attention_mask: np.ndarray,
-        pixel_values: np.ndarray,
-        image_index: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Token ids (B, A) of the greedy answers, as `generate` of the model gives them with `num_beams=1`.
-
-        Args:
-            input_ids, attention_mask: questions (B, L), padded on the right.
-            pixel_values: images (I, 3, H, W) in float32; `image_index` (B,) says which one each question is about.
-        """
-        settings = self.settings
-        _, visual_tokens = self.image_tower.run(None, {"pixel_values": pixel_values})  # (I, M, D)
-        (question_states,) = self.text_encoder.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
-        inputs = {
-            "visual_tokens": visual_tokens if image_index is None else visual_tokens[image_index],  # (B, M, D)
-            "question_states": question_states,  # (B, L, D)
-            "attention_mask": attention_mask,
-        }
-        answers = np.full((len(input_ids), 1), settings["decoder_start_token_id"])
-        ended = np.zeros(len(input_ids), dtype=bool)
-        steps = settings.get("max_new_tokens", 32)
-        for step in range(steps):
-            (logits,) = self.decoder_step.run(None, {"decoder_input_ids": answers, **inputs})  # (B, V)
-            tokens = logits.argmax(axis=-1)
-            if step == 0 and settings.get("forced_bos_token_id") is not None:
-                tokens[:] = settings["forced_bos_token_id"]
-            if step == steps - 1 and settings.get("forced_eos_token_id") is not None:
-                tokens[:] = settings["forced_eos_token_id"]
-            tokens[ended] = settings["pad_token_id"]
-            answers = np.concatenate([answers, tokens[:, None]], axis=1)
-            ended |= np.isin(tokens, settings["eos_token_id"])
-            if ended.all():
-                break
-        return answers
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,6 +4,8 @@ Two processes that cannot import this package load, answer and train; the tests 
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -229,3 +231,16 @@ def test_with_the_package_imported_auto_classes_need_no_remote_code_and_ask_noth
         assert type(getattr(transformers, name).from_pretrained(saved_folder)) is MMJepaForConditionalGeneration
     for processor_class in (transformers.AutoProcessor, MMJepaProcessor):
         assert type(processor_class.from_pretrained(saved_folder)) is MMJepaProcessor
+
+
+def test_importing_the_package_imports_no_pytorch_until_a_class_is_used():
+    code = "import mmjepa, sys; assert 'torch' not in sys.modules; mmjepa.MMJepaConfig; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["mmjepa.MMJepaProcessor", "mmjepa.MMJepaForConditionalGeneration"])
+def test_the_first_class_that_is_used_makes_all_of_them_known(name):
+    code = f"import mmjepa; {name}; from transformers.models.auto.processing_auto import PROCESSOR_MAPPING as known; "
+    code += "assert mmjepa.MMJepaConfig in known; from transformers import MODEL_MAPPING as known; "
+    code += "assert mmjepa.MMJepaConfig in known"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -121,12 +121,13 @@ def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, 
     for name in own:
         (copied / name).parent.mkdir(exist_ok=True)
         (copied / name).write_text("mine")
+    assert any("events" in name for name in contents(copied))
     results = run_pathvqa.main([*training_flags(slides, copied, tmp_path), "--overwrite_output_dir"])
     files = contents(copied)
     assert {name for name in files if files[name] == b"mine"} == own
     assert results == json.loads(files["all_results.json"]) and "test_accuracy" not in results
     assert {path.name for path in copied.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-best"}
-    assert not (copied / "test_answers.jsonl").exists()
+    assert not (copied / "test_answers.jsonl").exists() and not any("events" in name for name in files)
     assert "Measured on the test split" not in files["README.md"].decode()
 
 

@@ -2,8 +2,13 @@
 
 import io
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +21,26 @@ from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM, TEXT, VISION
 from transformers import BartForConditionalGeneration, Dinov2Model
 from transformers.training_args import ParallelMode
+from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from mmjepa import run_pathvqa
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
-from mmjepa.training.arguments import CONFIG_FIELDS, ModelArguments, parse_arguments
+from mmjepa.training.arguments import (
+    CONFIG_FIELDS,
+    FIXED_FLAGS,
+    DataArguments,
+    FlagParser,
+    MMJepaTrainingArguments,
+    ModelArguments,
+    OutputArguments,
+    default_workers,
+    parse_arguments,
+)
 from mmjepa.training.building import build, image_processor_of_size
+from mmjepa.training.command_line import known_flags
 
 
 @pytest.fixture
@@ -76,13 +93,18 @@ def test_every_flag_reaches_what_it_sets(flag, value, group, name, expected):
 
 def test_defaults_are_the_documented_ones():
     model, data, training = parsed("--use_cpu")
-    assert (training.per_device_train_batch_size, training.dataloader_num_workers) == (16, 4)
+    assert (training.per_device_train_batch_size, training.dataloader_num_workers) == (16, default_workers())
+    assert 1 <= default_workers() <= 4
     assert (training.num_train_epochs, training.lr_img, training.learning_rate) == (3, 3e-4, 3e-5)
     rows = Dataset.from_dict({"question": ["is it?"], "answer": ["yes"]})
     config = build(model, rows)[1].config
     assert (config.num_image_tokens, config.lambda_align, config.lambda_ce) == (8, 0.5, 1.0)
     assert (training.align_warmup_epochs, training.warmup_steps, training.max_grad_norm) == (1, 0.06, 1.0)
-    assert (training.log_dir, training.output_dir, training.export_dir) == ("./logs", "./checkpoints", None)
+    assert (training.log_dir, training.output_dir, training.export_dir) == (
+        "./checkpoints/logs",
+        "./checkpoints",
+        None,
+    )
     assert not (training.use_cosine_schedule or training.gradient_checkpointing or training.bf16 or training.fp16)
     assert data.dataset_name == "flaviagiammarino/path-vqa"
 
@@ -102,6 +124,92 @@ def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
     assert model.vision_fields == VISION
     assert (training.per_device_train_batch_size, training.lr_img) == (6, 0.02)
     assert training.augmentations == ["flip", "stain"]
+
+
+def test_the_flags_that_are_known_before_the_imports_are_those_of_the_parser():
+    parser = FlagParser((ModelArguments, DataArguments, MMJepaTrainingArguments), show_all=True)
+    names = {name.lstrip("-") for action in parser._actions for name in action.option_strings}
+    with_hyphens = {name.replace("_", "-") for name in known_flags()}
+    assert names - {"h"} <= known_flags().keys() | with_hyphens
+    assert {name for name in known_flags() if not name.startswith("no_")} <= names
+    assert known_flags()["batch_size"] == "int" and known_flags()["learning_rate"] == "float"
+
+
+def test_help_shows_this_projects_flags_in_groups_and_the_trainers_only_where_asked(capsys):
+    shown = {}
+    for flag in ("--help", "--help_all"):
+        with pytest.raises(SystemExit, match="0"):
+            parse_arguments([flag])
+        shown[flag] = capsys.readouterr().out
+    titles = re.findall(r"^(\w+):$", shown["--help"], re.MULTILINE)
+    assert titles == ["options", "model", "data", "training", "output", "Trainer"]
+    own = {name for group in (ModelArguments, DataArguments) for name in vars(group)["__annotations__"]}
+    assert {name for name in (*own, "lr_img", "log_dir") if f"--{name} " not in shown["--help"]} <= {
+        "num_image_tokens",
+        "max_val_samples",
+    }
+    assert "--num_image_tokens, --m_image_tokens int" in shown["--help"]
+    assert "--adam_beta1" not in shown["--help"] and "--adam_beta1" in shown["--help_all"]
+    assert "--no_" not in shown["--help_all"] and "--log-dir" not in shown["--help_all"]
+
+
+def test_every_flag_of_this_project_stands_in_a_table_of_the_docs():
+    root = Path(run_pathvqa.__file__).parent
+    tables = set(re.findall(r"--(\w+)", (root / "README.md").read_text() + (root / "docs" / "flags.md").read_text()))
+    classes = (ModelArguments, DataArguments, MMJepaTrainingArguments, OutputArguments)
+    own = {name for group in classes for name in vars(group)["__annotations__"]}
+    assert own - FIXED_FLAGS.keys() <= tables
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batchsize", "3"], "there is no --batchsize: did you mean --batch_size"),
+        (["--batch_size", "x"], "--batch_size is 'x': give a number, of type int"),
+        (["--max_val_samples=1.5"], "--max_val_samples is '1.5': give a number, of type int"),
+        (["--vision_config", "{hidden_size: 3}"], "--vision_config is '{hidden_size: 3}', which is no JSON"),
+        (["--text_config=[3]"], r"--text_config is '\[3\]': give a JSON object"),
+        (["--lr_scheduler_kwargs", "{'min_lr': 1}"], "--lr_scheduler_kwargs is .* which is no JSON"),
+        (["--seed", "1", "configs/demo.json"], "configs/demo.json stands behind .* as the first argument"),
+        (["nothing.json", "--seed", "1"], "nothing.json, the file of flags, does not exist"),
+        (["--dataset_name", "/no/such/folder"], "--dataset_name is '/no/such/folder': there is no such folder"),
+        (["--model_name_or_path", "./nothing"], "--model_name_or_path is './nothing': there is no such folder"),
+        (["--seed", "1", "2"], "2 stands behind no flag"),
+    ],
+)
+def test_what_is_wrong_with_the_command_line_is_said_by_the_flags_name(flags, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"seed": 1,}', "flags.json, the file of flags, can't be read: .*line 1"), ("[1]", "holds a list")],
+)
+def test_a_file_that_holds_no_flags_is_named(tmp_path, text, message):
+    (tmp_path / "flags.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([str(tmp_path / "flags.json")])
+
+
+def test_the_script_says_what_is_wrong_with_the_flags_before_it_imports_pytorch(tmp_path):
+    """A module named torch that can't be imported stands in the way of the one that can."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    run = run_python(run_pathvqa.__file__, "--batchsize", "3", path=str(tmp_path))
+    assert run.returncode != 0 and run.stderr.count("\n") == 1
+    assert "there is no --batchsize" in run.stderr
+
+
+def test_without_a_gpu_bfloat16_is_computed_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    training = parsed("--precision", "bf16")[2]
+    assert training.bf16 and training.device.type == "cpu"
+
+
+def test_a_data_set_that_is_nowhere_is_named_by_its_flag(folders, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="--dataset_name is 'no/such': there is no such folder here"):
+        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", "no/such"])
 
 
 def test_each_part_that_is_not_named_is_the_published_one():
@@ -144,6 +252,7 @@ def test_bfloat16_is_the_default_only_where_the_gpu_does_not_emulate_it(gpus, mo
 @pytest.fixture
 def gpus(monkeypatch) -> int:
     """A machine that says that it has three GPUs."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
@@ -157,6 +266,50 @@ def test_of_several_gpus_one_is_used_and_the_log_says_how_to_use_all(gpus, caplo
     assert training.n_gpu == 1 and training.parallel_mode == ParallelMode.NOT_PARALLEL
     assert training.train_batch_size == 4
     assert caplog.text.count("torchrun --nproc_per_node 3") == 1
+
+
+def run_python(*arguments: str, path: str = "") -> subprocess.CompletedProcess:
+    """Python in a process of its own, as a user starts it; modules are looked for in `path` first."""
+    environment = {"PYTHONPATH": os.pathsep.join([path, *sys.path]), "TQDM_MININTERVAL": "0"}
+    return subprocess.run([sys.executable, *arguments], env=os.environ | environment, capture_output=True, text=True)
+
+
+def unhelpful_lines(run: subprocess.CompletedProcess) -> list[str]:
+    assert run.returncode == 0, run.stderr
+    unhelpful = re.compile(r"warn|fail|deprecat|missing|not installed|torch|\[RANK|Glyph", re.IGNORECASE)
+    return [line for line in re.split(r"[\r\n]+", run.stderr + run.stdout) if unhelpful.search(line)]
+
+
+def test_a_run_prints_nothing_that_a_user_can_do_nothing_about(slides, tmp_path):
+    """Training and both exports, with the workers and bars that a user has."""
+    folder = tmp_path / "run"
+    flags = [*FROM_RANDOM, "--dataset_name", slides, "--max_epochs", "2", "--batch_size", "8", "--logging_steps", "1"]
+    flags += ["--output_dir", str(folder), "--export_dir", str(tmp_path / "export")]
+    if find_spec("onnxscript") is not None and is_torch_greater_or_equal("2.11"):
+        flags += ["--onnx_dir", str(tmp_path / "onnx")]
+    run = run_python(run_pathvqa.__file__, *flags)
+    assert not unhelpful_lines(run)
+    assert "INFO train: 56 questions about 8 images" in run.stderr
+    # Two evaluations while training and one at the end, each in one line; bars that end with the last question.
+    evaluations = [line for line in run.stdout.splitlines() if line.startswith("eval  epoch")]
+    assert len(evaluations) == 3
+    assert all(re.search(r"loss [\d.]+  align .* accuracy .* majority answer", line) for line in evaluations)
+    assert evaluations[0].endswith(" left") and re.search(r"image gain [+-][\d.]+ points$", evaluations[2])
+    assert "{" not in run.stdout
+    assert re.search(r"answers: 100%.* 31/31 ", run.stderr)
+    assert list((folder / "logs" / "mmjepa_joint").glob("events*"))
+
+
+@pytest.mark.parametrize("does", ["evaluates", "exports"])
+def test_what_uses_a_saved_model_prints_nothing_that_a_user_can_do_nothing_about(does, saved_folder, slides, tmp_path):
+    if does == "exports":
+        run = run_python("-m", "mmjepa.export.parts", saved_folder, str(tmp_path))
+    else:
+        flags = ["--model_name_or_path", saved_folder, "--do_train", "false", "--dataset_name", slides]
+        run = run_python(run_pathvqa.__file__, *flags, "--output_dir", str(tmp_path))
+        assert re.search(r"^eval  loss .* image gain", run.stdout, re.MULTILINE)
+    # Where texts are longer than a model reads, a user can do something.
+    assert not [line for line in unhelpful_lines(run) if "is truncated" not in line]
 
 
 def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folders, tmp_path, capsys):
@@ -248,7 +401,7 @@ def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, 
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
-    from mmjepa.export.onnx import OnnxModel
+    from mmjepa.export.onnx_model import OnnxModel
 
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run", "--max_answer_tokens", "6"]
     run_pathvqa.main([*flags, "--onnx_dir", str(tmp_path / "onnx")])

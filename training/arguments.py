@@ -1,25 +1,24 @@
-"""Every flag: of the model, of the data, and of the training."""
+"""Every flag: of the model, of the data, of the training and of what it writes."""
 
-import json
 import logging
 import os
-from dataclasses import dataclass, field
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
-import yaml
 from transformers import (
     HfArgumentParser,
     TrainingArguments,
 )
 from transformers.debug_utils import DebugOption
-from transformers.hf_argparser import HfArg
+from transformers.hf_argparser import HfArg, string_to_bool
 from transformers.training_args import ParallelMode
 
 from ..configuration_mmjepa import MMJepaConfig
 from .augmentation import AUGMENTATIONS
+from .command_line import json_object, read_command_line
 
 logger = logging.getLogger("mmjepa")
 # What --precision may say -> the Trainer's flag for it.
@@ -49,21 +48,58 @@ FIXED_ACCELERATOR_FIELDS = {
 REFUSED_OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo")
 
 
+def default_workers() -> int:
+    """Four, or as many as there are cores where there are fewer: more would only take turns."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(4, cores)
+
+
 @dataclass
-class MMJepaTrainingArguments(TrainingArguments):
-    """transformers' training arguments with this project's defaults, some second names, and a few flags more."""
+class OutputArguments:
+    """Where a run writes, what of it is kept, and what an earlier run's is for."""
+
+    _argument_group_name = "output"
 
     output_dir: str = HfArg(default="./checkpoints", aliases=["--ckpt_dir"], help="Where checkpoints are written.")
-    log_dir: str = HfArg(default="./logs", help="Folder of logs; TensorBoard's are in mmjepa_joint below it.")
+    log_dir: str | None = HfArg(
+        default=None,
+        help="Folder of logs, by default `logs` in the output folder; TensorBoard's are in mmjepa_joint below it.",
+    )
     export_dir: str | None = HfArg(
         default=None, help="Where the trained parts are written, each for a stock class to load."
     )
     onnx_dir: str | None = HfArg(default=None, help="Where the trained model is written as ONNX graphs.")
+    resume_from_checkpoint: str | None = HfArg(
+        default=None,
+        help="Resumes training. Without a value, or with `true` or `last`: from the newest complete checkpoint in the "
+        "output folder. With a run's folder: from the newest there. With a checkpoint: from that one.",
+        metadata={"nargs": "?", "const": "last"},
+    )
+    overwrite_output_dir: bool = HfArg(
+        default=False,
+        help="Removes what an earlier run left in the output folder, its model and checkpoints too; other files stay.",
+    )
+    save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint.")
+    save_total_limit: int | None = HfArg(default=2, help="The best and the last checkpoint.")
+    logging_steps: float = HfArg(default=20, help="Steps between two lines of the log.")
+    report_to: list[str] | str | None = field(default="tensorboard", metadata={"help": "Where logs go."})
+
+
+@dataclass
+class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
+    """transformers' training arguments with this project's defaults, some second names, and a few flags more."""
+
+    _argument_group_name = "training"
+
     per_device_train_batch_size: int = HfArg(
         default=16, aliases=["--batch_size"], help="Questions per batch and process."
     )
     per_device_eval_batch_size: int = HfArg(default=64, help="Questions per batch of an evaluation.")
-    dataloader_num_workers: int = HfArg(default=4, aliases=["--num_workers"], help="Processes that load data.")
+    dataloader_num_workers: int = HfArg(
+        default_factory=default_workers,
+        aliases=["--num_workers"],
+        help="Processes that load data: 4, or as many as there are cores where there are fewer.",
+    )
     num_train_epochs: float = HfArg(default=3, aliases=["--max_epochs"], help="How many times every question is seen.")
     lr_img: float = HfArg(
         default=3e-4, help="Peak learning rate of the image encoder, projector, visual prefix and alignment loss."
@@ -93,16 +129,6 @@ class MMJepaTrainingArguments(TrainingArguments):
         help="Whether to evaluate the validation split at the end, controls included; false also switches off the "
         "evaluations while training (--eval_strategy) and with them the choice of the best checkpoint.",
     )
-    resume_from_checkpoint: str | None = HfArg(
-        default=None,
-        help="Resumes training. Without a value, or with `true` or `last`: from the newest complete checkpoint in the "
-        "output folder. With a run's folder: from the newest there. With a checkpoint: from that one.",
-        metadata={"nargs": "?", "const": "last"},
-    )
-    overwrite_output_dir: bool = HfArg(
-        default=False,
-        help="Removes what an earlier run left in the output folder, its model and checkpoints too; other files stay.",
-    )
     align_warmup_epochs: float = HfArg(
         default=1.0, help="Epochs at the start that train the alignment alone; at most half of the training."
     )
@@ -115,20 +141,18 @@ class MMJepaTrainingArguments(TrainingArguments):
     fast_dev_run: bool = HfArg(default=False, help="Two training steps and little data: does everything run?")
     remove_unused_columns: bool = HfArg(default=False, help="The collator reads the text columns.")
     eval_strategy: str = HfArg(default="epoch", help="When to evaluate.")
-    save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint.")
-    save_total_limit: int | None = HfArg(default=2, help="The best and the last checkpoint.")
     load_best_model_at_end: bool = HfArg(
         default=True, help="Whether the best checkpoint is saved at the end, not the last."
     )
     metric_for_best_model: str | None = HfArg(default="accuracy", help="The number that chooses the best checkpoint.")
-    logging_steps: float = HfArg(default=20, help="Steps between two lines of the log.")
-    report_to: list[str] | str | None = field(default="tensorboard", metadata={"help": "Where logs go."})
 
     def __post_init__(self):
         if self.use_cosine_schedule:
             self.lr_scheduler_type = "cosine"
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.accelerator.is_available():
-            # Without it, each of the launched processes would take itself for the only one.
+        if self.log_dir is None:
+            self.log_dir = os.path.join(self.output_dir, "logs")
+        if not torch.accelerator.is_available():
+            # Without it the library refuses bfloat16, and each of several processes takes itself for the only one.
             self.use_cpu = True
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"precision is {self.precision!r}: allowed are auto, {', '.join(PRECISIONS)}.")
@@ -216,14 +240,15 @@ CONFIG_FIELDS = (
 
 def config_flag(name: str, help: str, **kwargs) -> Any:
     """A flag for a field of MMJepaConfig; None is `not given`, so that a saved model's value is not overwritten."""
-    # The formatter adds "(default: None)" wherever %(default) is not in the text; .0 prints nothing of it.
-    help += f" (default: {getattr(MMJepaConfig, name)}, or the saved model's)%(default).0s"
+    help += f" (default: {getattr(MMJepaConfig, name)}, or the saved model's)"
     return HfArg(default=None, help=help, **kwargs)
 
 
 @dataclass
 class ModelArguments:
     """Which model: a saved one, one from two published checkpoints (by default), or one from random weights."""
+
+    _argument_group_name = "model"
 
     model_name_or_path: str | None = HfArg(default=None, help="A saved MMJepa to train on or evaluate.")
     image_encoder: str | None = HfArg(
@@ -283,8 +308,8 @@ class ModelArguments:
         else:
             for name, published in PUBLISHED.items():
                 setattr(self, name, getattr(self, name) or published)
-        self.vision_fields: dict = json.loads(self.vision_config or "{}")
-        self.text_fields: dict = json.loads(self.text_config or "{}")
+        self.vision_fields = json_object("vision_config", self.vision_config or "{}")
+        self.text_fields = json_object("text_config", self.text_config or "{}")
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of MMJepaConfig that were given by flag, without the towers' configurations."""
@@ -295,6 +320,8 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which data set, a Hub id or a local folder; which of its columns and rows, and how they are read."""
+
+    _argument_group_name = "data"
 
     dataset_name: str = HfArg(
         default="flaviagiammarino/path-vqa",
@@ -334,12 +361,66 @@ class DataArguments:
         return {name: column for name, column in named.items() if column is not None}
 
 
+class FlagHelp(ArgumentDefaultsHelpFormatter):
+    """Shows each name of a flag once, not with hyphens too, and defaults that say something."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
+        value = self._format_args(action, getattr(action.type, "__name__", "value"))
+        return " ".join([", ".join(names), *([] if action.nargs == 0 else [value])])
+
+    def _get_help_string(self, action: Action) -> str:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class FlagParser(HfArgumentParser):
+    """This project's flags in groups, one a class; those of the library's Trainer are shown only by `--help_all`."""
+
+    def __init__(self, argument_classes: tuple[type, ...], show_all: bool):
+        self.show_all = show_all
+        super().__init__(
+            argument_classes,
+            usage="%(prog)s [flags.json] [--flag value ...]",
+            description="Trains, evaluates and exports MMJepa. A JSON or YAML file of flags may come first; flags "
+            "after it win.",
+            formatter_class=FlagHelp,
+        )
+        self.add_argument("--help_all", action="help", help="show the flags of the library's Trainer too, and exit")
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        types = get_type_hints(dtype)
+        ungrouped = {field.name: field for field in fields(dtype) if field.init}
+        for owner in dtype.__mro__:
+            own = [ungrouped.pop(name) for name in vars(owner).get("__annotations__", {}) if name in ungrouped]
+            if not own:
+                continue
+            is_librarys = owner is TrainingArguments
+            title = getattr(owner, "_argument_group_name", "Trainer")
+            pointer = "All other flags of transformers' TrainingArguments work too: --help_all shows them."
+            group = self.add_argument_group(title, pointer if is_librarys else owner.__doc__)
+            for flag in own:
+                flag.type = types[flag.name]
+                self._parse_dataclass_field(group, flag)
+            for action in group._group_actions:
+                is_hidden = is_librarys and not self.show_all or action.dest in FIXED_FLAGS
+                if is_hidden or action.option_strings[0].startswith("--no_"):
+                    action.help = SUPPRESS
+                elif action.type is string_to_bool:
+                    action.metavar = "true|false"
+
+
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJepaTrainingArguments]:
-    """The three groups of flags from a command line whose first argument may be a JSON or YAML file of flags."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, MMJepaTrainingArguments))
-    if argv and argv[0].endswith((".json", ".yaml", ".yml")):
-        argv = flags_of_file(Path(argv[0])) + argv[1:]
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(args=argv)
+    """The three groups of flags from a command line whose first argument may be a JSON or YAML file of flags.
+
+    Raises:
+        ValueError: as `read_command_line` and `check_run`; or flags contradict each other.
+    """
+    argv = read_command_line(argv)
+    parser = FlagParser((ModelArguments, DataArguments, MMJepaTrainingArguments), show_all="--help_all" in argv)
+    *groups, unused = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    if unused:
+        raise ValueError(f"{' '.join(unused)} stands behind no flag: a flag is written --name value.")
+    model_args, data_args, training_args = groups
     check_run(data_args, training_args)
     return model_args, data_args, training_args
 
@@ -359,17 +440,3 @@ def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) 
         for flag in ("max_train_samples", "blank_images"):
             if getattr(data_args, flag):
                 raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")
-
-
-def flags_of_file(path: Path) -> list[str]:
-    """The flags that a JSON or YAML file (JSON is YAML) spells out.
-
-    HfArgumentParser reads such files too, but takes no flags beside them, no second names such as `batch_size`, and
-    no dict for a flag that is JSON.
-    """
-    flags = []
-    for name, value in yaml.safe_load(path.read_text()).items():
-        if value is not None:
-            values = value if isinstance(value, list) else [value]
-            flags += [f"--{name}", *(item if isinstance(item, str) else json.dumps(item) for item in values)]
-    return flags

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from datasets import DatasetDict, IterableDataset
+from datasets.exceptions import DatasetNotFoundError
 from transformers import BaseImageProcessor
 
 from ..data.images import VqaData, check_readable, prepare
@@ -21,12 +22,21 @@ def read_rows(
 
     The splits are train, whose texts are always needed, and those whose images are looked at. Beside a stream train
     has its texts alone.
+
+    Raises:
+        ValueError: there is no such data set, here or on the Hub.
     """
     splits = dict.fromkeys(("train", *training_args.splits))
     source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), splits)
     # The other processes read what the first one leaves in the cache of `datasets`.
     with training_args.main_process_first():
-        stream, rows = stream_rows(*source) if data_args.streaming else (None, load_rows(*source))
+        try:
+            stream, rows = stream_rows(*source) if data_args.streaming else (None, load_rows(*source))
+        except (DatasetNotFoundError, ConnectionError) as error:
+            raise ValueError(
+                f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "
+                f"was found on the Hub ({error})."
+            ) from error
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_val_samples}
     if training_args.fast_dev_run:
         limits = dict.fromkeys(rows, 2 * training_args.per_device_train_batch_size)

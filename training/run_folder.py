@@ -13,6 +13,7 @@ NEWEST = ("last", "true")  # what --resume_from_checkpoint says for the newest c
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 # A folder that has one of these holds a run.
 RUN_SIGNS = re.compile(r"checkpoint-\d+|trainer_state\.json|all_results\.json|model(-\d+-of-\d+)?\.safetensors")
+LOGS = "logs/mmjepa_joint"  # where --log_dir puts them by default
 # A run's results. What else it left, a later run overwrites.
 RESULTS = re.compile(r"(all|train|eval|test)_results\.json|(eval|test)_answers\.(jsonl|png)|README\.md")
 
@@ -110,7 +111,8 @@ def clear_folder(args: MMJepaTrainingArguments) -> None:
             if RESULTS.fullmatch(path.name):
                 path.unlink()
     if args.overwrite_output_dir:
-        for path in (folder / name for name in signs):
+        # TensorBoard would draw the logs of both runs as one.
+        for path in (*(folder / name for name in signs), folder / LOGS):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

@@ -20,7 +20,6 @@ def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     metrics = result.metrics | {"train_samples": len(trainer.train_dataset.questions)}
-    trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
@@ -46,13 +45,13 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
                 args.per_device_eval_batch_size,
                 args.seed,
                 file,
+                show_progress=not args.disable_tqdm,
             )
         answers.extend(rows)
         return metrics
 
     trainer.compute_answer_metrics = with_controls
     metrics = trainer.evaluate(data, metric_key_prefix=prefix)
-    trainer.log_metrics(prefix, metrics)
     trainer.save_metrics(prefix, metrics)
     if args.do_train and "eval_rank_threshold" in metrics:
         # What was measured on the validation split goes with the model; the test split is answered by it.
@@ -65,6 +64,7 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
         draw_answers(folder / f"{prefix}_answers.png", data, answers, seed=args.seed)
         print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))
         print(f"\npicture: {folder / f'{prefix}_answers.png'}")
+        print(f"numbers: {folder / 'all_results.json'}")
     return metrics
 
 

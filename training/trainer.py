@@ -22,6 +22,7 @@ A training run as the library's `Trainer` calls its hooks. The class below has t
 import logging
 import math
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, get_scheduler
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, get_scheduler
 from transformers.integrations import TensorBoardCallback
 
 from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
@@ -41,18 +42,32 @@ from ..data.streaming import StreamedVqaData
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
 from .arguments import MMJepaTrainingArguments
 from .augmentation import augment
+from .progress import LinePrinterCallback, LineProgressCallback
 
 logger = logging.getLogger("mmjepa")
 
 
 class MMJepaTensorBoardCallback(TensorBoardCallback):
-    """Writes numbers by their own names, such as `train_align` and `val_ce`, where the library adds a prefix."""
+    """Writes numbers by their own names, such as `train_align` and `val_ce`, where the library adds a prefix.
+
+    Those of an evaluation after the training, of the best checkpoint, are no further point of the training's curves:
+    their names begin with `final_`.
+    """
 
     NAMES = {f"eval_{name}": f"val_{name}" for name in ("align", "ce", "answer")}
 
     def __init__(self, log_dir: str):
         super().__init__()
         self.logging_dir = os.path.join(log_dir, "mmjepa_joint")
+        self.is_training = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.is_training = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        super().on_train_end(args, state, control, **kwargs)
+        self.is_training = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero:
@@ -60,8 +75,9 @@ class MMJepaTensorBoardCallback(TensorBoardCallback):
         if self.tb_writer is None:
             self._init_summary_writer(args)
         for name, value in logs.items():
+            shown = self.NAMES.get(name, name) if self.is_training else re.sub("^eval_", "final_", name)
             if isinstance(value, (int, float)):
-                self.tb_writer.add_scalar(self.NAMES.get(name, name), value, state.global_step)
+                self.tb_writer.add_scalar(shown, value, state.global_step)
         self.tb_writer.flush()
 
 
@@ -86,6 +102,10 @@ COUNTS: dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]] = {
     "ce": lambda batch: (batch["labels"] != -100).sum(),  # tokens of answers
     "answer": lambda batch: (batch["labels"] != -100).any(dim=1).sum(),  # answers
 }
+
+
+# Groups of parameters -> the names that their learning rates have in the log.
+RATE_NAMES = {"img": "learning_rate_image", "dec": "learning_rate"}
 
 
 class MMJepaTrainer(Trainer):
@@ -114,8 +134,14 @@ class MMJepaTrainer(Trainer):
         self.num_rows: Any = 0  # trained on since the last line of the log
         self.counts_in_step: dict[str, torch.Tensor] = {}
         self.log_time = time.perf_counter()  # when the rows in num_rows began to be trained on
-        if self.pop_callback(TensorBoardCallback) is not None:
-            self.add_callback(MMJepaTensorBoardCallback(self.args.log_dir))
+        own_callbacks = {
+            TensorBoardCallback: lambda: MMJepaTensorBoardCallback(self.args.log_dir),
+            PrinterCallback: LinePrinterCallback,
+            ProgressCallback: LineProgressCallback,
+        }
+        for librarys, make in own_callbacks.items():
+            if self.pop_callback(librarys) is not None:
+                self.add_callback(make())
 
     def train(self, *args, **kwargs):
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
@@ -158,6 +184,8 @@ class MMJepaTrainer(Trainer):
             "in_order",
         )
         arguments = {name: getattr(self.args, f"dataloader_{name}") for name in names}
+        # Pinned memory is for copies to a GPU.
+        arguments["pin_memory"] &= self.args.device.type not in ("cpu", "mps")
         return {"collate_fn": self.data_collator, **arguments}
 
     def create_optimizer(self, model=None):
@@ -297,7 +325,9 @@ class MMJepaTrainer(Trainer):
             logs["samples_per_second"] = float(self.num_rows) * self.args.world_size / (now - self.log_time)
             self.num_rows, self.log_time = 0, now
             logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
-            logs |= {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+            # The library's `learning_rate` is that of the first group, whichever that is.
+            rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+            logs |= {RATE_NAMES[name]: float(rate) for name, rate in rates.items()}
         super().log(logs, start_time)
 
     def _mean_losses(self) -> dict[str, float]:

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from datasets import Array3D, Dataset, Features
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 from transformers import BatchFeature, BitImageProcessorPil
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
@@ -164,6 +166,16 @@ def test_without_training_questions_the_same_answers_are_scored_without_controls
     ]
     assert scores == {name: metrics[name] for name in scores} and "accuracy" in scores
     assert not any("shuffled" in name or "gain" in name or "align" in name for name in scores)
+
+
+def test_the_bar_counts_the_answers_of_the_controls_too(data, capsys, monkeypatch):
+    monkeypatch.setattr("mmjepa.evaluation.evaluate.tqdm", partial(tqdm, mininterval=0))  # shows each change
+    distinct = len(set(data.questions["question"]))
+    for train_questions, total in ((None, len(data)), (data.questions, 2 * len(data) + distinct)):
+        evaluate_model(EchoModel(), CharacterProcessor(), data, train_questions, batch_size=2, show_progress=True)
+        assert f"answers: 100%|██████████| {total}/{total} " in capsys.readouterr().err
+    evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2)
+    assert capsys.readouterr().err == ""
 
 
 def test_an_evaluation_leaves_the_model_in_the_mode_it_was_in(data):

@@ -1,5 +1,8 @@
 """The three ONNX graphs in onnxruntime: the same answers as the model's, for any number of images and questions."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,8 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
 pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
 
-from mmjepa.export.onnx import OnnxModel, export_onnx, main  # noqa: E402
+from mmjepa.export.onnx import export_onnx, main  # noqa: E402
+from mmjepa.export.onnx_model import OnnxModel  # noqa: E402
 
 QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is it?"]
 
@@ -44,6 +48,32 @@ def test_answers_in_onnxruntime_are_the_models_greedy_answers(exported, count, i
     answers = OnnxModel(folder).generate(**processor(**inputs, return_tensors="np"))
     expected = model.generate(**processor(**inputs, return_tensors="pt"))
     assert answers.tolist() == expected.tolist()
+
+
+# Answers as README.md shows it, where PyTorch is not installed.
+WITHOUT_PYTORCH = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.partition(".")[0] == "torch" else find_spec(name, *rest)
+sys.modules["torch"] = None
+from mmjepa.export.onnx_model import OnnxModel
+from mmjepa.processing_mmjepa import MMJepaProcessor
+
+model, processor = OnnxModel(sys.argv[1]), MMJepaProcessor.from_pretrained(sys.argv[1])
+inputs = processor(images=sys.argv[2], text="where is it?", return_tensors="np")
+print(processor.decode(model.generate(**inputs), skip_special_tokens=True)[0])
+"""
+
+
+def test_the_graphs_answer_without_pytorch(exported, image_file):
+    model, folder = exported
+    command = [sys.executable, "-c", WITHOUT_PYTORCH, str(folder), image_file]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    processor = MMJepaProcessor.from_pretrained(folder)
+    inputs = processor(images=image_file, text="where is it?", return_tensors="pt")
+    answer = processor.decode(model.generate(**inputs), skip_special_tokens=True)[0]
+    assert run.stdout == answer + "\n"
 
 
 def test_answers_end_where_the_model_ends_them(exported):

@@ -98,9 +98,9 @@ def test_the_decoders_rate_warms_up_when_the_decoder_starts_to_learn(make_traine
         align_warmup_epochs=1, num_train_epochs=3, warmup_steps=0.25, max_grad_norm=1e-6, **settings
     )
     trainer.train()  # 18 steps, 6 of them of the alignment alone; a line has the rate of the step after it
-    rates = {name: [0.0, *logged(trainer, name).values()] for name in ("lr_img", "lr_dec")}
-    assert rates["lr_dec"][:7] == [0.0] * 7
-    assert rates["lr_dec"][7:10] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert rates["lr_img"][:6] == pytest.approx([0, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1])
+    rates = {name: [0.0, *logged(trainer, name).values()] for name in ("learning_rate_image", "learning_rate")}
+    assert rates["learning_rate"][:7] == [0.0] * 7
+    assert rates["learning_rate"][7:10] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rates["learning_rate_image"][:6] == pytest.approx([0, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1])
     decayed = [(1 + np.cos(np.pi * step / 9)) / 2 for step in range(10)]
-    assert rates["lr_dec"][9:] == pytest.approx(decayed)
+    assert rates["learning_rate"][9:] == pytest.approx(decayed)

@@ -1,5 +1,6 @@
 """The Trainer: resumed runs, checkpoints, evaluation, and the flags of the library."""
 
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -308,15 +309,43 @@ def test_evaluation_gives_the_losses_of_one_large_batch(make_trainer, data, proc
 def test_tensorboard_shows_losses_rates_and_speed_by_their_own_names(make_trainer, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trainer = make_trainer(report_to="tensorboard", eval_strategy="epoch")
+    trainer = make_trainer(report_to="tensorboard", eval_strategy="epoch", lr_img=0.5, learning_rate=0.25)
     trainer.train()
+    trainer.evaluate()  # of the best checkpoint: no further point of the curves
     events = EventAccumulator(str(tmp_path / "logs" / "mmjepa_joint"))
     events.Reload()
-    expected = {"train_align", "train_ce", "val_align", "val_ce", "lr_img", "lr_dec", "samples_per_second"}
+    expected = {"train_align", "train_ce", "val_align", "val_ce", "samples_per_second"}
     assert expected <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("val_ce")] == [6, 12]
+    for name in ("val_ce", "eval_loss"):
+        assert [event.step for event in events.Scalars(name)] == [6, 12]
+    for name in ("final_ce", "final_loss"):
+        assert [event.step for event in events.Scalars(name)] == [12]
+    for name, peak in (("learning_rate_image", 0.5), ("learning_rate", 0.25)):
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(
+            [peak * (11 - step) / 12 for step in range(12)]
+        )
     values = [event.value for event in events.Scalars("train_ce")]
     assert values == pytest.approx(list(logged(trainer, "train_ce").values()))
+
+
+@pytest.mark.parametrize("disable_tqdm", [True, False])
+def test_a_line_is_shown_per_step_and_evaluation_and_other_loggers_get_all_numbers(make_trainer, capsys, disable_tqdm):
+    trainer = make_trainer(disable_tqdm=disable_tqdm, eval_strategy="epoch", logging_steps=6)
+    scores = {"accuracy": 0.5, "accuracy_majority_question": 0.25, "image_gain": 0.125, "bleu_1": 0.1}
+    trainer.compute_answer_metrics = lambda model, data: scores
+    trainer.train()
+    lines = capsys.readouterr().out.splitlines()
+    number = r"[\d.e-]+"
+    losses = rf"loss {number}  align {number}  ce {number}  "
+    rates = rf"learning_rate {number}  learning_rate_image {number}  \d+ questions/s"
+    evaluation = rf"{losses}accuracy 50.0 %  majority answer 25.0 %  image gain \+12.5 points"
+    expected = [rf"step 6/12  epoch 1.00  {losses}{rates}", rf"eval  epoch 1.00  {evaluation}  \d\d:\d\d left"]
+    expected += [line.replace("6/12", "12/12").replace("1.00", "2.00") for line in expected]
+    expected.append(rf"trained 12 steps in \d\d:\d\d  mean loss {number}")
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert list(logged(trainer, "eval_bleu_1").values()) == [0.1, 0.1]
 
 
 def test_the_text_encoder_is_bitwise_unchanged_by_a_training_run(make_trainer):

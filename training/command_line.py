@@ -1,0 +1,126 @@
+"""The command line, and what can be wrong with it, without the libraries that take seconds to import."""
+
+import ast
+import json
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FILE_SUFFIXES = (".json", ".yaml", ".yml")
+NUMBERS = {"int": int, "float": float}
+JSON_FLAGS = ("vision_config", "text_config")
+# What these name lies in a local folder or on the Hub.
+SOURCE_FLAGS = ("model_name_or_path", "image_encoder", "text_model", "tokenizer_name", "dataset_name")
+
+
+def read_command_line(argv: list[str]) -> list[str]:
+    """The flags of a command line whose first argument may be a JSON or YAML file of flags; those after it win.
+
+    Raises:
+        ValueError: the file or a flag's number or JSON can't be read, a flag is unknown, or a folder does not exist.
+    """
+    if argv and argv[0].endswith(FILE_SUFFIXES):
+        argv = flags_of_file(Path(argv[0])) + argv[1:]
+    flag = ""
+    for argument in argv:
+        name, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if name:
+            flag = name[2:].replace("-", "_")
+            check_name(flag)
+        elif not flag and value.endswith(FILE_SUFFIXES):
+            raise ValueError(f"{value} stands behind other arguments: give a file of flags as the first argument.")
+        if value:
+            check_value(flag, value)
+            flag = ""
+    return argv
+
+
+def flags_of_file(path: Path) -> list[str]:
+    """The flags that a JSON or YAML file spells out.
+
+    HfArgumentParser reads such files too, but takes no flags beside them, no second names such as `batch_size`, and
+    no dict for a flag that is JSON.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}, the file of flags, does not exist.")
+    try:
+        given = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}, the file of flags, can't be read: {error}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}, the file of flags, holds a {type(given).__name__}: give flags and their values.")
+    flags = []
+    for name, value in given.items():
+        if value is not None:
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{name}", *(item if isinstance(item, str) else json.dumps(item) for item in values)]
+    return flags
+
+
+def check_name(flag: str) -> None:
+    """Raises ValueError where there is no such flag; its name may be cut short, as argparse allows it."""
+    if not any(name.startswith(flag) for name in known_flags()):
+        close = get_close_matches(flag, known_flags(), n=1, cutoff=0.7)
+        meant = f"did you mean --{close[0]}? " if close else ""
+        raise ValueError(f"there is no --{flag}: {meant}--help shows the flags, --help_all the Trainer's too.")
+
+
+def check_value(flag: str, value: str) -> None:
+    """Raises ValueError where a flag's value is neither the number nor the JSON nor the folder that it has to be."""
+    number = NUMBERS.get(known_flags().get(flag))
+    try:
+        number and number(value)
+    except ValueError as error:
+        raise ValueError(f"--{flag} is {value!r}: give a number, of type {number.__name__}.") from error
+    if flag in JSON_FLAGS or value.startswith("{"):
+        json_object(flag, value)
+    # A Hub id is a name, or an owner and a name.
+    if flag in SOURCE_FLAGS and (value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists():
+        raise ValueError(f"--{flag} is {value!r}: there is no such folder.")
+
+
+def json_object(flag: str, value: str) -> dict[str, Any]:
+    """The JSON object that a flag's value spells out.
+
+    Raises:
+        ValueError: it is no JSON, or another kind of JSON.
+    """
+    try:
+        fields = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--{flag} is {value!r}, which is no JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f'--{flag} is {value!r}: give a JSON object, such as {{"hidden_size": 64}}.')
+    return fields
+
+
+@cache
+def known_flags() -> dict[str, str]:
+    """The names of all flags, second names too, and their types: this project's and those of the library's Trainer."""
+    library = Path(find_spec("transformers").origin).with_name("training_args.py")
+    flags = {"help": "", "help_all": ""}
+    for path in (library, Path(__file__).with_name("arguments.py")):
+        for name, kind in defined_flags(path):
+            flags |= {name: kind} | ({f"no_{name}": ""} if kind == "bool" else {})
+    return flags
+
+
+def defined_flags(path: Path) -> Iterator[tuple[str, str]]:
+    """The flags that a file's dataclasses of arguments define, and their types. The file is read, not imported."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Arguments"):
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign):
+                    kind = ast.unparse(field.annotation).removesuffix(" | None").removeprefix("None | ")
+                    yield field.target.id, kind
+                    for part in ast.walk(field):
+                        if isinstance(part, ast.keyword) and part.arg == "aliases":
+                            yield from ((name.removeprefix("--"), kind) for name in ast.literal_eval(part.value))

@@ -1,0 +1,57 @@
+"""What a run prints: its own messages, and the libraries' warnings but for those that a user can do nothing about."""
+
+import logging
+import warnings
+
+# Loggers of libraries, and a part of each of their messages that is not shown.
+HIDDEN_MESSAGES = (
+    # transformers imports torchao wherever it is installed. Its files for other GPUs and Pythons do not load.
+    ("torchao", "Failed to load"),
+    ("torch.utils._pytree", "Calling register_constant() on Enum subclasses is deprecated"),  # torchao calls it
+    # Images are prepared with Pillow where torchvision is not installed, as they are meant to be.
+    ("transformers.utils.import_utils", "requires torchvision (not installed)"),
+    # A checkpoint leaves out the output head that is tied to the decoder's embeddings.
+    ("transformers.trainer", "There were missing keys in the checkpoint model loaded: ['lm_head.weight']."),
+    # Checkpoints are numbered; by time they would be in the same order.
+    ("transformers.trainer_utils", "mtime may not be reliable on this filesystem"),
+    # The exporter was last tried by its authors with other versions. This project's tests try it with these.
+    ("transformers.exporters.utils", "is experimental and patches many backend internals"),
+    # Operators that the exporter can't translate. The model has none of them.
+    ("torch.onnx._internal.exporter._registration", "torchvision is not installed"),
+    ("torch.onnx._internal.exporter._registration", "Failed to infer the signature for function"),
+)
+# Python's warnings, by the beginnings of their messages.
+HIDDEN_WARNINGS = (
+    r"Glyph \d+ .* missing from font",  # answers of an untrained model hold characters that no font has
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # torch's own exporter calls it
+)
+
+
+class WithoutText(logging.Filter):
+    """Drops the messages that hold a text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.text = text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.text not in record.getMessage()
+
+
+def hide_unhelpful_messages() -> None:
+    """Hides what is listed above. Some of it is said while libraries are imported: call it before that."""
+    for name, text in HIDDEN_MESSAGES:
+        logging.getLogger(name).addFilter(WithoutText(text))
+    for message in HIDDEN_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+
+
+def show_messages(is_first_process: bool) -> None:
+    """Shows this project's messages, of several processes those of the first, and the warnings of all."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("mmjepa").setLevel(logging.INFO if is_first_process else logging.WARNING)
+    # Its own handler prints a warning as if it were any other line.
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
