@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,10 +123,12 @@ def test_image_index_says_which_image_each_question_is_about(processor, image):
         lambda pixels, path: [[Image.fromarray(pixels)]],
         lambda pixels, path: path,
         lambda pixels, path: str(path),
+        lambda pixels, path: path.read_bytes(),
+        lambda pixels, path: [path.read_bytes()],
         lambda pixels, path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
         lambda pixels, path: base64.b64encode(path.read_bytes()).decode(),
     ],
-    ids="array channels_first tensor unit_range float 16_bit batch nested Path path data_url base64".split(),
+    ids="array channels_first tensor unit_range float 16_bit batch nested Path path bytes bytes_list data_url base64".split(),
 )
 def test_an_image_gives_the_same_pixels_in_every_form(processor, pixels, image, image_file, form):
     expected = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -249,7 +252,10 @@ def test_an_unknown_argument_is_reported(processor, warnings_again):
         ({"text": 2, "answers": ["yes", None]}, TypeError, "`answers` holds a NoneType: give a string"),
         ({"text": 7.5}, TypeError, "`text` holds a float: give a string"),
         ({"images": [{"path": "a.png"}]}, TypeError, "an image is a dict: give a PIL image"),
-        ({"images": "no-such-file.png"}, ValueError, "no-such-file.png"),
+        ({"images": "no-such-file.png"}, ValueError, "'no-such-file.png' is no file, .*give the path of an image file"),
+        ({"images": Path("slides", "none.png")}, ValueError, "'slides/none.png' is no file"),
+        ({"images": "data:image/png;base64,AAAA"}, ValueError, "no image in base64"),
+        ({"images": b"GIF8"}, ValueError, "an image is 4 bytes that Pillow can't read: give the bytes of a whole"),
         ({"images": np.zeros((5, 30, 30))}, ValueError, r"an array \(5, 30, 30\): give \(H, W\)"),
         ({"images": np.full((3, 30, 30), -0.5)}, ValueError, "values from -0.5 to -0.5: give 0 to 1, 0 to 255"),
         ({"images": [[], []], "text": 2}, ValueError, "question 0 comes with 0 images: give one image a question"),
