@@ -18,12 +18,15 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# A chat is the words of its messages: the question alone, where it is one turn of an image and a question.
+# The model answers one question at a time: of a chat it is the last turn's text. Earlier turns only bring the image.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '' if loop.first else '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{{ message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') }}"
-    "{% endif %}{% endfor %}"
+    "{% set content = messages[-1]['content'] %}"
+    "{% set question = content if content is string else "
+    "content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') %}"
+    "{% if messages[-1]['role'] != 'user' or not question %}"
+    '{{ raise_exception("the chat ends with a turn of the " ~ messages[-1][\'role\'] ~ " that says \'" ~ question ~ '
+    '"\': end it with a turn of the user that asks a question.") }}'
+    "{% endif %}{{ question }}"
 )
 
 
@@ -38,7 +41,8 @@ class MMJepaProcessor(ProcessorMixin):
         image_processor: makes `pixel_values` of images; normally a `BitImageProcessor`.
         tokenizer: makes token ids of questions and answers; normally a `BartTokenizer`. Its `model_max_length` is the
             length that text is truncated to, with one warning.
-        chat_template: Jinja template of `apply_chat_template`; by default the text of the turns.
+        chat_template: Jinja template of `apply_chat_template`; by default the text of the last turn, which has to be
+            the user's. An image of an earlier turn stays the image that it asks about.
     """
 
     valid_processor_kwargs = MMJepaProcessorKwargs
