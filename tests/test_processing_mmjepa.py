@@ -101,6 +101,8 @@ def test_decoded_labels_are_the_answers(processor):
     labels = processor(answers=answers, return_tensors="pt")["labels"]
     ids = labels.masked_fill(labels == -100, processor.tokenizer.pad_token_id)
     assert processor.decode(ids, skip_special_tokens=True) == answers
+    assert processor.batch_decode(ids, skip_special_tokens=True) == answers
+    assert processor.decode(ids[0], skip_special_tokens=True) == answers[0]
     assert processor.post_process_image_text_to_text(ids) == answers
 
 
