@@ -3,11 +3,12 @@ BIN := .venv/bin
 
 .PHONY: demo test bench test-oldest test-transformers quality style
 
-demo: runs/drawn_slides
+demo: runs/drawn_slides/example.png
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
 
-runs/drawn_slides: | .venv/installed
-	$(BIN)/python -m mmjepa.data.drawn_slides $@ --num_train 6000 --num_validation 300
+# The example is written last.
+runs/drawn_slides/example.png: | .venv/installed
+	$(BIN)/python -m mmjepa.data.drawn_slides $(@D) --num_train 6000 --num_validation 300
 
 test: .venv/installed
 	$(BIN)/python -m pytest

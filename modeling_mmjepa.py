@@ -748,11 +748,27 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             use_cache=False,
         ).last_hidden_state[:, 0]
 
-    def generate(self, *args, encoder_outputs: MMJepaEncoderOutput | None = None, **kwargs):
-        """As in the library. `encoder_outputs` stays as it is: beams would repeat its rows in place, once a call."""
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        *args,
+        encoder_outputs: MMJepaEncoderOutput | None = None,
+        **kwargs,
+    ):
+        """As in the library. `encoder_outputs` stays as it is: beams would repeat its rows in place, once a call.
+
+        Raises:
+            ValueError: neither questions nor `encoder_outputs` are given, or no images.
+        """
         if encoder_outputs is not None:
             kwargs["encoder_outputs"] = MMJepaEncoderOutput(**encoder_outputs)
-        return super().generate(*args, **kwargs)
+        elif inputs is None and kwargs.get("input_ids") is None:
+            # The library would make up an input_ids of the start token, and the model answer it.
+            raise ValueError(
+                f"there is no question in what generate is given ({', '.join(kwargs) or 'nothing'}): give the "
+                "questions' input_ids (B, L), which the processor makes of `text`, or encoder_outputs."
+            )
+        return super().generate(inputs, *args, **kwargs)
 
     @can_return_tuple
     def forward(

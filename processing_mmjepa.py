@@ -1,5 +1,6 @@
 """Images, questions and answers as users have them -> the model's tensors, and token ids back to text."""
 
+import base64
 import os
 from collections.abc import Sequence
 from io import BytesIO
@@ -11,18 +12,21 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 from transformers import BatchFeature, ProcessorMixin
-from transformers.image_utils import ChannelDimension, ImageInput, is_valid_image, load_image, to_numpy_array
+from transformers.image_utils import ChannelDimension, ImageInput, is_valid_image, to_numpy_array
 from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# A chat is the words of its messages: the question alone, where it is one turn of an image and a question.
+# The model answers one question at a time: of a chat it is the last turn's text. Earlier turns only bring the image.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '' if loop.first else '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{{ message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') }}"
-    "{% endif %}{% endfor %}"
+    "{% set content = messages[-1]['content'] %}"
+    "{% set question = content if content is string else "
+    "content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') %}"
+    "{% if messages[-1]['role'] != 'user' or not question %}"
+    '{{ raise_exception("the chat ends with a turn of the " ~ messages[-1][\'role\'] ~ " that says \'" ~ question ~ '
+    '"\': end it with a turn of the user that asks a question.") }}'
+    "{% endif %}{{ question }}"
 )
 
 
@@ -37,7 +41,8 @@ class MMJepaProcessor(ProcessorMixin):
         image_processor: makes `pixel_values` of images; normally a `BitImageProcessor`.
         tokenizer: makes token ids of questions and answers; normally a `BartTokenizer`. Its `model_max_length` is the
             length that text is truncated to, with one warning.
-        chat_template: Jinja template of `apply_chat_template`; by default the text of the turns.
+        chat_template: Jinja template of `apply_chat_template`; by default the text of the last turn, which has to be
+            the user's. An image of an earlier turn stays the image that it asks about.
     """
 
     valid_processor_kwargs = MMJepaProcessorKwargs
@@ -49,7 +54,7 @@ class MMJepaProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images: ImageInput | str | Sequence[str] | None = None,
+        images: ImageInput | str | bytes | Sequence[str | bytes] | None = None,
         text: str | Sequence[str] | None = None,
         answers: str | Sequence[str] | None = None,
         image_index: Sequence[int] | None = None,
@@ -59,7 +64,8 @@ class MMJepaProcessor(ProcessorMixin):
 
         Args:
             images: one image or I, each a PIL image of any mode, an array or tensor (H, W), (H, W, C) or (C, H, W) of
-                8-bit or 16-bit values or of values between 0 and 1, a path or a URL.
+                8-bit or 16-bit values or of values between 0 and 1, a path, a URL, or the bytes of an image file, also
+                in base64.
             text: one question or B.
             answers: one answer for each question.
             image_index: for each question the number of the image it is about; left out, I is B.
@@ -70,7 +76,8 @@ class MMJepaProcessor(ProcessorMixin):
             with -100; `image_index` (B,).
 
         Raises:
-            ValueError: the numbers of images, questions, answers and indices do not fit each other.
+            ValueError: the numbers of images, questions, answers and indices do not fit each other; or there is no
+                image at a path, or in bytes.
             TypeError: an image, a question or an answer is of a type that is not listed above.
         """
         if images is None and text is None and answers is None:
@@ -128,9 +135,12 @@ def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Im
     channels are, which its shape tells if it does not."""
     if isinstance(image, (str, Path)):
         image = open_image(str(image))
+    elif isinstance(image, bytes):
+        image = decode_image(image)
     elif not is_valid_image(image):
         raise TypeError(
-            f"an image is a {type(image).__name__}: give a PIL image, a numpy array or torch tensor, a path or a URL."
+            f"an image is a {type(image).__name__}: give a PIL image, a numpy array or torch tensor, a path, a URL or "
+            "the bytes of an image file."
         )
     return to_rgb(image if isinstance(image, PIL.Image.Image) else array_image(to_numpy_array(image), layout))
 
@@ -141,7 +151,28 @@ def open_image(source: str) -> PIL.Image.Image:
     if source.startswith(("http://", "https://")):
         with urlopen(Request(source, headers={"User-Agent": "mmjepa"}), timeout=30) as response:
             return PIL.Image.open(BytesIO(response.read()))
-    return PIL.Image.open(source) if os.path.isfile(source) else load_image(source)
+    if os.path.isfile(source):
+        return PIL.Image.open(source)
+    try:
+        encoded = base64.b64decode(source.partition(",")[2] if source.startswith("data:image/") else source)
+        return PIL.Image.open(BytesIO(encoded))
+    except (ValueError, PIL.UnidentifiedImageError):
+        shown = source if len(source) <= 200 else f"{source[:200]}..."
+        raise ValueError(
+            f"{shown!r} is no file, no URL and no image in base64: give the path of an image file that exists, or one "
+            "of the others."
+        ) from None
+
+
+def decode_image(encoded: bytes) -> PIL.Image.Image:
+    """The image of an image file's bytes, in the mode it is stored in."""
+    try:
+        return PIL.Image.open(BytesIO(encoded))
+    except PIL.UnidentifiedImageError:
+        raise ValueError(
+            f"an image is {len(encoded)} bytes that Pillow can't read: give the bytes of a whole image file, such as "
+            "a PNG or a JPEG; an array of pixels goes in as a numpy array."
+        ) from None
 
 
 def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None) -> PIL.Image.Image:
@@ -179,7 +210,7 @@ def to_8_bit(values: np.ndarray) -> np.ndarray:
 
 def flat_list(images: Any) -> list:
     """One image, a batch as one array (I, ...) or a list, whose items may be lists of one image, as chats have."""
-    if isinstance(images, str) or not isinstance(images, Sequence):
+    if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
         return list(images) if getattr(images, "ndim", 0) == 4 else [images]
     for row, item in enumerate(images):
         if isinstance(item, (list, tuple)) and len(item) != 1:

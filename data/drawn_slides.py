@@ -300,6 +300,7 @@ def ask_questions(rng: np.random.Generator, facts: SlideFacts) -> list[tuple[str
 
 SPLITS = ("train", "validation", "test")
 FEATURES = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+EXAMPLE_QUESTION = "where is the gland?"
 
 
 def _rows(split: str, num_slides: int, seed: int, image_size: int) -> Iterator[dict]:
@@ -336,8 +337,17 @@ def drawn_slides(
 
 
 def write_drawn_slides(folder: str | Path, **arguments: int) -> None:
-    """Writes `drawn_slides(**arguments)` as an ordinary `datasets` folder, which `load_from_disk` reads."""
-    drawn_slides(**arguments).save_to_disk(folder)
+    """Writes `drawn_slides(**arguments)` as an ordinary `datasets` folder, which `load_from_disk` reads.
+
+    Beside the splits, `example.png` is the first slide of the validation split with the question `EXAMPLE_QUESTION`,
+    if there is one.
+    """
+    slides = drawn_slides(**arguments)
+    slides.save_to_disk(folder)
+    for row in slides.cast_column("image", Image(decode=False)).get("validation", []):
+        if row["question"] == EXAMPLE_QUESTION:
+            Path(folder, "example.png").write_bytes(row["image"]["bytes"])
+            break
 
 
 def main() -> None:

@@ -19,6 +19,11 @@ from datasets import (
 
 REQUIRED_COLUMNS = ("image", "question", "answer")
 TEXT_COLUMNS = ("question", "answer", "caption", "text")
+# Names that rows get later, of their images and of the model's answers.
+LATER_COLUMNS = (
+    *("image_file", "image_id", "pixels", "row"),
+    *("prediction", "shuffled", "blank", "ranked", "probability"),
+)
 # Other names that splits go by, in folders and on the Hub.
 SPLIT_NAMES = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(
     ("valid", "val", "dev"), "validation"
@@ -34,7 +39,10 @@ def load_rows(
 ) -> DatasetDict:
     """The splits of a data set with columns `image`, `question`, `answer` and, where it has them, `caption`, `text`.
 
-    Images stay encoded: `image` is bytes or a path (`datasets.Image(decode=False)`). A missing text is "".
+    Images stay encoded: `image` is bytes or a path (`datasets.Image(decode=False)`). A missing text is "". What else
+    a row has, such as an id, is handed on to the answers: `image_file`, the path or file name of the image in the data
+    set, None where it has none; and all other columns but those of bytes, as they are. One whose name has a meaning
+    here, such as `prediction`, is named `table_prediction`.
 
     Args:
         dataset_name: a Hub id, or a folder: of `save_to_disk`, of parquet files as the Hub lays them out, or of
@@ -104,8 +112,9 @@ def load_table(path: Path) -> Dataset:
 
 
 def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split: str) -> Dataset:
-    """`rows` with this project's columns alone, by their names here; images encoded, texts without None."""
+    """`rows` with this project's columns by their names here, images encoded, texts without None; then the others."""
     names = find_columns(rows.column_names, columns, split)
+    others = rows.select_columns(other_columns(rows, names))
     rows = rows.select_columns(list(names)).rename_columns(names)
     texts = [name for name in rows.column_names if name != "image"]
     # Without the images: a map copies the bytes of what it is given.
@@ -117,7 +126,16 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
         desc="Reading texts",
     )
     images = rows.select_columns("image").cast_column("image", Image(decode=False))
-    return concatenate_datasets([with_absolute_paths(images, folder), filled], axis=1)
+    files = images.flatten().select_columns("image.path").rename_column("image.path", "image_file")
+    taken = {"image", *TEXT_COLUMNS, *LATER_COLUMNS}
+    others = others.rename_columns({name: f"table_{name}" for name in others.column_names if name in taken})
+    return concatenate_datasets([with_absolute_paths(images, folder), filled, files, others], axis=1)
+
+
+def other_columns(rows: Dataset, names: Collection[str]) -> list[str]:
+    """The columns beside `names` whose values a line of JSON can hold: all but those of bytes, such as images."""
+    types = {field.name: str(field.type) for field in rows.features.arrow_schema}
+    return [name for name in rows.column_names if name not in names and "binary" not in types[name]]
 
 
 def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ therefore answered by controls that can't see the right image, and `image_gain` 
 """
 
 import json
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
@@ -56,13 +57,15 @@ def evaluate_model(
         `accuracy_<control>`, `yes_no_accuracy_<control>` and `open_accuracy_<control>` with the controls
         shuffled_images, blank_images, majority (of the question's first words) and majority_question; those of
         `image_gain` and `alignment_metrics`; those of `score_ranking`, if the model ranks answers. Rows have row (the
-        question's place in `data`), image_id, question, answer (the right one) and prediction; with controls shuffled
-        and blank; with ranking ranked and its probability. With torch.distributed every process gets them all.
+        question's place in `data`), image_id, question, answer (the right one), the other columns of `data`'s
+        questions, and prediction; with controls shuffled and blank; with ranking ranked and its probability. With
+        torch.distributed every process gets them all.
     """
     rows = [row for row, question in enumerate(data.questions["question"]) if question != ""]
     asked = data.questions.select(rows)
-    questions, truths, image_ids = (list(asked[name]) for name in ("question", "answer", "image_id"))
-    columns: dict[str, list] = {"row": rows, "image_id": image_ids, "question": questions, "answer": truths}
+    names = dict.fromkeys(("image_id", "question", "answer", *asked.column_names))
+    columns: dict[str, list] = {"row": rows} | {name: list(asked[name]) for name in names}
+    questions, truths, image_ids = (columns[name] for name in ("question", "answer", "image_id"))
     distinct = sorted(set(questions))
     # With controls each question is answered about two images, and each distinct one about none.
     asked_with = [questions, questions, distinct] if train_questions is not None else [questions]
@@ -91,8 +94,8 @@ def evaluate_model(
 
     def write(batch: Sequence[int], predictions: list[str]) -> None:
         for place, prediction in zip(batch, predictions, strict=True):
-            line = {name: values[place] for name, values in columns.items()} | {"prediction": prediction}
-            answers_file.write(json.dumps(line) + "\n")
+            row = {name: values[place] for name, values in columns.items()} | {"prediction": prediction}
+            answers_file.write(json_line(row))
         answers_file.flush()
 
     features = encode_all_images(model, processor.image_processor, data.pixels, batch_size)
@@ -115,6 +118,12 @@ def evaluate_model(
     if train_questions is not None:
         metrics |= score_alignment(model, processor, data, features.image_embeds, batch_size, seed)
     return metrics, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A row as a line of JSON: a number that is none (NaN) as null, a date as text."""
+    known = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+    return json.dumps(known, default=str) + "\n"
 
 
 def score_controls(

@@ -33,8 +33,8 @@ inputs = processor(images="slide.png", text="what is present?", return_tensors="
 print(processor.decode(model.generate(**inputs), skip_special_tokens=True)[0])
 ```
 
-`images` are paths, URLs, PIL images or arrays. Several questions about one image: `image_index=[0, 0, 0]` beside one
-image and three questions.
+`images` are paths, URLs, PIL images, arrays or the bytes of image files. Several questions about one
+image: `image_index=[0, 0, 0]` beside one image and three questions.
 {% for split, table in tables.items() %}
 ## Measured on the {{ split }} split
 

@@ -56,6 +56,7 @@ replies = {
     "chat by chat": [pipeline(chat, return_full_text=False) for chat in chats],
     "chats two at a time": pipeline(chats, return_full_text=False, batch_size=2),
 }
+second_turn = [*pipeline(chats[0])[0]["generated_text"], {"role": "user", "content": questions[1]}]
 tokenized = processor.apply_chat_template(chats[0], tokenize=True, return_dict=True, return_tensors="pt")
 print(json.dumps({
     "classes": {name: type(part).__name__ for name, part in loaded.items()},
@@ -63,6 +64,7 @@ print(json.dumps({
     "answers": answers,
     "replies": replies,
     "whole chat": pipeline(chats[0])[0]["generated_text"],
+    "second turn": pipeline(second_turn, return_full_text=False)[0]["generated_text"],
     "tokens": loaded["AutoTokenizer"](questions)["input_ids"],
     "pixels": loaded["AutoImageProcessor"](transformers.image_utils.load_image(image))["pixel_values"][0].tolist(),
     "template": processor.apply_chat_template(chats[0]),
@@ -180,6 +182,10 @@ def test_the_pipeline_continues_a_chat_with_the_answer(loaded, expected, image_f
     user, assistant = loaded["whole chat"]
     assert user["role"] == "user"
     assert assistant == {"role": "assistant", "content": expected[0]}
+
+
+def test_the_second_turn_of_a_chat_is_answered_as_if_asked_first(loaded, expected):
+    assert loaded["second turn"] == expected[1] != expected[0]
 
 
 def test_a_chat_of_an_image_and_a_question_is_the_question(loaded):

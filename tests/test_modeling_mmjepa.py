@@ -371,6 +371,16 @@ def test_a_bad_call_says_what_to_do(make_model, batch, change, message):
         make_model()(**{**batch, **change})
 
 
+@pytest.mark.parametrize("images", ["pixel_values", "image_features"])
+def test_generate_without_a_question_says_what_to_do(model, batch, images):
+    pixels = batch["pixel_values"]
+    given = {images: pixels if images == "pixel_values" else model.get_image_features(pixels)}
+    with pytest.raises(ValueError, match=rf"no question in .* \({images}, max_new_tokens\): give the questions' "):
+        model.generate(**given, max_new_tokens=4)
+    positional = model.generate(batch["input_ids"][:2], **given, max_new_tokens=4)
+    assert torch.equal(positional, model.generate(input_ids=batch["input_ids"][:2], **given, max_new_tokens=4))
+
+
 def test_projection_can_only_be_switched_off_between_equal_widths(make_config, make_model, batch):
     with pytest.raises(ValueError, match="project_image"):
         make_config(project_image=False)

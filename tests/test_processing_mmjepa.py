@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,8 @@ def test_decoded_labels_are_the_answers(processor):
     labels = processor(answers=answers, return_tensors="pt")["labels"]
     ids = labels.masked_fill(labels == -100, processor.tokenizer.pad_token_id)
     assert processor.decode(ids, skip_special_tokens=True) == answers
+    assert processor.batch_decode(ids, skip_special_tokens=True) == answers
+    assert processor.decode(ids[0], skip_special_tokens=True) == answers[0]
     assert processor.post_process_image_text_to_text(ids) == answers
 
 
@@ -122,10 +125,12 @@ def test_image_index_says_which_image_each_question_is_about(processor, image):
         lambda pixels, path: [[Image.fromarray(pixels)]],
         lambda pixels, path: path,
         lambda pixels, path: str(path),
+        lambda pixels, path: path.read_bytes(),
+        lambda pixels, path: [path.read_bytes()],
         lambda pixels, path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
         lambda pixels, path: base64.b64encode(path.read_bytes()).decode(),
     ],
-    ids="array channels_first tensor unit_range float 16_bit batch nested Path path data_url base64".split(),
+    ids="array channels_first tensor units float 16_bit batch nested Path path bytes list data_url base64".split(),
 )
 def test_an_image_gives_the_same_pixels_in_every_form(processor, pixels, image, image_file, form):
     expected = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -249,7 +254,14 @@ def test_an_unknown_argument_is_reported(processor, warnings_again):
         ({"text": 2, "answers": ["yes", None]}, TypeError, "`answers` holds a NoneType: give a string"),
         ({"text": 7.5}, TypeError, "`text` holds a float: give a string"),
         ({"images": [{"path": "a.png"}]}, TypeError, "an image is a dict: give a PIL image"),
-        ({"images": "no-such-file.png"}, ValueError, "no-such-file.png"),
+        (
+            {"images": "no-such-file.png"},
+            ValueError,
+            "'no-such-file.png' is no file, .*give the path of",
+        ),
+        ({"images": Path("slides", "none.png")}, ValueError, "'slides/none.png' is no file"),
+        ({"images": "data:image/png;base64,AAAA"}, ValueError, "no image in base64"),
+        ({"images": b"GIF8"}, ValueError, "an image is 4 bytes that Pillow can't read: give the bytes of a whole"),
         ({"images": np.zeros((5, 30, 30))}, ValueError, r"an array \(5, 30, 30\): give \(H, W\)"),
         ({"images": np.full((3, 30, 30), -0.5)}, ValueError, "values from -0.5 to -0.5: give 0 to 1, 0 to 255"),
         ({"images": [[], []], "text": 2}, ValueError, "question 0 comes with 0 images: give one image a question"),
@@ -264,23 +276,48 @@ def test_bad_input_is_refused_with_what_to_do(processor, image, arguments, error
         processor(**arguments)
 
 
-def test_a_chat_of_an_image_and_a_question_is_that_image_and_that_question(processor, image, image_file):
-    def chat(image, question):
-        content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-        return [{"role": "user", "content": content}]
+def turn(role, question, image=None):
+    content = [{"type": "text", "text": question}] if question else []
+    return {"role": role, "content": content + ([] if image is None else [{"type": "image", "image": image}])}
 
-    assert processor.apply_chat_template(chat(image, QUESTIONS[0])) == QUESTIONS[0]
+
+def test_a_chat_of_an_image_and_a_question_is_that_image_and_that_question(processor, image, image_file):
+    chats = [[turn("user", QUESTIONS[0], image)], [turn("user", QUESTIONS[1], str(image_file))]]
+    assert processor.apply_chat_template(chats[0]) == QUESTIONS[0]
     batch = processor.apply_chat_template(
-        [chat(image, QUESTIONS[0]), chat(str(image_file), QUESTIONS[1])],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
+        chats, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
     expected = processor(images=[image, image], text=QUESTIONS[:2], return_tensors="pt")
     assert set(batch) == set(expected)
     for name in expected:
         assert batch[name].equal(expected[name])
+
+
+def test_a_later_turn_of_a_chat_is_asked_by_its_own_text_about_the_image_of_the_first(processor, image):
+    system = {"role": "system", "content": "You are a pathologist."}
+    chat = [system, turn("user", QUESTIONS[0], image), turn("assistant", "yes"), turn("user", QUESTIONS[1])]
+    batch = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    expected = processor(images=image, text=QUESTIONS[1], return_tensors="pt")
+    for name in expected:
+        assert batch[name].equal(expected[name])
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (turn("assistant", "it is"), "ends with a turn of the assistant that says 'it is': end it with a turn of the"),
+        (turn("user", ""), "ends with a turn of the user that says '': .* asks a question"),
+    ],
+)
+def test_a_chat_that_does_not_end_with_a_question_is_refused(processor, image, last, message):
+    with pytest.raises(Exception, match=message):  # a TemplateError of jinja2
+        processor.apply_chat_template([turn("user", QUESTIONS[0], image), last])
+
+
+def test_a_chat_about_two_images_is_refused(processor, image):
+    chat = [turn("user", QUESTIONS[0], image), turn("assistant", "yes"), turn("user", QUESTIONS[1], image)]
+    with pytest.raises(ValueError, match="question 0 comes with 2 images: give one image a question"):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True)
 
 
 def test_a_saved_and_loaded_processor_is_the_same(processor, tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from datasets import Dataset, DatasetDict, Features, Image, Value
+from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM, TEXT, VISION
@@ -25,6 +26,7 @@ from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from mmjepa import run_pathvqa
 from mmjepa.configuration_mmjepa import MMJepaConfig
+from mmjepa.data.loading import LATER_COLUMNS
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
@@ -338,6 +340,44 @@ def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folder
     processor = MMJepaProcessor.from_pretrained(checkpoints)
     inputs = processor(images=np.zeros((32, 32, 3), np.uint8), text=rows[0]["question"], return_tensors="pt")
     assert torch.equal(saved.generate(**inputs), rebuilt.generate(**inputs))
+
+
+def test_answers_name_their_image_file_and_keep_the_other_columns_of_the_data_set(folders, tmp_path):
+    """Columns of any type, also of the names that answers have; all lines have the same names and are strict JSON."""
+    folder = tmp_path / "table"
+    (folder / "case 1").mkdir(parents=True)
+    for name in ("a", "b"):
+        PILImage.new("RGB", (30, 30), {"a": "red", "b": "blue"}[name]).save(folder / "case 1" / f"{name}.png")
+    rows = {
+        "case": [7, 8],
+        "scores": [float("nan"), 0.5],
+        "seen_on": [date(2026, 11, 25), None],
+        "tags": [["stomach", "biopsy"], []],
+        "mask": [{"bytes": encoded(PILImage.new("L", (30, 30))), "path": "mask.jpg"}] * 2,
+        **{f"{name}": ["theirs"] * 2 for name in LATER_COLUMNS},
+    }
+    types = {"case": Value("int32"), "scores": Value("float32"), "seen_on": Value("date32")}
+    types |= {"tags": List(Value("string")), "mask": Image()}
+    texts = {name: Value("string") for name in ("image", "question", "answer", *LATER_COLUMNS)}
+    rows |= {"image": ["case 1/a.png", "case 1/b.png"], "question": ["is it red?"] * 2, "answer": ["yes", "no"]}
+    for split in ("train", "validation"):
+        Dataset.from_dict(rows, features=Features(types | texts)).to_parquet(folder / f"{split}.parquet")
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(folder), "--fast_dev_run", "--lambda_answer", "0.25"]
+    run_pathvqa.main([*flags, "--align_warmup_epochs", "0"])
+
+    def refuse(constant):
+        pytest.fail(f"{constant} is no JSON")
+
+    lines = (tmp_path / "checkpoints" / "eval_answers.jsonl").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=refuse) for line in lines)
+    theirs = {f"table_{name}": "theirs" for name in LATER_COLUMNS}
+    known = {"image_file": "case 1/a.png", "question": "is it red?", "answer": "yes", "image_id": 0, "row": 0}
+    others = {"case": 7, "scores": None, "seen_on": "2026-11-25", "tags": ["stomach", "biopsy"]}
+    assert first.items() >= (known | others | theirs).items()
+    assert list(first) == list(second)
+    assert set(first) - set(known | others | theirs) == {"prediction", "shuffled", "blank", "ranked", "probability"}
+    assert second["image_file"] == "case 1/b.png"
+    assert (second["scores"], second["seen_on"], second["tags"]) == (0.5, None, [])
 
 
 def test_without_do_eval_training_evaluates_nothing_and_needs_no_validation_split(path_vqa, folders, tmp_path):

@@ -1,13 +1,12 @@
 """What a run does with its Trainer: it trains, it evaluates a split, it writes the model card."""
 
-import json
 import os
 from pathlib import Path
 
 from datasets import Dataset
 
 from ..data.images import VqaData
-from ..evaluation.evaluate import evaluate_model
+from ..evaluation.evaluate import evaluate_model, json_line
 from ..evaluation.model_card import model_card
 from ..evaluation.report import answer_table, draw_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
@@ -60,7 +59,7 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
             trainer.model.config.save_pretrained(folder)
     if trainer.is_world_process_zero():
         with open(answers_file, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in answers)
+            file.writelines(map(json_line, answers))
         draw_answers(folder / f"{prefix}_answers.png", data, answers, seed=args.seed)
         print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))
         print(f"\npicture: {folder / f'{prefix}_answers.png'}")

@@ -7,6 +7,7 @@ from statistics import mean, median
 import numpy as np
 import pytest
 from datasets import Image, load_from_disk
+from PIL import Image as PILImage
 
 from mmjepa.data import drawn_slides as slides
 from mmjepa.data.drawn_slides import SlideFacts, ask_questions, draw_facts, paint_slide
@@ -74,6 +75,14 @@ def test_a_written_folder_is_an_ordinary_dataset(tmp_path, monkeypatch):
     assert loaded["train"]["question"][:] == expected["train"]["question"][:]
     image = loaded["train"][0]["image"]
     assert (image.size, image.mode) == ((64, 64), "RGB")
+
+
+def test_beside_a_written_folder_lies_a_held_out_slide_that_shows_where_its_gland_is(tmp_path):
+    slides.write_drawn_slides(tmp_path, num_train=2, num_validation=4)
+    validation = load_from_disk(tmp_path)["validation"]
+    asked = [row["image"] for row in validation if row["question"] == "where is the gland?"]
+    with PILImage.open(tmp_path / "example.png") as example:
+        assert np.array_equal(np.asarray(example), np.asarray(asked[0]))
 
 
 def test_a_slide_too_small_to_read_is_refused():

@@ -20,7 +20,7 @@ def test_every_form_of_a_data_set_gives_the_same_rows_and_prepared_images(tmp_pa
     assert {split: len(rows) for split, rows in splits.items()} == SPLIT_ROWS
     for split, rows in splits.items():
         expected = pathvqa_split(split)
-        assert rows.column_names == ["image", "question", "answer"]
+        assert rows.column_names[:4] == ["image", "question", "answer", "image_file"]
         assert rows.features["image"] == Image(decode=False)
         assert list(rows["question"]) == list(expected["question"])
         assert list(rows["answer"]) == list(expected["answer"])
@@ -68,19 +68,20 @@ def test_columns_are_found_by_name_in_any_case_or_by_the_names_given(tmp_path, n
     values = ["a.png", "what is it?", "a liver"]
     folder = write_table(tmp_path, [dict(zip(names, values, strict=True)) | {"source": "a book"}])
     rows = load_rows(folder, columns=columns)["train"]
-    assert rows.column_names == ["image", "question", "answer"]
     assert rows[0] == {
         "image": {"bytes": None, "path": str(tmp_path / "a.png")},
         "question": "what is it?",
         "answer": "a liver",
+        "image_file": "a.png",
+        "source": "a book",
     }
 
 
 def test_a_named_column_goes_before_one_that_has_the_name(tmp_path):
     folder = write_table(tmp_path, [{"image": "a", "question": "old?", "new": "new?", "answer": "yes", "text": "t"}])
     rows = load_rows(folder, columns={"question": "new", "caption": "text"})["train"]
-    assert rows.column_names == ["image", "question", "answer", "caption"]
-    assert rows["question"][0] == "new?" and rows["caption"][0] == "t"
+    assert rows.column_names == ["image", "question", "answer", "caption", "image_file", "table_question"]
+    assert rows["question"][0] == "new?" and rows["caption"][0] == "t" and rows["table_question"][0] == "old?"
 
 
 @pytest.mark.parametrize(

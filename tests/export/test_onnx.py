@@ -1,7 +1,9 @@
 """The three ONNX graphs in onnxruntime: the same answers as the model's, for any number of images and questions."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,3 +125,17 @@ def test_the_command_exports_a_saved_model_without_data(saved_folder, tmp_path):
     answers = OnnxModel(tmp_path).generate(**processor(**inputs, return_tensors="np"))
     model = MMJepaForConditionalGeneration.from_pretrained(saved_folder)
     assert answers.tolist() == model.generate(**processor(**inputs, return_tensors="pt")).tolist()
+
+
+def test_the_readmes_python_answers_as_the_model_does(exported, processor, image_file, tmp_path, monkeypatch, capsys):
+    model, folder = exported
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "OnnxModel" in code]
+    (tmp_path / "onnx").symlink_to(folder)
+    (tmp_path / "runs" / "drawn_slides").mkdir(parents=True)
+    (tmp_path / "runs" / "drawn_slides" / "example.png").symlink_to(image_file)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    inputs = processor(images=image_file, text="where is the gland?", return_tensors="pt")
+    (answer,) = processor.decode(model.generate(**inputs), skip_special_tokens=True)
+    assert capsys.readouterr().out == f"{answer}\n"
