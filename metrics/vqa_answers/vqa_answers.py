@@ -7,6 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import datasets
 import evaluate
@@ -15,20 +16,22 @@ from sacrebleu.metrics import BLEU
 _DESCRIPTION = """
 Exact match, token F1 and BLEU of short answers, over all questions, over yes/no and over open questions, and by the
 question's first words. Answers are compared as SQuAD compares them (Rajpurkar et al. 2016, arXiv 1606.05250): in lower
-case, without punctuation and without the articles a, an, the. Splitting the score by kind of answer and of question
-follows VQA (Antol et al. 2015, arXiv 1505.00468).
+case, without punctuation and without the articles a, an, the. If a question has several right answers, an answer that
+equals any of them is right, as in SQuAD; VQA asks for three of ten annotators. Splitting the score by kind of answer
+and of question follows VQA (Antol et al. 2015, arXiv 1505.00468).
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions: one answer per question, list of str.
-    references: the right answers, list of str.
+    references: the right answers, list of str, or list of list of str where questions have several; the first of a
+        list decides whether its question is a yes/no question.
     questions: what was asked, list of str.
 
 Returns: scores in [0, 1], and counts. A group without any question has no keys.
     accuracy: share of answers equal to the right one, both normalised.
     yes_no_accuracy, open_accuracy: the same over questions whose right answer is yes or no, and over the others.
-    token_f1: mean over questions of SQuAD's F1 of answer tokens.
+    token_f1: mean over questions of SQuAD's F1 of answer tokens, of several right answers the best.
     bleu_1, bleu_2, bleu_3, bleu_4: corpus BLEU of the normalised answers with n-grams up to that length.
     accuracy_<kind>, count_<kind>: accuracy and number of questions of the kinds what, where, how, how_many, is_are
         (questions that start with a verb: is, are, does, ...) and other.
@@ -94,6 +97,16 @@ def is_yes_no(answer: str) -> bool:
     return normalize_answer(answer) in ("yes", "no")
 
 
+def right_answers(reference: str | Sequence[str]) -> list[str]:
+    """The normalised right answers to a question that has one or several."""
+    return [normalize_answer(answer) for answer in ([reference] if isinstance(reference, str) else reference)]
+
+
+def is_right(prediction: str, reference: str | Sequence[str]) -> bool:
+    """Whether an answer equals the right one, or any of several, all normalised."""
+    return normalize_answer(prediction) in right_answers(reference)
+
+
 def token_f1(prediction: str, reference: str) -> float:
     """Harmonic mean of precision and recall of the words of two normalised answers.
 
@@ -106,7 +119,7 @@ def token_f1(prediction: str, reference: str) -> float:
     return 2 * common / (len(predicted) + len(right))
 
 
-def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """BLEU-1 to BLEU-4 of Papineni et al. 2002 over all rows, computed by sacrebleu.
 
         p_n    = n-grams of the predictions found in their references, each counted no more often than it is there,
@@ -117,9 +130,11 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> list[f
     N is found.
 
     Args:
-        predictions, references: normalised answers, one reference per prediction. Tokens are separated by spaces.
+        predictions, references: normalised answers, one or more references per prediction. Tokens are separated by
+            spaces.
     """
-    counted = BLEU(tokenize="none", max_ngram_order=MAX_NGRAM).corpus_score(predictions, [references])
+    streams = list(zip_longest(*references))  # one reference of each row, None where a row has fewer
+    counted = BLEU(tokenize="none", max_ngram_order=MAX_NGRAM).corpus_score(predictions, streams)
     scores = [
         BLEU.compute_bleu(
             counted.counts[:length],
@@ -135,23 +150,26 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> list[f
     return [min(score / 100, 1.0) for score in scores]
 
 
-def score_answers(predictions: Sequence[str], references: Sequence[str], questions: Sequence[str]) -> dict[str, float]:
+def score_answers(
+    predictions: Sequence[str], references: Sequence[str | Sequence[str]], questions: Sequence[str]
+) -> dict[str, float]:
     """All numbers of the metric, as its description lists them; an empty dict if there is no question."""
     answers = [normalize_answer(answer) for answer in predictions]
-    truths = [normalize_answer(answer) for answer in references]
-    correct = [answer == truth for answer, truth in zip(answers, truths, strict=True)]
+    truths = [right_answers(reference) for reference in references]
+    correct = [answer in right for answer, right in zip(answers, truths, strict=True)]
     if not correct:
         return {}
 
     by_form: dict[str, list[bool]] = {"yes_no_accuracy": [], "open_accuracy": []}
     by_kind: dict[str, list[bool]] = {}
-    for right, truth, question in zip(correct, references, questions, strict=True):
-        by_form["yes_no_accuracy" if is_yes_no(truth) else "open_accuracy"].append(right)
+    for right, truth, question in zip(correct, truths, questions, strict=True):
+        by_form["yes_no_accuracy" if is_yes_no(truth[0]) else "open_accuracy"].append(right)
         by_kind.setdefault(question_kind(question), []).append(right)
 
     scores = {"accuracy": sum(correct) / len(correct)}
     scores |= {name: sum(group) / len(group) for name, group in by_form.items() if group}
-    scores["token_f1"] = sum(map(token_f1, answers, truths)) / len(correct)
+    best_f1 = (max(token_f1(answer, truth) for truth in right) for answer, right in zip(answers, truths, strict=True))
+    scores["token_f1"] = sum(best_f1) / len(correct)
     scores |= {f"bleu_{length}": score for length, score in enumerate(corpus_bleu(answers, truths), start=1)}
     for kind, group in sorted(by_kind.items()):
         scores |= {f"accuracy_{kind}": sum(group) / len(group), f"count_{kind}": len(group)}
@@ -161,16 +179,18 @@ def score_answers(predictions: Sequence[str], references: Sequence[str], questio
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class VqaAnswers(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {name: datasets.Value("string") for name in ("predictions", "references", "questions")}
-            ),
+            features=[
+                datasets.Features({"predictions": text, "references": references, "questions": text})
+                for references in (text, datasets.Sequence(text))
+            ],
         )
 
     def _compute(
-        self, predictions: Sequence[str], references: Sequence[str], questions: Sequence[str]
+        self, predictions: Sequence[str], references: Sequence[str | Sequence[str]], questions: Sequence[str]
     ) -> dict[str, float]:
         return score_answers(predictions, references, questions)
