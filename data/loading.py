@@ -92,7 +92,7 @@ def check_splits(dataset_name: str, found: Collection[str], wanted: Collection[s
     if missing := [split for split in wanted if split not in found]:
         raise ValueError(
             f"{dataset_name} has the splits {', '.join(found)} but no {' and no '.join(missing)}: train is needed to "
-            "train, and validation, or train to hold some of its images out, unless --do_eval false; test for "
+            "train; validation, unless --do_eval false or train has images to hold out, as no stream can; test for "
             "--do_predict."
         )
 
