@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 import torch
-from data_sets import SPLIT_ROWS, WRITERS, encoded, image_table, noise, pathvqa_split, write_table
+from data_sets import SPLIT_ROWS, WRITERS, image_table, noise, pathvqa_split, write_table
 from datasets import DatasetDict, Image
 
 from mmjepa.data.images import normalize_pixels, prepare
