@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Load. A saved model that is only exported needs no rows.
     is_new = model_args.model_name_or_path is None
     needs_rows = is_new or training_args.splits
-    stream, rows = read_rows(data_args, training_args) if needs_rows else (None, DatasetDict())
+    needs_train = is_new or training_args.do_train
+    stream, rows = read_rows(data_args, training_args, needs_train) if needs_rows else (None, DatasetDict())
 
     # Build.
     processor, model = build(model_args, rows.get("train"))

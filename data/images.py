@@ -67,9 +67,7 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
     and of the image processor's settings; `num_proc` processes share it.
     """
     shape = prepared_shape(image_processor)
-    hashes = rows.select_columns("image").map(
-        image_hash, with_indices=True, remove_columns="image", num_proc=num_proc, desc="Hashing images"
-    )["hash"][:]
+    hashes = image_hashes(rows, num_proc)
     first_rows: dict[str, int] = {}
     for row, image in enumerate(hashes):
         first_rows.setdefault(image, row)
@@ -92,6 +90,37 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
     numbers = {image: number for number, image in enumerate(first_rows)}
     questions = rows.remove_columns("image").add_column("image_id", [numbers[image] for image in hashes])
     return VqaData(questions, pixels.remove_columns("readable"), unreadable)
+
+
+def hold_out(rows: Dataset, percentage: float, seed: int, num_proc: int | None = None) -> tuple[Dataset, Dataset]:
+    """`rows` divided by image: those that stay, and those about a random `percentage` of the images.
+
+    Both have at least one image, but 100 percent leaves no rows.
+
+    Raises:
+        ValueError: all rows are about one image.
+    """
+    hashes = np.asarray(image_hashes(rows, num_proc))
+    images = np.unique(hashes)
+    if percentage == 100:
+        return rows.select([]), rows
+    if len(images) < 2:
+        raise ValueError(
+            f"there is no validation split, and of {len(images)} training images none can be held out: give a "
+            "validation split, or --do_eval false."
+        )
+    count = min(max(round(len(images) * percentage / 100), 1), len(images) - 1)
+    is_held_out = np.isin(hashes, np.random.default_rng(seed).permutation(images)[:count])
+    return rows.select(np.flatnonzero(~is_held_out)), rows.select(np.flatnonzero(is_held_out))
+
+
+def image_hashes(rows: Dataset, num_proc: int | None = None) -> list[str]:
+    """The key of each row's image, as `image_hash` makes it."""
+    images = rows.select_columns("image")
+    hashed = images.map(
+        image_hash, with_indices=True, remove_columns="image", num_proc=num_proc, desc="Hashing images"
+    )
+    return hashed["hash"][:]
 
 
 def prepared_shape(image_processor: BaseImageProcessor) -> tuple[int, int, int]:

@@ -1,7 +1,11 @@
-"""A data set by name or folder -> its rows, with this project's columns, images still encoded."""
+"""A data set by name, folder or file -> its rows, with this project's columns, images still encoded."""
 
+import codecs
+import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +15,30 @@ from datasets import (
     DatasetDict,
     Features,
     Image,
+    Sequence,
     Value,
     concatenate_datasets,
     load_dataset,
     load_from_disk,
 )
+from datasets.exceptions import DatasetGenerationError
+
+logger = logging.getLogger("mmjepa")
 
 REQUIRED_COLUMNS = ("image", "question", "answer")
 TEXT_COLUMNS = ("question", "answer", "caption", "text")
 # Names that rows get later, of their images and of the model's answers.
 LATER_COLUMNS = (
-    *("image_file", "image_id", "pixels", "row"),
+    *("image_file", "image_id", "pixels", "row", "answers"),
     *("prediction", "shuffled", "blank", "ranked", "probability"),
 )
+# Other names that columns go by: of images in the metadata of an image folder, of lists of answers in VQA.
+COLUMN_NAMES = {"file_name": "image", "answers": "answer"}
 # Other names that splits go by, in folders and on the Hub.
 SPLIT_NAMES = {name: name for name in ("train", "validation", "test")} | dict.fromkeys(
-    ("valid", "val", "dev"), "validation"
+    ("valid", "val", "dev", "eval"), "validation"
 )
-TABLE_SUFFIXES = (".csv", ".json", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 
 
 def load_rows(
@@ -36,35 +46,50 @@ def load_rows(
     config_name: str | None = None,
     columns: dict[str, str] | None = None,
     wanted: Collection[str] | None = None,
+    optional: Collection[str] = (),
 ) -> DatasetDict:
     """The splits of a data set with columns `image`, `question`, `answer` and, where it has them, `caption`, `text`.
 
-    Images stay encoded: `image` is bytes or a path (`datasets.Image(decode=False)`). A missing text is "". What else
-    a row has, such as an id, is handed on to the answers: `image_file`, the path or file name of the image in the data
+    Images stay encoded: `image` is bytes or a path (`datasets.Image(decode=False)`). A missing text is "". Where an
+    answer may be a list, `answer` is the most frequent one of it, the first of equally frequent ones, and `answers`
+    has its distinct ones, the most frequent first. LLaVA's `conversations` are one row per question. What else a row
+    has, such as an id, is handed on to the answers: `image_file`, the path or file name of the image in the data
     set, None where it has none; and all other columns but those of bytes, as they are. One whose name has a meaning
     here, such as `prediction`, is named `table_prediction`.
 
     Args:
-        dataset_name: a Hub id, or a folder: of `save_to_disk`, of parquet files as the Hub lays them out, or of
-            train/validation/test tables (.csv, .json, .jsonl) whose image paths are relative to it.
+        dataset_name: a Hub id; a table (.csv, .tsv, .json, .jsonl, .parquet); or a folder: of `save_to_disk`, of
+            parquet files as the Hub lays them out, of tables by the names of their splits, or of images and
+            metadata.csv (.tsv, .json, .jsonl), itself or by split. Image paths are relative to the table. A table
+            whose name is not a split's is train.
         config_name: which configuration of a Hub data set.
         columns: name in the data set by name here, {"question": "prompt"}; other columns are found by their name.
-        wanted: the splits, by their names here, that are read; all by default.
+        wanted: the splits, by their names here, that are read; all by default. A missing validation split is no error
+            where there is train, from which `hold_out` makes one.
+        optional: splits that are read where there are such.
 
     Raises:
-        ValueError: a wanted split or a column is missing, or a folder has no data in one of these forms.
+        ValueError: a wanted split or a column is missing, a table can't be read, or a folder has no data in one of
+            these forms.
     """
-    folder = Path(dataset_name)
-    splits = load_folder(folder, config_name) if folder.is_dir() else load_dataset(dataset_name, config_name)
-    found = {SPLIT_NAMES.get(split, split): rows for split, rows in splits.items()}
-    check_splits(dataset_name, found, wanted or ())
+    splits = load_splits(dataset_name, config_name)
+    found = {split_name(split, splits): rows for split, rows in splits.items()}
+    if wanted is not None:
+        check_splits(dataset_name, found, [name for name in wanted if name != "validation" or "train" not in found])
+        found = {split: rows for split, rows in found.items() if split in (*wanted, *optional)}
     return DatasetDict(
-        {split: with_own_columns(found[split], columns or {}, folder.absolute(), split) for split in wanted or found}
+        {split: with_own_columns(rows, columns or {}, folder, split) for split, (rows, folder) in found.items()}
     )
 
 
+def split_name(split: str, splits: Collection[str]) -> str:
+    """A split's name here; its own, where another one of `splits` has that name already."""
+    name = SPLIT_NAMES.get(split, split)
+    return split if name in splits else name
+
+
 def first_rows(rows: DatasetDict, limits: Mapping[str, int | None]) -> DatasetDict:
-    """The first rows of each split, at most its limit; all where it has no limit, None or 0."""
+    """The first rows of each split, at most its limit; all where it has no limit, or None."""
     return DatasetDict(
         {split: data.select(range(min(len(data), limits.get(split) or len(data)))) for split, data in rows.items()}
     )
@@ -74,45 +99,112 @@ def check_splits(dataset_name: str, found: Collection[str], wanted: Collection[s
     """Raises ValueError where a wanted split is not among those found."""
     if missing := [split for split in wanted if split not in found]:
         raise ValueError(
-            f"{dataset_name} has the splits {', '.join(found)} but no {' and no '.join(missing)}: train is always "
-            "needed, for the answers that evaluations are compared with; validation unless --do_eval false; test for "
+            f"{dataset_name} has the splits {', '.join(found)} but no {' and no '.join(missing)}: train is needed to "
+            "train; validation, unless --do_eval false or train has images to hold out, as no stream can; test for "
             "--do_predict."
         )
 
 
-def load_folder(folder: Path, config_name: str | None = None) -> DatasetDict:
-    """The splits in a local folder, whatever their columns."""
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        rows = load_from_disk(str(folder))
-        return rows if isinstance(rows, DatasetDict) else DatasetDict(train=rows)
+def load_splits(dataset_name: str, config_name: str | None = None) -> dict[str, tuple[Dataset, Path]]:
+    """Each split, whatever its columns and its name, and the folder in which its relative image paths lie."""
+    path = Path(dataset_name).absolute()
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        rows = load_from_disk(str(path))
+        splits = rows if isinstance(rows, DatasetDict) else {"train": rows}
+    elif tables := find_tables(path):
+        # Table by table: by itself `datasets` reads the metadata of an image folder with other types and NA for none.
+        return {split: (load_table(table), table.parent) for split, table in tables.items()}
+    elif path.is_dir() and not any(path.rglob("*.parquet")):
+        raise ValueError(
+            f"{path} holds no data: give a folder of save_to_disk, of parquet files, of train.csv, validation.csv, "
+            "... (or .tsv, .json, .jsonl), or of images and metadata.csv; or name the table itself."
+        )
+    elif path.suffix.lower() in TABLE_SUFFIXES and not path.exists():
+        raise ValueError(f"there is no file {path}.")
+    else:
+        splits = load_dataset(dataset_name, config_name)
+    return {split: (rows, path) for split, rows in splits.items()}
+
+
+def find_tables(path: Path) -> dict[str, Path]:
+    """The table of each split: `path` itself, train.csv and so on in that folder, or an image folder's metadata.
+
+    Raises:
+        ValueError: there are two tables for a split.
+    """
+    if path.is_file():
+        return {SPLIT_NAMES.get(path.stem.lower(), "train"): path}
+    if not path.is_dir():
+        return {}
+    files = {file: file.stem.lower() for file in path.iterdir() if file.suffix.lower() in TABLE_SUFFIXES}
+    named = [(SPLIT_NAMES[name], file) for file, name in files.items() if name in SPLIT_NAMES]
+    if not named:
+        metadata = [file for file in path.rglob("metadata.*") if file.suffix.lower() in TABLE_SUFFIXES]
+        named = [(split_of_folder(file.relative_to(path)), file) for file in metadata]
     tables: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in TABLE_SUFFIXES and path.stem in SPLIT_NAMES:
-            first = tables.setdefault(SPLIT_NAMES[path.stem], path)
-            if first != path:
-                raise ValueError(f"{folder} holds {first.name} and {path.name}: leave one table for each split.")
-    if tables:
-        # Table by table: by itself `datasets` takes a folder of images and tables for an image folder.
-        return DatasetDict({split: load_table(path) for split, path in tables.items()})
-    if any(folder.rglob("*.parquet")):
-        return load_dataset(str(folder), config_name)
-    raise ValueError(
-        f"{folder} holds no data: give a folder of save_to_disk, of parquet files, or of train.csv, validation.csv, "
-        "... (or .json, .jsonl)."
-    )
+    for split, file in sorted(named):
+        first = tables.setdefault(split, file)
+        if first != file:
+            names = " and ".join(str(table.relative_to(path)) for table in (first, file))
+            raise ValueError(f"{path} holds {names}: leave one table for each split.")
+    return tables
+
+
+def split_of_folder(path: Path) -> str:
+    """The split that a folder of a relative path is named by; train where there is none."""
+    return next((SPLIT_NAMES[name.lower()] for name in path.parts if name.lower() in SPLIT_NAMES), "train")
 
 
 def load_table(path: Path) -> Dataset:
-    """The rows of a CSV or JSON file; all columns of a CSV file are text, so that 007, NA and null stay answers."""
-    if path.suffix != ".csv":
-        return load_dataset("json", data_files=str(path), split="train")
-    # Names as pandas reads them: `datasets` reads with it, and it names a column that has no name.
-    features = Features({name: Value("string") for name in pd.read_csv(path, nrows=0).columns})
-    return load_dataset("csv", data_files=str(path), split="train", features=features, keep_default_na=False)
+    """The rows of a table; all columns of a CSV or TSV file are text, so that 007, NA and null stay answers.
+
+    Raises:
+        ValueError: the file is of another kind or can't be read.
+    """
+    suffix, options = path.suffix.lower(), {}
+    builder = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(suffix)
+    if builder is None:
+        raise ValueError(f"{path} is no table that can be read: give a {', '.join(TABLE_SUFFIXES)} or .parquet file.")
+    if builder == "csv":
+        options = csv_format(path)
+        # Names as pandas reads them: `datasets` reads with it, and it names a column that has no name.
+        names = pd.read_csv(path, nrows=0, **options).columns
+        options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
+    try:
+        return load_dataset(builder, data_files=str(path), split="train", **options)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{path} can't be read: {error.__cause__ or error}") from error
+
+
+def csv_format(path: Path) -> dict[str, Any]:
+    """How pandas reads a CSV or TSV file: its encoding, and what separates its columns (comma, semicolon or tab).
+
+    Raises:
+        ValueError: the file is in none of the encodings UTF-8, UTF-16 (with its mark) and Windows-1252.
+    """
+    content = path.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ["utf-16"] if is_utf16 else ["utf-8-sig", "cp1252"]:
+        try:
+            text = content.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        raise ValueError(f"{path} is in none of the encodings UTF-8, UTF-16 and Windows-1252: save it as UTF-8.")
+    if encoding == "cp1252":
+        logger.warning(
+            "%s is not UTF-8; it is read as Windows-1252 (latin-1). Save it as UTF-8 if that is wrong.", path
+        )
+    header = text.lstrip().partition("\n")[0]
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    return {"encoding": encoding, "sep": separator, "skipinitialspace": True}
 
 
 def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split: str) -> Dataset:
     """`rows` with this project's columns by their names here, images encoded, texts without None; then the others."""
+    if "conversations" in rows.column_names and not {"question", "answer"} & set(rows.column_names):
+        rows = with_turns(rows)
     names = find_columns(rows.column_names, columns, split)
     others = rows.select_columns(other_columns(rows, names))
     rows = rows.select_columns(list(names)).rename_columns(names)
@@ -129,7 +221,17 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
     files = images.flatten().select_columns("image.path").rename_column("image.path", "image_file")
     taken = {"image", *TEXT_COLUMNS, *LATER_COLUMNS}
     others = others.rename_columns({name: f"table_{name}" for name in others.column_names if name in taken})
-    return concatenate_datasets([with_absolute_paths(images, folder), filled, files, others], axis=1)
+    parts = [with_absolute_paths(images, folder), filled, files]
+    if not isinstance(rows.features["answer"], Value):
+        answers = rows.select_columns("answer").map(
+            answer_list,
+            input_columns="answer",
+            remove_columns="answer",
+            features=Features({"answers": Sequence(Value("string"))}),
+            desc="Reading answers",
+        )
+        parts.append(answers)
+    return concatenate_datasets([*parts, others], axis=1)
 
 
 def other_columns(rows: Dataset, names: Collection[str]) -> list[str]:
@@ -138,9 +240,36 @@ def other_columns(rows: Dataset, names: Collection[str]) -> list[str]:
     return [name for name in rows.column_names if name not in names and "binary" not in types[name]]
 
 
+def with_turns(rows: Dataset) -> Dataset:
+    """LLaVA's rows, of an image and its `conversations`, as one row for each turn: `question` and `answer`."""
+    turns = rows.select_columns("conversations").map(
+        question_answers,
+        batched=True,
+        with_indices=True,
+        remove_columns="conversations",
+        features=Features({"row": Value("int64"), "question": Value("string"), "answer": Value("string")}),
+        desc="Reading conversations",
+    )
+    repeated = rows.remove_columns("conversations").select(turns["row"][:])
+    return concatenate_datasets([repeated, turns.remove_columns("row")], axis=1)
+
+
+def question_answers(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
+    """What a human asks and gpt answers in each conversation, and in which row."""
+    turns = [
+        (row, first["value"].replace("<image>", "").strip(), second["value"].strip())
+        for row, conversation in zip(rows, batch["conversations"], strict=True)
+        for first, second in pairwise(conversation or [])
+        if (first["from"], second["from"]) == ("human", "gpt")
+    ]
+    return {name: [turn[place] for turn in turns] for place, name in enumerate(("row", "question", "answer"))}
+
+
 def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:
     """Name in the data set -> name here, of this project's columns; ValueError where a needed one is missing."""
-    by_name = {name.lower(): name for name in column_names if name not in columns.values()} | columns
+    by_name = {name.lower(): name for name in column_names if name not in columns.values()}
+    by_name = {COLUMN_NAMES[name]: column for name, column in by_name.items() if name in COLUMN_NAMES} | by_name
+    by_name |= columns
     found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in column_names}
     missing = [name for name in dict.fromkeys((*REQUIRED_COLUMNS, *columns)) if name not in found]
     if missing:
@@ -153,7 +282,58 @@ def find_columns(column_names: list[str], columns: dict[str, str], split: str) -
 
 
 def fill_missing(*texts: Any, columns: list[str]) -> dict[str, str]:
-    return {name: "" if text is None else str(text) for name, text in zip(columns, texts, strict=True)}
+    return {name: as_text(text) for name, text in zip(columns, texts, strict=True)}
+
+
+def as_text(value: Any) -> str:
+    """A text as it is, of a list the most frequent answer; "" for none."""
+    if isinstance(value, list | dict):
+        return next(iter(distinct_answers(value)), "")
+    return "" if value is None else str(value)
+
+
+def answer_list(answer: Any) -> dict[str, list[str]]:
+    return {"answers": distinct_answers(answer) or [""]}
+
+
+def distinct_answers(answers: Any) -> list[str]:
+    """The distinct ones of a row's answers, the most frequent first, the first of equally frequent ones before.
+
+    Args:
+        answers: one text, a list of texts, or VQA's [{"answer": text, ...}, ...], also as {"answer": [text, ...]}.
+    """
+    if isinstance(answers, dict):
+        answers = answers["answer"]
+    if not isinstance(answers, list):
+        answers = [answers]
+    texts = [as_text(answer["answer"] if isinstance(answer, dict) else answer) for answer in answers]
+    return [text for text, _ in Counter(texts).most_common() if text]
+
+
+def drop_unanswered(rows: Dataset, split: str) -> Dataset:
+    """`rows` without those that ask and have no answer, or have no text at all; a warning counts and names them.
+
+    Raises:
+        ValueError: no row is left.
+    """
+    texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])[:]
+    kept = [is_answered(dict(zip(texts, row, strict=True))) for row in zip(*texts.values(), strict=True)]
+    dropped = [str(row) for row, is_kept in enumerate(kept) if not is_kept]
+    if not dropped:
+        return rows
+    if len(dropped) == len(rows):
+        raise ValueError(f"{split}: none of the {len(rows)} rows has an answer: check --answer_column.")
+    logger.warning(
+        "%s: %d of %d rows have no answer and are left out; the first, counted from 0: %s",
+        *(split, len(dropped), len(rows), ", ".join(dropped[:10])),
+    )
+    return rows.select([row for row, is_kept in enumerate(kept) if is_kept])
+
+
+def is_answered(row: dict[str, Any]) -> bool:
+    """Whether the row has an answer or, without a question, another text for the alignment."""
+    texts = {name: as_text(row.get(name)).strip() for name in TEXT_COLUMNS}
+    return texts["answer"] != "" or (texts["question"] == "" and texts["caption"] + texts["text"] != "")
 
 
 def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:

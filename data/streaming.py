@@ -22,7 +22,7 @@ from transformers import BaseImageProcessor
 
 from .batches import ImageGroupedSampler
 from .images import check_readable, image_hash, prepare_image, prepared_shape
-from .loading import SPLIT_NAMES, check_splits, fill_missing, find_columns, with_absolute_path, with_own_columns
+from .loading import check_splits, fill_missing, find_columns, split_name, with_absolute_path, with_own_columns
 
 logger = logging.getLogger("mmjepa")
 
@@ -51,7 +51,7 @@ def stream_rows(
         ValueError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
     """
     found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
-    files = {SPLIT_NAMES.get(split, split): paths for split, paths in found.items()}
+    files = {split_name(split, found): paths for split, paths in found.items()}
     if "train" not in files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):
         raise ValueError(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "

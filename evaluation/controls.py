@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..metrics.vqa_answers.vqa_answers import normalize_answer
+from ..metrics.vqa_answers.vqa_answers import is_right, normalize_answer
 
 
 def majority_answers(
@@ -47,8 +47,8 @@ def other_images(image_ids: Sequence[int], seed: int) -> list[int]:
     return [other_of[image_id] for image_id in image_ids]
 
 
-def are_correct(answers: Sequence[str], truths: Sequence[str]) -> list[bool]:
-    return [normalize_answer(answer) == normalize_answer(truth) for answer, truth in zip(answers, truths, strict=True)]
+def are_correct(answers: Sequence[str], truths: Sequence[str | Sequence[str]]) -> list[bool]:
+    return [is_right(answer, truth) for answer, truth in zip(answers, truths, strict=True)]
 
 
 def image_gain(

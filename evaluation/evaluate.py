@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..data.batches import alignment_text
 from ..data.images import VqaData
-from ..metrics.vqa_answers.vqa_answers import normalize_answer, score_answers
+from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import alignment_metrics
@@ -42,10 +42,11 @@ def evaluate_model(
     """Answers every question of `data` and scores the answers, the controls and the alignment.
 
     Args:
-        data: a row without a question counts for the alignment alone.
+        data: a row without a question counts for the alignment alone. Where questions have a column `answers`, an
+            answer that equals any of a row's is right.
         train_questions: columns question and answer, from which the majority answers are learnt and answers are
-            ranked. With None each question is answered about its own image alone, as is done while training: no
-            controls, no ranking, no alignment.
+            ranked; without a row in it neither is done. With None each question is answered about its own image
+            alone, as is done while training: no controls, no ranking, no alignment.
         batch_size: questions, images or texts at once.
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
@@ -58,14 +59,15 @@ def evaluate_model(
         shuffled_images, blank_images, majority (of the question's first words) and majority_question; those of
         `image_gain` and `alignment_metrics`; those of `score_ranking`, if the model ranks answers. Rows have row (the
         question's place in `data`), image_id, question, answer (the right one), the other columns of `data`'s
-        questions, and prediction; with controls shuffled and blank; with ranking ranked and its probability. With
+        questions, such as answers (all, where there are lists), and prediction; with controls shuffled and blank; with
+        ranking ranked and its probability. With
         torch.distributed every process gets them all.
     """
     rows = [row for row, question in enumerate(data.questions["question"]) if question != ""]
     asked = data.questions.select(rows)
     names = dict.fromkeys(("image_id", "question", "answer", *asked.column_names))
     columns: dict[str, list] = {"row": rows} | {name: list(asked[name]) for name in names}
-    questions, truths, image_ids = (columns[name] for name in ("question", "answer", "image_id"))
+    questions, image_ids, truths = columns["question"], columns["image_id"], right_answers_of(columns)
     distinct = sorted(set(questions))
     # With controls each question is answered about two images, and each distinct one about none.
     asked_with = [questions, questions, distinct] if train_questions is not None else [questions]
@@ -109,7 +111,7 @@ def evaluate_model(
         blank_answers = dict(zip(distinct, answer(distinct, blank_features, [0] * len(distinct)), strict=True))
         columns["blank"] = [blank_answers[question] for question in questions]
         metrics |= score_controls(columns, train_questions, image_ids, seed)
-        if model.config.lambda_answer > 0:
+        if model.config.lambda_answer > 0 and len(train_questions) > 0:
             answers = training_answers(model, processor, train_questions, batch_size)
             ranked = rank_questions(model, processor, questions, features, image_ids, batch_size, answers)
             columns["ranked"], columns["probability"] = map(list, zip(*ranked, strict=True))
@@ -126,15 +128,21 @@ def json_line(row: dict[str, Any]) -> str:
     return json.dumps(known, default=str) + "\n"
 
 
+def right_answers_of(columns: dict[str, list]) -> list:
+    """What counts as right for each question: its `answers` where the rows have lists of them, else its `answer`."""
+    return columns.get("answers", columns["answer"])
+
+
 def score_controls(
     columns: dict[str, list[str]], train_questions: Dataset, image_ids: Sequence[int], seed: int
 ) -> dict[str, float]:
     """Scores of the four controls, in the three numbers of the table, and the image gain.
 
     Args:
+        train_questions: without a row in it there are no majority answers.
         columns: question, answer, prediction, shuffled and blank, as in the rows of `evaluate_model`.
     """
-    questions, truths = columns["question"], columns["answer"]
+    questions, truths = columns["question"], right_answers_of(columns)
     metrics: dict[str, float] = score_majority(train_questions, questions, truths)
     for control, column in (("shuffled_images", "shuffled"), ("blank_images", "blank")):
         scores = score_answers(columns[column], truths, questions)
@@ -144,8 +152,10 @@ def score_controls(
 
 
 def score_majority(train_questions: Dataset, questions: list[str], truths: list[str]) -> dict[str, float]:
-    """Scores of the two controls that need no model, majority and majority_question; see `score_controls`."""
+    """Scores of the two controls that need no model, majority and majority_question; none without training rows."""
     metrics: dict[str, float] = {}
+    if len(train_questions) == 0:
+        return metrics
     for control, first_words in (("majority", (3, 2, 1, 0)), ("majority_question", (None, 3, 2, 1, 0))):
         answers = majority_answers(train_questions, questions, first_words)
         scores = score_answers(answers, truths, questions)
@@ -166,7 +176,7 @@ def score_ranking(columns: dict[str, list], answers: list[str], threshold: float
         and with `_rank_ceiling` what choosing from the list can reach; `rank_threshold`, and `rank_share`, the share
         of questions that it ranks.
     """
-    questions, truths, ranked = columns["question"], columns["answer"], columns["ranked"]
+    questions, truths, ranked = columns["question"], right_answers_of(columns), columns["ranked"]
     if threshold is None:
         correct, decoded_correct = are_correct(ranked, truths), are_correct(columns["prediction"], truths)
         threshold = best_threshold(correct, decoded_correct, columns["probability"])
@@ -177,7 +187,7 @@ def score_ranking(columns: dict[str, list], answers: list[str], threshold: float
     ]
     metrics = {"rank_threshold": threshold, "rank_share": sum(sure) / len(sure)}
     known = {normalize_answer(answer) for answer in answers}
-    best = [truth if normalize_answer(truth) in known else "none of them" for truth in truths]
+    best = [next((answer for answer in right_answers(truth) if answer in known), "none of them") for truth in truths]
     for name, texts in (("ranked", ranked), ("ranked_or_decoded", either), ("rank_ceiling", best)):
         scores = score_answers(texts, truths, questions)
         metrics |= {f"{score}_{name}": scores[score] for score in CONTROL_SCORES if score in scores}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.images import VqaData
-from ..metrics.vqa_answers.vqa_answers import normalize_answer
+from ..metrics.vqa_answers.vqa_answers import is_right
 
 # Name of a row of the table -> suffix of the names of its scores.
 TABLE_ROWS = {
@@ -81,7 +81,7 @@ def draw_answers(
         axes.set_axis_off()
     for axes, image_id, image in zip(grid, image_ids, pixels, strict=False):
         row = rows_of[image_id][random.integers(len(rows_of[image_id]))]
-        correct = normalize_answer(row["prediction"]) == normalize_answer(row["answer"])
+        correct = is_right(row["prediction"], row.get("answers") or row["answer"])
         axes.imshow(image.permute(1, 2, 0).numpy())
         # A dollar sign is text here, not the start of a formula.
         axes.set_title(textwrap.fill(row["question"], 32), fontsize=9, parse_math=False)

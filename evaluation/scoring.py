@@ -92,14 +92,15 @@ def group_intervals(
 
 def bleu_intervals(predictions: pd.DataFrame, seed: int, draws: int = 200) -> list[Interval]:
     """Corpus BLEU-1 to BLEU-4 and their intervals, by a bootstrap over images."""
-    texts = [[normalize_answer(text) for text in predictions[name]] for name in ("prediction", "answer")]
+    answers = [normalize_answer(text) for text in predictions["prediction"]]
+    truths = [[normalize_answer(text)] for text in predictions["answer"]]
     image_of_row, times_drawn = images_drawn(predictions["image"], seed, draws)
     drawn = []
     for times in times_drawn:
         rows = np.repeat(np.arange(len(image_of_row)), times[image_of_row])
-        drawn.append(corpus_bleu(*([column[row] for row in rows] for column in texts)))
+        drawn.append(corpus_bleu([answers[row] for row in rows], [truths[row] for row in rows]))
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    return list(zip(corpus_bleu(*texts), low.tolist(), high.tolist(), strict=True))
+    return list(zip(corpus_bleu(answers, truths), low.tolist(), high.tolist(), strict=True))
 
 
 def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:

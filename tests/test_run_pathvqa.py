@@ -43,6 +43,7 @@ from mmjepa.training.arguments import (
 )
 from mmjepa.training.building import build, image_processor_of_size
 from mmjepa.training.command_line import known_flags
+from mmjepa.training.reading import read_rows
 
 
 @pytest.fixture
@@ -625,7 +626,114 @@ def test_a_share_of_unreadable_images_is_between_0_and_1(share):
         parsed("--max_unreadable_images", share)
 
 
-def test_a_data_set_without_validation_is_refused(folders, tmp_path):
-    (tmp_path / "train.csv").write_text("image,question,answer\ngood.jpg,is it?,yes")
-    with pytest.raises(ValueError, match="no validation"):
-        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(tmp_path)])
+@pytest.fixture
+def single_csv(tmp_path) -> str:
+    """A table of 30 questions about 10 images, of which the last has no answer."""
+    folder = tmp_path / "table"
+    folder.mkdir()
+    lines = ["image;question;answer"]
+    for number in range(10):
+        PILImage.new("RGB", (30, 30), (25 * number, 0, 0)).save(folder / f"{number}.png")
+        lines += [f"{number}.png;is it {word}?;{('yes', 'no')[number % 2]}" for word in ("red", "dark", "large")]
+    (folder / "data.csv").write_text("\n".join(lines).removesuffix("no"))
+    return str(folder / "data.csv")
+
+
+def test_a_single_csv_is_trained_on_and_whole_images_of_it_are_held_out(single_csv, folders, tmp_path, caplog):
+    flags = [*FAST, "--dataset_name", single_csv, "--validation_split_percentage", "30"]
+    with caplog.at_level("INFO"):
+        results = run_pathvqa.main([*FROM_RANDOM, *flags, *folders, "--max_epochs", "1", "--batch_size", "7"])
+    held_out = [json.loads(line) for line in (tmp_path / "checkpoints" / "eval_answers.jsonl").open()]
+    assert results["train_samples"] + len(held_out) == 29
+    assert len({row["image_id"] for row in held_out}) == 3
+    assert "train: 1 of 30 rows have no answer and are left out; the first, counted from 0: 29" in caplog.text
+    assert f"of train {len(held_out)} rows, those about 30 % of the images, are held out" in caplog.text
+
+    # The saved model is evaluated on what it was not trained on, by another seed too; or on all.
+    saved = ["--model_name_or_path", str(tmp_path / "checkpoints"), "--do_train", "false", "--seed", "7"]
+    again = run_pathvqa.main([*flags, *saved, "--output_dir", str(tmp_path / "again")])
+    assert again["eval_ce"] == pytest.approx(results["eval_ce"], abs=1e-5)
+    run_pathvqa.main([*flags[:-1], "100", *saved, "--output_dir", str(tmp_path / "all")])
+    assert len((tmp_path / "all" / "eval_answers.jsonl").read_text().splitlines()) == 29
+
+
+def test_an_image_folder_with_metadata_and_lists_of_answers_is_trained_on(folders, tmp_path, caplog):
+    for split in ("train", "validation"):
+        folder = tmp_path / "slides" / split
+        folder.mkdir(parents=True)
+        lines = []
+        for number in range(4):
+            PILImage.new("RGB", (30, 30), (60 * number, 0, 0)).save(folder / f"{number}.png")
+            row = {"file_name": f"{number}.png", "question": "is it red?", "answer": ["maybe", "yes", "yes"]}
+            lines.append(json.dumps(row))
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+    flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(tmp_path / "slides"), "--max_epochs", "1"]
+    with caplog.at_level("INFO"):
+        results = run_pathvqa.main(flags)
+    assert results["train_samples"] == 4 and results["eval_accuracy_majority"] == 1
+    assert caplog.text.count("Answers are lists") == 1
+    row = json.loads((tmp_path / "checkpoints" / "eval_answers.jsonl").read_text().splitlines()[0])
+    assert (row["answer"], row["answers"]) == ("yes", ["yes", "maybe"])
+
+
+def test_an_image_folder_with_metadata_csv_is_trained_on(folders, tmp_path):
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    lines = ["file_name,question,answer"]
+    for number in range(4):
+        PILImage.new("RGB", (30, 30), (60 * number, 0, 0)).save(folder / f"{number}.png")
+        lines += [f"{number}.png,is it red?,yes", f"{number}.png,how many?,00{number}"]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    results = run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(folder), "--max_epochs", "1"])
+    assert results["train_samples"] == 6 and results["eval_count_how_many"] == 1
+
+
+def test_a_saved_model_is_evaluated_without_a_training_split_and_without_majority_answers(
+    saved_folder, single_csv, tmp_path, caplog
+):
+    alone = Path(single_csv).rename(tmp_path / "table" / "validation.csv")
+    flags = ["--model_name_or_path", saved_folder, "--dataset_name", str(alone), "--do_train", "false"]
+    with caplog.at_level("INFO"):
+        results = run_pathvqa.main([*FAST, *flags, "--output_dir", str(tmp_path / "again")])
+    assert "eval_accuracy_shuffled_images" in results and "eval_image_gain" in results
+    assert not any("majority" in name for name in results)
+    assert caplog.text.count("no training rows: evaluations are without majority answers") == 1
+
+
+def test_training_without_a_training_split_is_refused(single_csv, folders, tmp_path):
+    alone = Path(single_csv).rename(tmp_path / "table" / "validation.csv")
+    with pytest.raises(ValueError, match="has the splits validation but no train"):
+        run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", str(alone)])
+
+
+def test_rows_of_a_stream_without_an_answer_are_left_out(folders, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+    image = {"bytes": encoded(PILImage.new("RGB", (30, 30), "red")), "path": None}
+    rows = [{"image": image, "question": f"is it {n}?", "answer": "yes" if n % 2 else None} for n in range(8)]
+    for split in ("train", "validation"):
+        Dataset.from_list(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    arguments = parsed(*FAST, *folders, "--dataset_name", str(folder), "--streaming", "--max_steps", "1")[1:]
+    stream, rows = read_rows(*arguments, needs_train=True)
+    expected = [f"is it {n}?" for n in (1, 3, 5, 7)]
+    assert [row["question"] for row in stream] == expected
+    assert rows["train"]["question"][:] == rows["validation"]["question"][:] == expected
+
+
+@pytest.mark.parametrize(
+    "flag", ["max_train_samples", "max_val_samples", "preprocessing_num_workers", "max_answer_tokens"]
+)
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_limit_below_1_is_refused_with_what_is_allowed(flag, limit):
+    with pytest.raises(ValueError, match=f"--{flag} is {limit}: give at least 1, or leave it out"):
+        parsed(f"--{flag}", limit)
+
+
+@pytest.mark.parametrize(
+    ("percentage", "words"),
+    [("0", "more than 0 and at most 100"), ("101", "more than 0"), ("100", "leaves nothing to train on")],
+)
+def test_a_percentage_that_leaves_no_validation_or_no_training_is_refused(percentage, words):
+    with pytest.raises(ValueError, match=f"--validation_split_percentage.*{words}"):
+        parsed("--validation_split_percentage", percentage)

@@ -221,6 +221,14 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             )
 
 
+# Fields of DataArguments that are numbers of at least 1.
+LIMITS = (
+    "max_train_samples",
+    "max_val_samples",
+    "preprocessing_num_workers",
+    "max_answer_tokens",
+    "streaming_buffer_size",
+)
 PUBLISHED = {"image_encoder": "facebook/dinov2-base", "text_model": "facebook/bart-base"}
 # Fields of MMJepaConfig that are flags by the same name.
 CONFIG_FIELDS = (
@@ -325,7 +333,8 @@ class DataArguments:
 
     dataset_name: str = HfArg(
         default="flaviagiammarino/path-vqa",
-        help="Hub id, or a folder: save_to_disk, parquet, or JSON or CSV with image paths.",
+        help="Hub id, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of tables, of images and metadata.csv, of "
+        "parquet files or of save_to_disk.",
     )
     dataset_config_name: str | None = HfArg(default=None, help="The data set's configuration on the Hub.")
     image_column: str | None = HfArg(default=None, help="Name of the image column, where it is not `image`.")
@@ -335,6 +344,11 @@ class DataArguments:
     text_column: str | None = HfArg(default=None, help="Name of the text column, where it is not `text`.")
     max_train_samples: int | None = HfArg(default=None, help="Train on this many rows.")
     max_val_samples: int | None = HfArg(default=None, aliases=["--max_eval_samples"], help="Evaluate this many rows.")
+    validation_split_percentage: float = HfArg(
+        default=10,
+        help="Percentage of the training images that is held out, by --data_seed, where there is no validation split. "
+        "100, without training, evaluates all of them.",
+    )
     preprocessing_num_workers: int = HfArg(default=2, help="Processes that decode and resize the images, once.")
     max_unreadable_images: float = HfArg(
         default=0.1, help="Share of a split's images that may be missing or broken; they are read as zeros."
@@ -354,6 +368,14 @@ class DataArguments:
     def __post_init__(self):
         if not 0 <= self.max_unreadable_images <= 1:
             raise ValueError(f"--max_unreadable_images is {self.max_unreadable_images}: give a share from 0 to 1.")
+        if not 0 < self.validation_split_percentage <= 100:
+            raise ValueError(
+                f"--validation_split_percentage is {self.validation_split_percentage}: give more than 0 and at most "
+                "100, or --do_eval false to hold nothing out."
+            )
+        for name in LIMITS:
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise ValueError(f"--{name} is {limit}: give at least 1, or leave it out for its default.")
 
     def columns(self) -> dict[str, str]:
         """The columns that were named by flag."""
@@ -432,6 +454,8 @@ def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) 
             "there is nothing to do: leave out --do_train false or --do_eval false, or give --do_predict, "
             "--export_dir or --onnx_dir."
         )
+    if training_args.do_train and data_args.validation_split_percentage == 100:
+        raise ValueError("--validation_split_percentage 100 leaves nothing to train on: give less.")
     if training_args.push_to_hub and not training_args.do_train:
         raise ValueError("--push_to_hub pushes what a run trains: leave it out beside --do_train false.")
     if data_args.streaming:

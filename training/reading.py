@@ -3,12 +3,12 @@
 import logging
 from typing import Any
 
-from datasets import DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.exceptions import DatasetNotFoundError
 from transformers import BaseImageProcessor
 
-from ..data.images import VqaData, check_readable, prepare
-from ..data.loading import first_rows, load_rows
+from ..data.images import VqaData, check_readable, hold_out, prepare
+from ..data.loading import drop_unanswered, first_rows, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
 from .arguments import DataArguments, MMJepaTrainingArguments
 
@@ -16,27 +16,50 @@ logger = logging.getLogger("mmjepa")
 
 
 def read_rows(
-    data_args: DataArguments, training_args: MMJepaTrainingArguments
+    data_args: DataArguments, training_args: MMJepaTrainingArguments, needs_train: bool
 ) -> tuple[IterableDataset | None, DatasetDict]:
     """The training rows as a stream, None without --streaming; and the rows of each split, images still encoded.
 
-    The splits are train, whose texts are always needed, and those whose images are looked at. Beside a stream train
-    has its texts alone.
+    The splits are those whose images are looked at, and train, whose texts evaluations are compared with. Beside a
+    stream train has its texts alone. Without `needs_train` it has no rows where the data set has no such split.
 
     Raises:
-        ValueError: there is no such data set, here or on the Hub.
+        ValueError: there is no such data set, here or on the Hub; or a split is missing and can't be held out of
+            train.
     """
-    splits = dict.fromkeys(("train", *training_args.splits))
-    source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), splits)
+    wanted = list(dict.fromkeys((*(["train"] if needs_train else []), *training_args.splits)))
+    source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), wanted)
     # The other processes read what the first one leaves in the cache of `datasets`.
     with training_args.main_process_first():
         try:
-            stream, rows = stream_rows(*source) if data_args.streaming else (None, load_rows(*source))
+            stream, rows = stream_rows(*source) if data_args.streaming else (None, load_rows(*source, ["train"]))
         except (DatasetNotFoundError, ConnectionError) as error:
             raise ValueError(
                 f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "
                 f"was found on the Hub ({error})."
             ) from error
+        for split in ("train", "validation"):
+            if split in rows:
+                rows[split] = drop_unanswered(rows[split], split)
+        if "validation" in wanted and "validation" not in rows:
+            rows["train"], rows["validation"] = hold_out(
+                rows["train"],
+                data_args.validation_split_percentage,
+                # Not --seed: runs of other seeds, and later evaluations of their models, hold out the same images.
+                training_args.data_seed or 0,
+                data_args.preprocessing_num_workers,
+            )
+            logger.info(
+                "There is no validation split: of train %d rows, those about %g %% of the images, are held out for it",
+                *(len(rows["validation"]), data_args.validation_split_percentage),
+            )
+    if stream is not None:
+        stream = stream.filter(is_answered)
+    if any("answers" in data.column_names for data in rows.values()):
+        logger.info("Answers are lists: the most frequent one is trained on, and each of them counts as right")
+    if not rows.get("train"):
+        logger.info("There are no training rows: evaluations are without majority answers and ranked answers")
+        rows["train"] = Dataset.from_dict({"question": [], "answer": []})
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_val_samples}
     if training_args.fast_dev_run:
         limits = dict.fromkeys(rows, 2 * training_args.per_device_train_batch_size)

@@ -81,6 +81,58 @@ def write_csv_under_other_split_names(folder, table):
         table(split).to_csv(folder / f"{name}.csv", index=False)
 
 
+def write_tsv(folder, table):
+    for split in SPLIT_ROWS:
+        table(split).to_csv(folder / f"{split}.tsv", index=False, sep="\t")
+
+
+def write_semicolon_csv_in_utf16(folder, table):
+    for split in SPLIT_ROWS:
+        table(split).to_csv(folder / f"{split}.csv", index=False, sep=";", encoding="utf-16")
+
+
+def write_csv_whose_validation_is_eval(folder, table):
+    for split, name in (("train", "train"), ("validation", "eval"), ("test", "test")):
+        table(split).to_csv(folder / f"{name}.csv", index=False)
+
+
+def write_image_folder_with_metadata_csv(folder, table):
+    write_image_folder(folder, table, lambda rows, path: rows.to_csv(path / "metadata.csv", index=False))
+
+
+def write_image_folder_with_metadata_jsonl(folder, table):
+    def write(rows, path):
+        rows.to_json(path / "metadata.jsonl", orient="records", lines=True)
+
+    write_image_folder(folder, table, write)
+
+
+def write_image_folder(folder, table, write_metadata):
+    """Each split's images lie in a folder of its name, beside the metadata that name them."""
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        rows = table(split)
+        (folder / name / "images").mkdir(parents=True)
+        for path in rows["image"]:
+            (folder / path).rename(folder / name / path)
+        write_metadata(rows.rename(columns={"image": "file_name"}), folder / name)
+
+
+def write_conversations(folder, table):
+    for split in SPLIT_ROWS:
+        rows = [
+            {
+                "id": number,
+                "image": row["image"],
+                "conversations": [
+                    {"from": "human", "value": f"<image>\n{row['question']}"},
+                    {"from": "gpt", "value": row["answer"]},
+                ],
+            }
+            for number, row in enumerate(table(split).to_dict("records"))
+        ]
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+
+
 def write_saved_to_disk_under_other_split_names(folder, table):
     names = {"train": "train", "val": "validation", "test": "test"}
     DatasetDict({name: pathvqa_split(split) for name, split in names.items()}).save_to_disk(folder)
@@ -93,7 +145,9 @@ def write_csv_with_absolute_paths(folder, table):
         rows.to_csv(folder / f"{split}.csv", index=False)
 
 
-WRITERS = [writer for name, writer in sorted(globals().items()) if name.startswith("write_")]
+WRITERS = [
+    writer for name, writer in sorted(globals().items()) if name.startswith("write_") and name != "write_image_folder"
+]
 
 
 def image_table(folder):

@@ -9,7 +9,7 @@ import torch
 from data_sets import encoded, image_table, noise, rows_of, write_csv, write_parquet_of_paths, write_table
 from transformers import AutoImageProcessor, BitImageProcessorPil
 
-from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.images import hold_out, normalize_pixels, prepare
 from mmjepa.data.loading import load_rows
 
 
@@ -181,3 +181,38 @@ def test_several_processes_prepare_the_same_images(table_folder, image_processor
     alone, together = prepare(rows, image_processor), prepare(rows, image_processor, num_proc=2)
     assert torch.equal(alone.pixels[:]["pixels"], together.pixels[:]["pixels"])
     assert alone.questions["image_id"][:] == together.questions["image_id"][:]
+
+
+@pytest.fixture
+def five_images(tmp_path):
+    """20 rows about 5 images, which are known by their bytes: two of them have two paths each."""
+    paths = ["0.png", "1.png", "2.png", "3.png", "4.png", "copy_0.png", "copy_1.png"]
+    for path in paths:
+        noise(int(path[-5])).save(tmp_path / path)
+    rows = [{"image": paths[row % 7], "question": f"{row}?", "answer": "yes"} for row in range(20)]
+    return load_rows(write_table(tmp_path, rows))["train"]
+
+
+@pytest.mark.parametrize(("percentage", "images"), [(1, 1), (40, 2), (99, 4)])
+def test_whole_images_are_held_out_by_the_seed(five_images, percentage, images):
+    def image_of(rows):
+        return {question: path[-5] for question, path in zip(rows["question"], paths(rows), strict=True)}
+
+    train, validation = (image_of(rows) for rows in hold_out(five_images, percentage, seed=0))
+    assert train | validation == image_of(five_images)
+    assert len(set(validation.values())) == images
+    assert not set(train.values()) & set(validation.values())
+    again, *others = (image_of(hold_out(five_images, percentage, seed)[1]) for seed in (0, 1, 2, 3, 4, 5))
+    assert again == validation
+    assert any(other != validation for other in others)
+
+
+def paths(rows) -> list[str]:
+    return [image["path"] for image in rows["image"]]
+
+
+def test_all_rows_are_held_out_only_by_100_percent_and_none_of_a_single_image(five_images):
+    train, validation = hold_out(five_images, 100, seed=0)
+    assert len(train) == 0 and validation["question"][:] == five_images["question"][:]
+    with pytest.raises(ValueError, match="of 1 training images none can be held out.*--do_eval false"):
+        hold_out(five_images.select([0, 5, 7]), 50, seed=0)

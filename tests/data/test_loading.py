@@ -1,13 +1,15 @@
 """Data sets in every form, and with every fault of their files and columns."""
 
+import json
+
 import pandas as pd
 import pytest
 import torch
 from data_sets import SPLIT_ROWS, WRITERS, image_table, noise, pathvqa_split, write_table
-from datasets import Image
+from datasets import DatasetDict, Image
 
 from mmjepa.data.images import normalize_pixels, prepare
-from mmjepa.data.loading import load_rows
+from mmjepa.data.loading import drop_unanswered, load_rows
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
@@ -44,6 +46,119 @@ def test_answers_in_a_csv_stay_as_they_are_written(tmp_path, answers):
     rows = [{"image": "a.png", "question": "?", "answer": answer} for answer in answers]
     pd.DataFrame(rows).to_csv(tmp_path / "train.csv", index=False)
     assert list(load_rows(str(tmp_path))["train"]["answer"]) == answers
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_is_read_in_its_encoding_and_by_its_separator(tmp_path, encoding, separator, caplog):
+    cells = [["image", "question", "answer"], ["a.png", '"wie groß, und; wo?"', "Größe"]]
+    text = "\n".join(f"{separator} ".join(row) for row in cells)
+    (tmp_path / "train.csv").write_text(text, encoding=encoding)
+    assert load_rows(str(tmp_path))["train"][0] == {
+        "image": {"bytes": None, "path": str(tmp_path / "a.png")},
+        "question": "wie groß, und; wo?",
+        "answer": "Größe",
+    }
+    assert ("train.csv is not UTF-8" in caplog.text) == (encoding in ("latin-1", "cp1252"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"image,question,answer\na.png,what?,\x81\x8d", "train.csv is in none of the encodings .*: save it as UTF-8"),
+        (b"image,question,answer\na,b,c\na,b,c,d,e\n", "train.csv can't be read: .*line 3"),
+    ],
+)
+def test_a_csv_that_cannot_be_read_is_named_with_the_reason(tmp_path, content, words):
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        load_rows(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("data.csv", "train"), ("slides.jsonl", "train"), ("test.TSV", "test"), ("val.json", "validation")],
+)
+def test_a_single_file_is_the_split_of_its_name_or_else_train(tmp_path, name, split):
+    row = {"image": "a.png", "question": "what?", "answer": "yes"}
+    lines = ["\t".join(cells) for cells in (row, row.values())] if name.endswith("TSV") else [json.dumps(row)]
+    lines = ["image,question,answer", "a.png,what?,yes"] if name.endswith("csv") else lines
+    (tmp_path / name).write_text("\n".join(lines))
+    splits = load_rows(str(tmp_path / name))
+    assert list(splits) == [split]
+    assert splits[split][0] == {**row, "image": {"bytes": None, "path": str(tmp_path / "a.png")}}
+
+
+def test_a_single_parquet_file_is_read(tmp_path):
+    pathvqa_split("test").to_parquet(tmp_path / "all.parquet")
+    assert list(load_rows(str(tmp_path / "all.parquet"))["train"]["question"]) == list(
+        pathvqa_split("test")["question"]
+    )
+
+
+def test_a_file_that_is_missing_or_no_table_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no file .*lost.csv"):
+        load_rows(str(tmp_path / "lost.csv"))
+    (tmp_path / "data.xlsx").write_bytes(b"")
+    with pytest.raises(ValueError, match="data.xlsx is no table .* .csv, .tsv, .json, .jsonl or .parquet"):
+        load_rows(str(tmp_path / "data.xlsx"))
+
+
+def test_an_image_folder_without_splits_is_train_and_its_answers_stay_as_they_are_written(tmp_path):
+    lines = ["file_name,question,answer", "a.png,how many?,007", "b.png,what?,None"]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    splits = load_rows(str(tmp_path))
+    assert list(splits) == ["train"]
+    assert splits["train"]["answer"][:] == ["007", "None"]
+    assert [image["path"] for image in splits["train"]["image"]] == [str(tmp_path / f"{name}.png") for name in "ab"]
+
+
+def test_turns_of_a_conversation_are_rows_about_its_image(tmp_path):
+    said = ["<image>\nwhat is it?", "a gland", "is it large?", "yes", "and why?"]
+    turns = [{"from": ("human", "gpt")[place % 2], "value": value} for place, value in enumerate(said)]
+    rows = [{"id": 1, "image": "a.png", "conversations": turns}, {"id": "two", "image": "b.png", "conversations": []}]
+    rows.append({"id": 3, "image": "c.png", "conversations": [{"from": "system", "value": "short"}, *turns[2:4]]})
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    loaded = load_rows(str(tmp_path / "data.json"))["train"]
+    assert loaded["question"][:] == ["what is it?", "is it large?", "is it large?"]
+    assert loaded["answer"][:] == ["a gland", "yes", "yes"]
+    assert [image["path"] for image in loaded["image"]] == [str(tmp_path / f"{name}.png") for name in "aac"]
+
+
+@pytest.mark.parametrize(
+    ("column", "lists", "expected"),
+    [
+        ("answer", [["no", "yes", "yes"], ["b", "a", "a", "b", ""], []], [["yes", "no"], ["b", "a"], [""]]),
+        ("answer", ["yes", ["no", "no"], None], [["yes"], ["no"], [""]]),
+        ("answers", [[{"answer": "a", "id": 1}, {"answer": "b", "id": 2}, {"answer": "b", "id": 3}]], [["b", "a"]]),
+    ],
+)
+def test_of_several_answers_the_most_frequent_is_the_answer_and_all_are_kept(tmp_path, column, lists, expected):
+    folder = write_table(tmp_path, [{"image": "a.png", "question": "what?", column: answers} for answers in lists])
+    rows = load_rows(folder)["train"]
+    assert rows["answers"][:] == expected
+    assert rows["answer"][:] == [answers[0] for answers in expected]
+
+
+def test_rows_without_an_answer_are_left_out_and_named_but_not_those_of_a_caption_alone(tmp_path, caplog):
+    texts = [("is it?", "yes", ""), ("is it?", "", "cells"), ("", "", "cells"), ("", " ", ""), ("", "liver", "")]
+    folder = write_table(
+        tmp_path,
+        [{"image": "a.png", "question": q, "answer": answer, "caption": caption} for q, answer, caption in texts],
+    )
+    rows = load_rows(folder)["train"]
+    kept = drop_unanswered(rows, "train")
+    assert list(zip(kept["question"], kept["answer"], kept["caption"], strict=True)) == [texts[n] for n in (0, 2, 4)]
+    assert "train: 2 of 5 rows have no answer and are left out; the first, counted from 0: 1, 3" in caplog.text
+    with pytest.raises(ValueError, match="none of the 2 rows has an answer: check --answer_column"):
+        drop_unanswered(rows.select([1, 3]), "train")
+
+
+def test_of_two_splits_for_validation_the_one_of_that_name_is_it(tmp_path):
+    rows = {name: pathvqa_split(split) for name, split in (("eval", "test"), ("validation", "validation"))}
+    DatasetDict(rows).save_to_disk(tmp_path / "rows")
+    splits = load_rows(str(tmp_path / "rows"))
+    assert {name: len(rows) for name, rows in splits.items()} == {"eval": 2, "validation": 3}
 
 
 def test_missing_texts_are_empty_and_numbers_are_text(tmp_path):

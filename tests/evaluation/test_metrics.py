@@ -61,6 +61,17 @@ def test_scores_are_split_by_the_right_answer_and_by_the_kind_of_question():
     assert (scores["accuracy_how_many"], scores["count_how_many"]) == (0.0, 1)
 
 
+def test_an_answer_that_equals_any_of_several_is_right_and_the_first_of_them_names_the_group():
+    scores = score_answers(
+        predictions=["a liver", "no", "left lung"],
+        references=[["kidney", "the liver"], ["yes"], ["no", "the left lung lobe", "left"]],
+        questions=["what is it?", "is it?", "where is it?"],
+    )
+    assert (scores["accuracy"], scores["open_accuracy"], scores["yes_no_accuracy"]) == (1 / 3, 1, 0)
+    assert scores["token_f1"] == pytest.approx((1 + 0 + 4 / 5) / 3)  # left lung is 2 of 2 and 2 of 3 words
+    assert scores["bleu_1"] == pytest.approx(3 / 4)  # liver, left and lung of four words; lengths are equal
+
+
 def test_a_group_without_questions_has_no_score():
     scores = score_answers(["yes"], ["yes"], ["is it?"])
     assert "open_accuracy" not in scores and "accuracy_what" not in scores
@@ -76,30 +87,30 @@ def test_token_f1_equals_a_count_by_hand():
 
 def test_bleu_clips_repeated_tokens_as_in_papineni_2002():
     # Example 2 there: "the" is found seven times and counts twice.
-    assert corpus_bleu(["the the the the the the the"], ["the cat is on the mat"])[0] == pytest.approx(2 / 7)
+    assert corpus_bleu(["the the the the the the the"], [["the cat is on the mat"]])[0] == pytest.approx(2 / 7)
 
 
 def test_bleu_of_two_rows_equals_a_count_by_hand():
-    scores = corpus_bleu(["left lobe of liver", "kidney"], ["left lobe of lung tissue", "kidney"])
+    scores = corpus_bleu(["left lobe of liver", "kidney"], [["left lobe of lung tissue"], ["kidney"]])
     # Unigrams 3 + 1 of 4 + 1, bigrams 2 + 0 of 3 + 0, trigrams 1 of 2, no 4-gram; 5 predicted tokens for 6.
     products = (4 / 5, 4 / 5 * 2 / 3, 4 / 5 * 2 / 3 * 1 / 2, 0)
     assert scores == pytest.approx([math.exp(1 - 6 / 5) * product ** (1 / n) for n, product in enumerate(products, 1)])
 
 
 def test_bleu_gives_no_reward_for_length():
-    assert corpus_bleu(["liver lobe left"], ["liver"]) == pytest.approx([1 / 3, 0, 0, 0])
+    assert corpus_bleu(["liver lobe left"], [["liver"]]) == pytest.approx([1 / 3, 0, 0, 0])
 
 
 def test_bleu_counts_the_tokens_of_rows_without_prediction_or_reference():
     # 2 of 3 predicted tokens are found; 4 tokens were to be predicted.
-    scores = corpus_bleu(["", "left lobe", "liver"], ["large kidney", "left lobe", ""])
+    scores = corpus_bleu(["", "left lobe", "liver"], [["large kidney"], ["left lobe"], [""]])
     assert scores == pytest.approx([math.exp(1 - 4 / 3) * 2 / 3, math.exp(1 - 4 / 3) * math.sqrt(2 / 3), 0, 0])
-    assert corpus_bleu(["", ""], ["yes", ""]) == [0, 0, 0, 0]
+    assert corpus_bleu(["", ""], [["yes"], [""]]) == [0, 0, 0, 0]
 
 
 def test_bleu_of_equal_answers_is_1_for_the_lengths_that_they_have():
-    assert corpus_bleu(["in the left lobe", "yes"], ["in the left lobe", "yes"]) == [1, 1, 1, 1]
-    assert corpus_bleu(["yes", "no"], ["yes", "no"]) == [1, 0, 0, 0]
+    assert corpus_bleu(["in the left lobe", "yes"], [["in the left lobe"], ["yes"]]) == [1, 1, 1, 1]
+    assert corpus_bleu(["yes", "no"], [["yes"], ["no"]]) == [1, 0, 0, 0]
 
 
 def test_the_metric_loads_by_its_path_and_gives_the_same_scores(tmp_path, monkeypatch):
@@ -113,3 +124,6 @@ def test_the_metric_loads_by_its_path_and_gives_the_same_scores(tmp_path, monkey
     by_rules = score_by_rules(columns["predictions"], columns["references"])
     assert by_rules["exact_match"] == 0 and by_rules["yes_no_squad_exact_match"] == 1
     assert metric.compute(**columns) == score_answers(**columns) | by_rules
+    several = columns | {"references": [["yes"], ["lung", "liver"], ["2"]]}
+    by_rules = score_by_rules(several["predictions"], several["references"])
+    assert metric.compute(**several) == score_answers(**several) | by_rules
