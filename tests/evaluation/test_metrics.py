@@ -5,13 +5,13 @@ import evaluate
 import pytest
 
 from mmjepa.metrics.vqa_answers import vqa_answers
+from mmjepa.metrics.vqa_answers.rules import token_f1
 from mmjepa.metrics.vqa_answers.vqa_answers import (
     corpus_bleu,
     normalize_answer,
     question_kind,
     score_answers,
     score_by_rules,
-    token_f1,
 )
 
 
