@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             training_args.per_device_eval_batch_size,
             show_progress=not training_args.disable_tqdm,
         )
-        asked, truths = ([row[name] for row in answers] for name in ("question", "answer"))
+        asked = [row["question"] for row in answers]
+        truths = [row.get("answers", row["answer"]) for row in answers]
         return metrics | (score_majority(rows["train"], asked, truths) if asked else {})
 
     trainer = MMJepaTrainer(

@@ -58,6 +58,7 @@ def test_a_csv_is_read_in_its_encoding_and_by_its_separator(tmp_path, encoding, 
         "image": {"bytes": None, "path": str(tmp_path / "a.png")},
         "question": "wie groß, und; wo?",
         "answer": "Größe",
+        "image_file": "a.png",
     }
     assert ("train.csv is not UTF-8" in caplog.text) == (encoding in ("latin-1", "cp1252"))
 
@@ -86,7 +87,11 @@ def test_a_single_file_is_the_split_of_its_name_or_else_train(tmp_path, name, sp
     (tmp_path / name).write_text("\n".join(lines))
     splits = load_rows(str(tmp_path / name))
     assert list(splits) == [split]
-    assert splits[split][0] == {**row, "image": {"bytes": None, "path": str(tmp_path / "a.png")}}
+    assert splits[split][0] == {
+        **row,
+        "image": {"bytes": None, "path": str(tmp_path / "a.png")},
+        "image_file": "a.png",
+    }
 
 
 def test_a_single_parquet_file_is_read(tmp_path):
