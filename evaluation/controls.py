@@ -71,14 +71,13 @@ def images_drawn(image_ids: Sequence[Any], seed: int, draws: int = 1000) -> tupl
     return image_of_row, random.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=draws)
 
 
-def mean_interval(values: Sequence[float], image_ids: Sequence[Any], seed: int) -> tuple[float, float, float]:
+def mean_interval(values: np.ndarray, image_ids: Sequence[Any], seed: int) -> tuple[float, float, float]:
     """The mean of the rows' values and its 95 % interval, by a bootstrap over images.
 
     Args:
-        values: one per row, NaN where the row does not count. With the difference of two scores of a row the interval
+        values: (R,), NaN where the row does not count. With the difference of two scores of a row the interval
             is that of a paired test.
     """
-    values = np.asarray(values, dtype=float)
     counts = ~np.isnan(values)
     image_of_row, times_drawn = images_drawn(image_ids, seed)
     sums = np.bincount(image_of_row, np.where(counts, values, 0))  # (I,)

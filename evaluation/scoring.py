@@ -105,7 +105,7 @@ def bleu_intervals(predictions: pd.DataFrame, seed: int, draws: int = 200) -> li
 
 def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
     """This project's accuracy by kind of question."""
-    scores = np.array(row_scores(OWN_RULE, predictions["prediction"], predictions["answer"]))
+    scores = np.array(row_scores(OWN_RULE, predictions["prediction"], predictions["answer"]), dtype=float)
     kinds = np.array([question_kind(question) for question in predictions["question"]])
     return {
         kind: mean_interval(np.where(kinds == kind, scores, np.nan), predictions["image"], seed)
@@ -133,7 +133,9 @@ def floor_table(predictions: pd.DataFrame, train_questions: Dataset, seed: int =
         "closed_list": [answer if normalize_answer(answer) in known else "" for answer in answers],
     }
     return {
-        name: group_intervals(np.array(row_scores(OWN_RULE, texts, answers)), groups, predictions["image"], seed)
+        name: group_intervals(
+            np.array(row_scores(OWN_RULE, texts, answers), dtype=float), groups, predictions["image"], seed
+        )
         for name, texts in floors.items()
     }
 

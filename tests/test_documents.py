@@ -18,13 +18,20 @@ from fresh_process import run_fresh
 from PIL import Image
 from tiny import FAST, FROM_RANDOM
 from torch.distributed.run import get_args_parser as torchrun_parser
-from transformers import HfArgumentParser
+from typer.main import get_command
 
 from mmjepa import run_pathvqa
+from mmjepa.cli import app
 from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
-from mmjepa.training.arguments import DataArguments, MMJepaTrainingArguments, ModelArguments, parse_arguments
+from mmjepa.training.arguments import (
+    DataArguments,
+    FlagParser,
+    MMJepaTrainingArguments,
+    ModelArguments,
+    parse_arguments,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "docs/experiments.md", "docs/performance.md"]
@@ -39,6 +46,7 @@ NOT_RUN = {
     "source": "it only sets the shell's paths",
     "torchrun": "several GPUs; tests/training/test_processes.py runs several processes",
     "accelerate": "several GPUs; tests/training/test_processes.py runs several processes",
+    "mmjepa": "tests/evaluation/test_scoring.py runs it",
     "mmjepa.export.onnx": "tests/export/test_onnx.py runs it, where its packages are installed",
     "--streaming": "10,000 steps; tests/data/test_streaming.py trains on a stream",
 }
@@ -120,6 +128,8 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
             assert "-c" not in arguments or (ROOT / arguments[arguments.index("-c") + 1]).exists()
         case ["python", "-m", "pytest", file, "-k", name]:
             assert re.search(rf"def test_\w*{name}", (ROOT / file).read_text())
+        case ["mmjepa", command, *arguments]:
+            get_command(app).commands[command].make_context(command, arguments)
         case ["python", "-m", module, *arguments]:
             only_parse(module, arguments)
         case ["python", "run_pathvqa.py", *flags]:
@@ -141,7 +151,7 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
 
 def test_every_flag_that_the_readme_names_exists():
     """Under any of its names; those of torchrun and pip stand in commands."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, MMJepaTrainingArguments))
+    parser = FlagParser((ModelArguments, DataArguments, MMJepaTrainingArguments), show_all=True)
     named = set(re.findall(r"`(--\w+)", (ROOT / "README.md").read_text()))
     assert len(named) > 40
     assert named <= set(parser._option_string_actions)
