@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Build.
     processor, model = build(model_args, rows.get("train"))
-    model.generation_config.max_new_tokens = data_args.max_answer_tokens
+    if is_new or data_args.max_answer_tokens is not None:
+        model.generation_config.max_new_tokens = data_args.max_answer_tokens or 32
     if is_new:
         center_targets(model, processor, rows["train"], training_args.device)
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)

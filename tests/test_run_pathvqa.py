@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM, TEXT, VISION
-from transformers import BartForConditionalGeneration, Dinov2Model
+from transformers import BartForConditionalGeneration, Dinov2Model, GenerationConfig
 from transformers.training_args import ParallelMode
 
 from mmjepa import run_pathvqa
@@ -311,6 +311,22 @@ def test_centered_targets_are_centred_on_the_alignment_texts_once(folders, tmp_p
     run_pathvqa.main([*again, *FAST, "--dataset_name", str(folder), "--fast_dev_run"])
     further = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "again")
     assert torch.equal(further.alignment.text_mean, saved.alignment.text_mean)
+
+
+def test_a_saved_model_that_is_trained_further_keeps_its_generation_settings_unless_a_flag_says_otherwise(
+    saved_folder, slides, folders, tmp_path
+):
+    start = shutil.copytree(saved_folder, tmp_path / "start")
+    saved = GenerationConfig.from_pretrained(start)
+    saved.update(num_beams=2, length_penalty=0.5, max_new_tokens=5)
+    saved.save_pretrained(start)
+    flags = ["--model_name_or_path", str(start), *FAST, *folders, "--dataset_name", slides, "--fast_dev_run"]
+    flags += ["--do_eval", "false"]
+    run_pathvqa.main(flags)
+    assert GenerationConfig.from_pretrained(tmp_path / "checkpoints").to_diff_dict() == saved.to_diff_dict()
+    run_pathvqa.main([*flags, "--max_answer_tokens", "3", "--overwrite_output_dir"])
+    saved.max_new_tokens = 3
+    assert GenerationConfig.from_pretrained(tmp_path / "checkpoints").to_diff_dict() == saved.to_diff_dict()
 
 
 def test_from_random_weights_nothing_of_an_image_is_cut_off():

@@ -69,6 +69,11 @@ class MMJepaTrainingArguments(TrainingArguments):
         default=3e-4, help="Peak learning rate of the image encoder, projector, visual prefix and alignment loss."
     )
     learning_rate: float = HfArg(default=3e-5, aliases=["--lr_dec"], help="Peak learning rate of the text decoder.")
+    encoder_lr_factor: float = HfArg(
+        default=1.0,
+        help="What lr_img is multiplied by for the image encoder alone; below 1 a pretrained one changes more slowly "
+        "than the new layers, 0 keeps it as it is.",
+    )
     use_cosine_schedule: bool = HfArg(default=False, help="Decay by a cosine instead of --lr_scheduler_type.")
     warmup_steps: float = HfArg(
         default=0.06,
@@ -121,6 +126,11 @@ class MMJepaTrainingArguments(TrainingArguments):
         default=True, help="Whether the best checkpoint is saved at the end, not the last."
     )
     metric_for_best_model: str | None = HfArg(default="accuracy", help="The number that chooses the best checkpoint.")
+    early_stopping_patience: int | None = HfArg(
+        default=None,
+        help="Stop after this many evaluations in a row without a better --metric_for_best_model; those during the "
+        "alignment warm-up don't count.",
+    )
     logging_steps: float = HfArg(default=20, help="Steps between two lines of the log.")
     report_to: list[str] | str | None = field(default="tensorboard", metadata={"help": "Where logs go."})
 
@@ -137,8 +147,14 @@ class MMJepaTrainingArguments(TrainingArguments):
         elif not (self.bf16 or self.fp16 or self.use_cpu):
             # Older GPUs emulate bf16, slower than float32.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
-            if not getattr(self, name) >= low:
+        for name, low in (
+            ("lr_img", 0),
+            ("encoder_lr_factor", 0),
+            ("align_warmup_epochs", 0),
+            ("questions_per_image", 1),
+            ("early_stopping_patience", 1),
+        ):
+            if getattr(self, name) is not None and not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
         if self.onnx_dir is not None:
             if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
@@ -158,6 +174,12 @@ class MMJepaTrainingArguments(TrainingArguments):
             self.max_steps = 2
         super().__post_init__()
         self._check_fixed_flags()
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError(
+                f"early_stopping_patience is {self.early_stopping_patience}, but no best checkpoint is kept: "
+                "leave out --do_eval false and --load_best_model_at_end false, and give --eval_strategy epoch or "
+                "steps; or leave out --early_stopping_patience."
+            )
         if self.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
             # The Trainer would split images and questions into equal shares, but they differ in number.
             logger.warning(
@@ -315,7 +337,10 @@ class DataArguments:
     blank_images: bool = HfArg(
         default=False, help="Train and evaluate on black images: what can be answered from the questions alone?"
     )
-    max_answer_tokens: int = HfArg(default=32, help="How many tokens an answer may have.")
+    max_answer_tokens: int | None = HfArg(
+        default=None,
+        help="How many tokens an answer may have (default: 32, or the saved model's)%(default).0s",
+    )
     streaming: bool = HfArg(
         default=False, help="Read training rows from parquet files while training; needs --max_steps."
     )
