@@ -14,19 +14,17 @@ import sys
 from datasets import DatasetDict
 from transformers import set_seed
 
-from mmjepa.data.images import VqaData
+from mmjepa.data.images import VqaData, image_paths
+from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build, center_targets
-from mmjepa.training.reading import prepare_splits, read_rows
+from mmjepa.training.reading import prepare_split, prepare_splits, read_rows
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint
-from mmjepa.training.running import evaluate_split, train, write_card
+from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
 from mmjepa.training.trainer import MMJepaTrainer
-
-# A split that can be evaluated -> what its numbers' names begin with.
-EVALUATED = {"validation": "eval", "test": "test"}
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -38,10 +36,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(training_args.seed)
     checkpoint = starting_checkpoint(training_args, model_args.model_name_or_path)
 
-    # Load. A saved model that is only exported needs no rows.
+    # Load. A saved model that is only exported, or asked about new images, needs no rows.
     is_new = model_args.model_name_or_path is None
     needs_rows = is_new or training_args.splits
     stream, rows = read_rows(data_args, training_args) if needs_rows else (None, DatasetDict())
+    new_rows, image_names = None, None
+    if training_args.predict_data:
+        new_rows, image_names = load_new_rows(
+            training_args.predict_data, training_args.predict_question or (), data_args.columns()
+        )
 
     # Build.
     processor, model = build(model_args, rows.get("train"))
@@ -50,6 +53,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if is_new:
         center_targets(model, processor, rows["train"], training_args.device)
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)
+    if new_rows is not None:
+        new_data = prepare_split("predict_data", new_rows, processor.image_processor, data_args, training_args)
 
     def answer_scores(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
         """By these the best checkpoint is chosen while training; the controls wait for the end."""
@@ -68,10 +73,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     clear_folder(training_args)
     results = train(trainer, checkpoint) if training_args.do_train else {}
 
-    # Evaluate.
-    for split, prefix in EVALUATED.items():
-        if split in training_args.splits:
-            results |= evaluate_split(trainer, data[split], rows["train"], prefix)
+    # Evaluate and predict.
+    if training_args.do_eval:
+        results |= evaluate_split(trainer, data["validation"], rows["train"], "eval")
+    if new_rows is not None:
+        results |= answer_new_images(trainer, new_data, image_names)
+    elif training_args.do_predict:
+        split = training_args.predict_split
+        prefix = "test" if split == "test" else "predict"
+        results |= evaluate_split(trainer, data[split], rows["train"], prefix, image_paths(rows[split]))
 
     # Hand out.
     if training_args.do_train and trainer.is_world_process_zero():

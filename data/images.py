@@ -16,6 +16,7 @@ from datasets import (
     Array3D,
     Dataset,
     Features,
+    Image,
     Value,
 )
 from transformers import BaseImageProcessor
@@ -29,12 +30,12 @@ class VqaData(torch.utils.data.Dataset):
 
     questions: columns question, answer, where present caption and text, and image_id, a row of `pixels`.
     pixels: one row per distinct image, uint8 (3, H, W), resized and cropped but neither rescaled nor normalised.
-    unreadable: names of the images that are missing or can't be decoded; they are zeros.
+    unreadable: image_id -> name of the images that are missing or can't be decoded; they are zeros.
     """
 
     questions: Dataset
     pixels: Dataset
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self):
         self.pixels = self.pixels.with_format("torch", dtype=torch.uint8)
@@ -84,11 +85,11 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
         num_proc=num_proc,
         desc="Preparing images",
     )
-    unreadable = [
-        image_name(images[number]["image"], row)
+    unreadable = {
+        number: image_name(images[number]["image"], row)
         for number, (row, readable) in enumerate(zip(first_rows.values(), pixels["readable"][:], strict=True))
         if not readable
-    ]
+    }
     numbers = {image: number for number, image in enumerate(first_rows)}
     questions = rows.remove_columns("image").add_column("image_id", [numbers[image] for image in hashes])
     return VqaData(questions, pixels.remove_columns("readable"), unreadable)
@@ -123,6 +124,12 @@ def image_bytes(image: dict[str, Any] | None) -> bytes:
 
 def image_name(image: dict[str, Any] | None, row: int) -> str:
     return (image or {}).get("path") or f"row {row}"
+
+
+def image_paths(rows: Dataset, column: str = "image") -> list[str | None]:
+    """The path of each row's image, None where it has none; the images themselves are not read."""
+    images = rows.select_columns(column).cast_column(column, Image(decode=False))
+    return images.flatten()[f"{column}.path"][:]
 
 
 def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A data set by name or folder -> its rows, with this project's columns, images still encoded."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def check_splits(dataset_name: str, found: Collection[str], wanted: Collection[s
         raise ValueError(
             f"{dataset_name} has the splits {', '.join(found)} but no {' and no '.join(missing)}: train is always "
             "needed, for the answers that evaluations are compared with; validation unless --do_eval false; test for "
-            "--do_predict."
+            "--do_predict, unless --predict_split names another."
         )
 
 
@@ -103,7 +103,7 @@ def load_table(path: Path) -> Dataset:
     return load_dataset("csv", data_files=str(path), split="train", features=features, keep_default_na=False)
 
 
-def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split: str) -> Dataset:
+def with_own_columns(rows: Dataset, columns: Mapping[str, str], folder: Path, split: str) -> Dataset:
     """`rows` with this project's columns alone, by their names here; images encoded, texts without None."""
     names = find_columns(rows.column_names, columns, split)
     rows = rows.select_columns(list(names)).rename_columns(names)
@@ -120,15 +120,17 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
     return concatenate_datasets([with_absolute_paths(images, folder), filled], axis=1)
 
 
-def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:
+def find_columns(
+    column_names: list[str], columns: Mapping[str, str], split: str, required: Sequence[str] = REQUIRED_COLUMNS
+) -> dict[str, str]:
     """Name in the data set -> name here, of this project's columns; ValueError where a needed one is missing."""
-    by_name = {name.lower(): name for name in column_names if name not in columns.values()} | columns
+    by_name = {name.lower(): name for name in column_names if name not in columns.values()} | dict(columns)
     found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in column_names}
-    missing = [name for name in dict.fromkeys((*REQUIRED_COLUMNS, *columns)) if name not in found]
+    missing = [name for name in dict.fromkeys((*required, *columns)) if name not in found]
     if missing:
         raise ValueError(
             f"{split} has no column {', '.join(repr(by_name.get(name, name)) for name in missing)}: there are "
-            f"{', '.join(column_names)}; needed are {', '.join(REQUIRED_COLUMNS)}. Name the columns that hold "
+            f"{', '.join(column_names)}; needed are {', '.join(required)}. Name the columns that hold "
             f"them with {', '.join(f'--{name}_column' for name in missing)}."
         )
     return {column: name for name, column in found.items()}

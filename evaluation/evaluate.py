@@ -18,7 +18,13 @@ from ..metrics.vqa_answers.vqa_answers import normalize_answer, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import alignment_metrics
-from .answering import answer_questions, encode_all_images, encode_all_texts, encode_blank_image
+from .answering import (
+    answer_probabilities,
+    answer_questions,
+    answer_without_image,
+    encode_all_images,
+    encode_all_texts,
+)
 from .controls import are_correct, image_gain, majority_answers, other_images
 from .ranking import best_threshold, rank_questions, training_answers
 
@@ -33,6 +39,7 @@ def evaluate_model(
     batch_size: int,
     seed: int = 0,
     answers_file: TextIO | None = None,
+    with_probabilities: bool = False,
     **generate_kwargs,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Answers every question of `data` and scores the answers, the controls and the alignment.
@@ -45,6 +52,7 @@ def evaluate_model(
         batch_size: questions, images or texts at once.
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
+        with_probabilities: gives the probabilities of the answers that were written too.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
@@ -53,7 +61,8 @@ def evaluate_model(
         shuffled_images, blank_images, majority (of the question's first words) and majority_question; those of
         `image_gain` and `alignment_metrics`; those of `score_ranking`, if the model ranks answers. Rows have row (the
         question's place in `data`), image_id, question, answer (the right one) and prediction; with controls shuffled
-        and blank; with ranking ranked and its probability. With torch.distributed every process gets them all.
+        and blank; with ranking ranked and its probability; with probabilities prediction_probability. With
+        torch.distributed every process gets them all.
     """
     rows = [row for row, question in enumerate(data.questions["question"]) if question != ""]
     asked = data.questions.select(rows)
@@ -75,13 +84,15 @@ def evaluate_model(
     on_batch = None if answers_file is None else write
     columns["prediction"] = answer(questions, features, image_ids, on_batch=on_batch)
     metrics = score_answers(columns["prediction"], truths, questions)
+    if with_probabilities:
+        columns["prediction_probability"] = answer_probabilities(
+            model, processor, questions, columns["prediction"], features, image_ids, batch_size
+        )
     if train_questions is not None and questions:
         columns["shuffled"] = answer(questions, features, other_images(image_ids, seed))
-        # Without an image equal questions have equal answers.
-        distinct = sorted(set(questions))
-        blank_features = encode_blank_image(model, processor.image_processor, data.pixels)
-        blank_answers = dict(zip(distinct, answer(distinct, blank_features, [0] * len(distinct)), strict=True))
-        columns["blank"] = [blank_answers[question] for question in questions]
+        columns["blank"] = answer_without_image(
+            model, processor, questions, data.pixels, batch_size, **generate_kwargs
+        )
         metrics |= score_controls(columns, train_questions, image_ids, seed)
         if model.config.lambda_answer > 0:
             answers = training_answers(model, processor, train_questions, batch_size)

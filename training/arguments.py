@@ -98,6 +98,22 @@ class MMJepaTrainingArguments(TrainingArguments):
         help="Whether to evaluate the validation split at the end, controls included; false also switches off the "
         "evaluations while training (--eval_strategy) and with them the choice of the best checkpoint.",
     )
+    do_predict: bool = HfArg(
+        default=False,
+        help="Whether to answer the test split, or what --predict_split or --predict_data name, which switch it on; "
+        "the answers are in predictions.parquet.",
+    )
+    predict_split: str | None = HfArg(
+        default=None, help="The split of the data set that is answered and evaluated in place of test."
+    )
+    predict_data: list[str] | None = HfArg(
+        default=None,
+        help="New images to answer about, without a data set: images, folders of images, or tables (.csv, .json, "
+        ".jsonl, .parquet) of images and, if they have them, questions and answers.",
+    )
+    predict_question: list[str] | None = HfArg(
+        default=None, help="What is asked about images of --predict_data without a question; one question or more."
+    )
     resume_from_checkpoint: str | None = HfArg(
         default=None,
         help="Resumes training. Without a value, or with `true` or `last`: from the newest complete checkpoint in the "
@@ -167,6 +183,12 @@ class MMJepaTrainingArguments(TrainingArguments):
         if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
             # During the warm-up the decoder takes no part in the loss, which DDP refuses unless told.
             self.ddp_find_unused_parameters = True
+        if self.predict_split and self.predict_data:
+            raise ValueError("--predict_split and --predict_data both say what is answered: leave out one of them.")
+        if self.predict_question and not self.predict_data:
+            raise ValueError("--predict_question asks about the images of --predict_data: give that too.")
+        self.do_predict = bool(self.do_predict or self.predict_split or self.predict_data)
+        self.predict_split = self.predict_split or "test"
         if not self.do_eval:
             # With an eval_strategy the library would set do_eval again.
             self.eval_strategy, self.load_best_model_at_end = "no", False
@@ -191,8 +213,14 @@ class MMJepaTrainingArguments(TrainingArguments):
     @property
     def splits(self) -> list[str]:
         """The splits whose images are looked at. Of train, evaluations need the texts alone."""
-        asked = {"train": self.do_train, "validation": self.do_eval, "test": self.do_predict}
-        return [split for split, is_asked in asked.items() if is_asked]
+        asked = [("train", self.do_train), ("validation", self.do_eval)]
+        asked.append((self.predict_split, self.do_predict and not self.predict_data))
+        return list(dict.fromkeys(split for split, is_asked in asked if is_asked))
+
+    @property
+    def writes_results(self) -> bool:
+        """Whether the output folder gets anything; an export alone writes elsewhere."""
+        return self.do_train or self.do_eval or self.do_predict
 
     def _check_fixed_flags(self):
         """Raises ValueError where a flag of the library asks for what this project's Trainer would do otherwise."""
@@ -371,7 +399,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
 
 def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) -> None:
     """Raises ValueError where flags ask for nothing, or for what a stream or a run without training can't give."""
-    if not (training_args.splits or training_args.export_dir or training_args.onnx_dir):
+    if not (training_args.writes_results or training_args.export_dir or training_args.onnx_dir):
         raise ValueError(
             "there is nothing to do: leave out --do_train false or --do_eval false, or give --do_predict, "
             "--export_dir or --onnx_dir."
@@ -381,6 +409,8 @@ def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) 
     if data_args.streaming:
         if training_args.max_steps <= 0:
             raise ValueError("a stream has no end: give --max_steps beside --streaming.")
+        if training_args.do_predict and training_args.predict_split == "train":
+            raise ValueError("--predict_split train needs all its images beforehand: leave it out beside --streaming.")
         for flag in ("max_train_samples", "blank_images"):
             if getattr(data_args, flag):
                 raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")

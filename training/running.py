@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset
@@ -9,10 +10,14 @@ from datasets import Dataset
 from ..data.images import VqaData
 from ..evaluation.evaluate import evaluate_model
 from ..evaluation.model_card import model_card
+from ..evaluation.predicting import predict, write_predictions
 from ..evaluation.report import answer_table, draw_answers
+from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from .arguments import ModelArguments
 from .trainer import MMJepaTrainer
+
+PREDICTIONS = "predictions.parquet"
 
 
 def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
@@ -26,10 +31,17 @@ def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
     return metrics
 
 
-def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Dataset, prefix: str) -> dict[str, float]:
+def evaluate_split(
+    trainer: MMJepaTrainer,
+    data: VqaData,
+    train_questions: Dataset,
+    prefix: str,
+    image_names: Sequence[str | None] | None = None,
+) -> dict[str, float]:
     """Losses, answers, controls and retrieval of a split, returned and written to the output folder.
 
-    There are then, with `prefix` before their names, the numbers, every answer, and a picture of some answers.
+    There are then, with `prefix` before their names, the numbers, every answer, and a picture of some answers. With
+    `image_names`, one per question, there is also the table of predictions.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
     answers: list[dict] = []
@@ -46,6 +58,7 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
                 args.per_device_eval_batch_size,
                 args.seed,
                 file,
+                with_probabilities=image_names is not None,
             )
         answers.extend(rows)
         return metrics
@@ -65,6 +78,28 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
         draw_answers(folder / f"{prefix}_answers.png", data, answers, seed=args.seed)
         print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))
         print(f"\npicture: {folder / f'{prefix}_answers.png'}")
+        if image_names is not None:
+            write_predictions(folder / PREDICTIONS, answers, image_names)
+            print(f"answers: {folder / PREDICTIONS}")
+    return metrics
+
+
+def answer_new_images(trainer: MMJepaTrainer, data: VqaData, image_names: Sequence[str | None]) -> dict[str, float]:
+    """Writes the table of predictions; returns, and writes, how good they are where right answers are known."""
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    with trainer.accelerator.autocast():
+        rows = predict(trainer.whole_model(), trainer.processing_class, data, args.per_device_eval_batch_size)
+    if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(folder / PREDICTIONS, rows, image_names)
+        print(f"answers: {folder / PREDICTIONS}")
+    known = [row for row in rows if row["answer"] and row["prediction"] is not None]
+    if not known:
+        return {}
+    scores = score_answers(*([row[name] for row in known] for name in ("prediction", "answer", "question")))
+    metrics = {f"predict_{name}": value for name, value in scores.items()}
+    trainer.log_metrics("predict", metrics)
+    trainer.save_metrics("predict", metrics)
     return metrics
 
 
