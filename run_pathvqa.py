@@ -27,18 +27,16 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from mmjepa.data.images import VqaData
+from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build, center_targets
-from mmjepa.training.reading import prepare_splits, read_rows
+from mmjepa.training.reading import prepare_split, prepare_splits, read_rows
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint
-from mmjepa.training.running import evaluate_split, train, write_card
+from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
 from mmjepa.training.trainer import MMJepaTrainer
-
-# A split that can be evaluated -> what its numbers' names begin with.
-EVALUATED = {"validation": "eval", "test": "test"}
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -52,18 +50,25 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(training_args.seed)
     checkpoint = starting_checkpoint(training_args, model_args.model_name_or_path)
 
-    # Load. A saved model that is only exported needs no rows.
+    # Load. A saved model that is only exported, or asked about new images, needs no rows.
     is_new = model_args.model_name_or_path is None
     needs_rows = is_new or training_args.splits
     needs_train = is_new or training_args.do_train
     stream, rows = read_rows(data_args, training_args, needs_train) if needs_rows else (None, DatasetDict())
+    new_rows = None
+    if training_args.predict_data:
+        questions = training_args.predict_question or ()
+        new_rows = load_new_rows(training_args.predict_data, questions, data_args.columns())
 
     # Build.
     processor, model = build(model_args, rows.get("train"))
-    model.generation_config.max_new_tokens = data_args.max_answer_tokens
+    if is_new or data_args.max_answer_tokens is not None:
+        model.generation_config.max_new_tokens = data_args.max_answer_tokens or 32
     if is_new:
         center_targets(model, processor, rows["train"], training_args.device)
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)
+    if new_rows is not None:
+        new_data = prepare_split("predict_data", new_rows, processor.image_processor, data_args, training_args)
 
     def answer_scores(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
         """By these the best checkpoint is chosen while training; the controls that need the model wait for the end."""
@@ -92,10 +97,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     clear_folder(training_args)
     results = train(trainer, checkpoint) if training_args.do_train else {}
 
-    # Evaluate.
-    for split, prefix in EVALUATED.items():
-        if split in training_args.splits:
-            results |= evaluate_split(trainer, data[split], rows["train"], prefix)
+    # Evaluate and predict.
+    if training_args.do_eval:
+        results |= evaluate_split(trainer, data["validation"], rows["train"], "eval")
+    if new_rows is not None:
+        results |= answer_new_images(trainer, new_data)
+    elif training_args.do_predict:
+        split = training_args.predict_split
+        prefix = "test" if split == "test" else "predict"
+        results |= evaluate_split(trainer, data[split], rows["train"], prefix)
 
     # Hand out.
     if training_args.do_train and trainer.is_world_process_zero():

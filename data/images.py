@@ -29,12 +29,12 @@ class VqaData(torch.utils.data.Dataset):
 
     questions: columns question, answer, where present caption and text, and image_id, a row of `pixels`.
     pixels: one row per distinct image, uint8 (3, H, W), resized and cropped but neither rescaled nor normalised.
-    unreadable: names of the images that are missing or can't be decoded; they are zeros.
+    unreadable: image_id -> name of the images that are missing or can't be decoded; they are zeros.
     """
 
     questions: Dataset
     pixels: Dataset
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self):
         self.pixels = self.pixels.with_format("torch", dtype=torch.uint8)
@@ -82,11 +82,11 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
         num_proc=num_proc,
         desc="Preparing images",
     )
-    unreadable = [
-        image_name(images[number]["image"], row)
+    unreadable = {
+        number: image_name(images[number]["image"], row)
         for number, (row, readable) in enumerate(zip(first_rows.values(), pixels["readable"][:], strict=True))
         if not readable
-    ]
+    }
     numbers = {image: number for number, image in enumerate(first_rows)}
     questions = rows.remove_columns("image").add_column("image_id", [numbers[image] for image in hashes])
     return VqaData(questions, pixels.remove_columns("readable"), unreadable)

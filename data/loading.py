@@ -30,7 +30,7 @@ TEXT_COLUMNS = ("question", "answer", "caption", "text")
 # Names that rows get later, of their images and of the model's answers.
 LATER_COLUMNS = (
     *("image_file", "image_id", "pixels", "row", "answers"),
-    *("prediction", "shuffled", "blank", "ranked", "probability"),
+    *("prediction", "prediction_probability", "shuffled", "blank", "ranked", "probability"),
 )
 # Other names that columns go by: of images in the metadata of an image folder, of lists of answers in VQA.
 COLUMN_NAMES = {"file_name": "image", "answers": "answer"}
@@ -101,7 +101,7 @@ def check_splits(dataset_name: str, found: Collection[str], wanted: Collection[s
         raise ValueError(
             f"{dataset_name} has the splits {', '.join(found)} but no {' and no '.join(missing)}: train is needed to "
             "train; validation, unless --do_eval false or train has images to hold out, as no stream can; test for "
-            "--do_predict."
+            "--do_predict, unless --predict_split names another."
         )
 
 
@@ -201,13 +201,12 @@ def csv_format(path: Path) -> dict[str, Any]:
     return {"encoding": encoding, "sep": separator, "skipinitialspace": True}
 
 
-def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split: str) -> Dataset:
+def with_own_columns(rows: Dataset, columns: Mapping[str, str], folder: Path, split: str) -> Dataset:
     """`rows` with this project's columns by their names here, images encoded, texts without None; then the others."""
     if "conversations" in rows.column_names and not {"question", "answer"} & set(rows.column_names):
         rows = with_turns(rows)
     names = find_columns(rows.column_names, columns, split)
-    others = rows.select_columns(other_columns(rows, names))
-    rows = rows.select_columns(list(names)).rename_columns(names)
+    all_rows, rows = rows, rows.select_columns(list(names)).rename_columns(names)
     texts = [name for name in rows.column_names if name != "image"]
     # Without the images: a map copies the bytes of what it is given.
     filled = rows.select_columns(texts).map(
@@ -218,9 +217,9 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
         desc="Reading texts",
     )
     images = rows.select_columns("image").cast_column("image", Image(decode=False))
-    files = images.flatten().select_columns("image.path").rename_column("image.path", "image_file")
-    taken = {"image", *TEXT_COLUMNS, *LATER_COLUMNS}
-    others = others.rename_columns({name: f"table_{name}" for name in others.column_names if name in taken})
+    # In a table of its own: of a table put together from columns, blocks without columns and rows would stay behind.
+    file_names = images.flatten()["image.path"][:]
+    files = Dataset.from_dict({"image_file": file_names}, features=Features({"image_file": Value("string")}))
     parts = [with_absolute_paths(images, folder), filled, files]
     if not isinstance(rows.features["answer"], Value):
         answers = rows.select_columns("answer").map(
@@ -231,7 +230,11 @@ def with_own_columns(rows: Dataset, columns: dict[str, str], folder: Path, split
             desc="Reading answers",
         )
         parts.append(answers)
-    return concatenate_datasets([*parts, others], axis=1)
+    if others := other_columns(all_rows, names):
+        taken = {"image", *TEXT_COLUMNS, *LATER_COLUMNS}
+        new_names = {name: f"table_{name}" for name in others if name in taken}
+        parts.append(all_rows.select_columns(others).rename_columns(new_names))
+    return concatenate_datasets(parts, axis=1)
 
 
 def other_columns(rows: Dataset, names: Collection[str]) -> list[str]:
@@ -265,17 +268,19 @@ def question_answers(batch: dict[str, list], rows: list[int]) -> dict[str, list]
     return {name: [turn[place] for turn in turns] for place, name in enumerate(("row", "question", "answer"))}
 
 
-def find_columns(column_names: list[str], columns: dict[str, str], split: str) -> dict[str, str]:
+def find_columns(
+    column_names: list[str], columns: Mapping[str, str], split: str, required: Collection[str] = REQUIRED_COLUMNS
+) -> dict[str, str]:
     """Name in the data set -> name here, of this project's columns; ValueError where a needed one is missing."""
     by_name = {name.lower(): name for name in column_names if name not in columns.values()}
     by_name = {COLUMN_NAMES[name]: column for name, column in by_name.items() if name in COLUMN_NAMES} | by_name
     by_name |= columns
     found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in column_names}
-    missing = [name for name in dict.fromkeys((*REQUIRED_COLUMNS, *columns)) if name not in found]
+    missing = [name for name in dict.fromkeys((*required, *columns)) if name not in found]
     if missing:
         raise ValueError(
             f"{split} has no column {', '.join(repr(by_name.get(name, name)) for name in missing)}: there are "
-            f"{', '.join(column_names)}; needed are {', '.join(REQUIRED_COLUMNS)}. Name the columns that hold "
+            f"{', '.join(column_names)}; needed are {', '.join(required)}. Name the columns that hold "
             f"them with {', '.join(f'--{name}_column' for name in missing)}."
         )
     return {column: name for name, column in found.items()}

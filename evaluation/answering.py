@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import distributed, nn
+from torch.nn import functional as F
 
 from ..data.images import normalize_pixels
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
@@ -149,6 +150,50 @@ def answer_questions(
         return predictions
 
     return map_questions(model, processor, questions, image_features, image_ids, batch_size, write)
+
+
+def answer_without_image(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    questions: Sequence[str],
+    pixels: Dataset,
+    batch_size: int,
+    on_batch: Callable[[Sequence[int], list[str]], None] | None = None,
+    **generate_kwargs,
+) -> list[str]:
+    """An answer to each question about one black image of the size of those in a [`VqaData`]'s `pixels`.
+
+    Equal questions are answered once; `on_batch` is called as by `answer_questions` for the distinct ones.
+    """
+    distinct = sorted(set(questions))
+    blank = encode_blank_image(model, processor.image_processor, pixels)
+    image_ids = [0] * len(distinct)
+    answers = answer_questions(model, processor, distinct, blank, image_ids, batch_size, on_batch, **generate_kwargs)
+    answer_of = dict(zip(distinct, answers, strict=True))
+    return [answer_of[question] for question in questions]
+
+
+def answer_probabilities(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    image_features: MMJepaImageFeatures,
+    image_ids: Sequence[int],
+    batch_size: int,
+) -> list[float]:
+    """The probability that the decoder gives to each of `answers`, one per question: the product over its tokens, the
+    end of the answer among them; the other arguments as for `map_questions`."""
+
+    def score(rows: Sequence[int], inputs: dict[str, Any]) -> list[float]:
+        labels = processor(answers=[answers[row] for row in rows], return_tensors="pt")["labels"].to(model.device)
+        # Not by `labels`: processes have different numbers of batches, and they would wait for each other's losses.
+        decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+        logits = model(**inputs, decoder_input_ids=decoder_input_ids, use_cache=False).logits.float()  # (B, A, V)
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (B, A), 0 at -100
+        return (-losses.sum(dim=1)).exp().tolist()
+
+    return map_questions(model, processor, questions, image_features, image_ids, batch_size, score)
 
 
 def encode_all_texts(

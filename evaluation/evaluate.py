@@ -21,7 +21,14 @@ from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers, s
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import alignment_metrics
-from .answering import answer_questions, encode_all_images, encode_all_texts, encode_blank_image, own_share
+from .answering import (
+    answer_probabilities,
+    answer_questions,
+    answer_without_image,
+    encode_all_images,
+    encode_all_texts,
+    own_share,
+)
 from .controls import are_correct, image_gain, majority_answers, other_images
 from .ranking import best_threshold, rank_questions, training_answers
 
@@ -37,6 +44,7 @@ def evaluate_model(
     seed: int = 0,
     answers_file: TextIO | None = None,
     show_progress: bool = False,
+    with_probabilities: bool = False,
     **generate_kwargs,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Answers every question of `data` and scores the answers, the controls and the alignment.
@@ -51,6 +59,7 @@ def evaluate_model(
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
         show_progress: a bar of this process's answers, those of the controls too; the first process's alone.
+        with_probabilities: gives the probabilities of the answers that were written too.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
@@ -60,7 +69,7 @@ def evaluate_model(
         `image_gain` and `alignment_metrics`; those of `score_ranking`, if the model ranks answers. Rows have row (the
         question's place in `data`), image_id, question, answer (the right one), the other columns of `data`'s
         questions, such as answers (all, where there are lists), and prediction; with controls shuffled and blank; with
-        ranking ranked and its probability. With
+        ranking ranked and its probability; with probabilities prediction_probability. With
         torch.distributed every process gets them all.
     """
     rows = [row for row, question in enumerate(data.questions["question"]) if question != ""]
@@ -68,9 +77,8 @@ def evaluate_model(
     names = dict.fromkeys(("image_id", "question", "answer", *asked.column_names))
     columns: dict[str, list] = {"row": rows} | {name: list(asked[name]) for name in names}
     questions, image_ids, truths = columns["question"], columns["image_id"], right_answers_of(columns)
-    distinct = sorted(set(questions))
     # With controls each question is answered about two images, and each distinct one about none.
-    asked_with = [questions, questions, distinct] if train_questions is not None else [questions]
+    asked_with = [questions, questions, list(set(questions))] if train_questions is not None else [questions]
     bar = tqdm(
         total=sum(len(own_share(texts)) for texts in asked_with),
         desc="answers",
@@ -104,12 +112,21 @@ def evaluate_model(
     on_batch = None if answers_file is None else write
     columns["prediction"] = answer(questions, features, image_ids, on_batch=on_batch)
     metrics = score_answers(columns["prediction"], truths, questions)
+    if with_probabilities:
+        columns["prediction_probability"] = answer_probabilities(
+            model, processor, questions, columns["prediction"], features, image_ids, batch_size
+        )
     if train_questions is not None and questions:
         columns["shuffled"] = answer(questions, features, other_images(image_ids, seed))
-        # Without an image equal questions have equal answers.
-        blank_features = encode_blank_image(model, processor.image_processor, data.pixels)
-        blank_answers = dict(zip(distinct, answer(distinct, blank_features, [0] * len(distinct)), strict=True))
-        columns["blank"] = [blank_answers[question] for question in questions]
+        columns["blank"] = answer_without_image(
+            model,
+            processor,
+            questions,
+            data.pixels,
+            batch_size,
+            lambda rows, _: bar.update(len(rows)),
+            **generate_kwargs,
+        )
         metrics |= score_controls(columns, train_questions, image_ids, seed)
         if model.config.lambda_answer > 0 and len(train_questions) > 0:
             answers = training_answers(model, processor, train_questions, batch_size)

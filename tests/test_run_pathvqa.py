@@ -1,6 +1,7 @@
 """The script, from flags to files: on drawn slides, on stand-ins of published checkpoints and of PathVQA itself."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -20,7 +22,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM, TEXT, VISION
-from transformers import BartForConditionalGeneration, Dinov2Model
+from transformers import BartForConditionalGeneration, Dinov2Model, GenerationConfig
 from transformers.training_args import ParallelMode
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
@@ -402,6 +404,96 @@ def test_test_images_are_touched_only_when_asked_for_and_a_missing_split_is_an_e
 
 
 @pytest.fixture
+def new_images(tmp_path) -> Path:
+    """A folder of three images and a table of questions about them, two of them with an answer."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name in ("red", "blue", "grey"):
+        PILImage.new("RGB", (30, 40), name).save(folder / f"{name}.png")
+    lines = ["image,question,answer", "red.png,is it?,yes", "red.png,what is present?,the liver", "blue.png,is it?,"]
+    (folder / "table.csv").write_text("\n".join(lines))
+    return folder
+
+
+def count_images(monkeypatch) -> list[int]:
+    """How many images each call of the image encoder is given, from now on."""
+    counts: list[int] = []
+    forward = Dinov2Model.forward
+
+    def count_and_encode(self, pixel_values, *args, **kwargs):
+        counts.append(len(pixel_values))
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(Dinov2Model, "forward", count_and_encode)
+    return counts
+
+
+def predict_alone(saved_folder, folders, *flags) -> dict[str, float]:
+    """A run of a saved model that reads no data set and trains nothing."""
+    alone = ["--do_train", "false", "--do_eval", "false", "--dataset_name", "there/is-none"]
+    return run_pathvqa.main(["--model_name_or_path", saved_folder, *FAST, *folders, *alone, *flags])
+
+
+def test_new_images_are_answered_without_a_data_set(saved_folder, folders, new_images, tmp_path, monkeypatch):
+    counts = count_images(monkeypatch)
+    questions = ["is necrosis seen?", "where?"]
+    results = predict_alone(saved_folder, folders, "--predict_data", str(new_images), "--predict_question", *questions)
+    assert results == {} and sum(counts) == 3 + 1  # each image, and the black one, once
+    table = pd.read_parquet(tmp_path / "checkpoints" / "predictions.parquet")
+    assert list(table) == ["image", "question", "answer", "probability", "answer_without_image"]
+    files = [str(new_images / f"{name}.png") for name in ("blue", "grey", "red")]
+    assert list(zip(table["image"], table["question"], strict=True)) == list(itertools.product(files, questions))
+
+    model = MMJepaForConditionalGeneration.from_pretrained(saved_folder)
+    processor = MMJepaProcessor.from_pretrained(saved_folder)
+    for row in table.itertuples():
+        for image, answer in ((row.image, row.answer), (np.zeros((28, 28, 3), np.uint8), row.answer_without_image)):
+            inputs = processor(images=image, text=row.question, return_tensors="pt")
+            assert processor.decode(model.generate(**inputs), skip_special_tokens=True)[0].strip() == answer
+
+
+def test_answers_to_a_table_stand_beside_the_truths_that_it_has(saved_folder, folders, new_images, tmp_path):
+    results = predict_alone(saved_folder, folders, "--predict_data", str(new_images / "table.csv"))
+    table = pd.read_parquet(tmp_path / "checkpoints" / "predictions.parquet")
+    assert list(table["image"]) == ["red.png", "red.png", "blue.png"]
+    assert list(table["truth"]) == ["yes", "the liver", None]
+    assert list(table["correct"]) == [*(table["answer"] == table["truth"])[:2], None]
+    assert results["predict_accuracy"] == (table["answer"] == table["truth"]).sum() / 2
+    with pytest.raises(ValueError, match=r"holds another run .*predictions\.parquet"):
+        predict_alone(saved_folder, folders, "--predict_data", str(new_images / "table.csv"))
+
+
+def test_any_split_is_answered_and_evaluated_in_place_of_test(path_vqa, saved_folder, folders, tmp_path):
+    flags = ["--model_name_or_path", saved_folder, *FAST, *folders, "--dataset_name", path_vqa, "--do_train", "false"]
+    results = run_pathvqa.main([*flags, "--do_eval", "false", "--predict_split", "train"])
+    assert results["predict_count"] == 12 and not any(name.startswith(("eval", "test")) for name in results)
+    table = pd.read_parquet(tmp_path / "checkpoints" / "predictions.parquet")
+    lines = (tmp_path / "checkpoints" / "predict_answers.jsonl").read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
+    for column, name in (("answer", "prediction"), ("truth", "answer"), ("answer_without_image", "blank")):
+        assert list(table[column]) == [row[name] for row in answers]
+    assert table["correct"].mean() == results["predict_accuracy"]
+    with pytest.raises(ValueError, match="has the splits .* but no extra: .*--predict_split"):
+        run_pathvqa.main([*flags, "--predict_split", "extra", "--overwrite_output_dir"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--predict_split", "train", "--predict_data", "x"], "--predict_split and --predict_data"),
+        (["--predict_question", "where?"], "--predict_question asks about the images of --predict_data"),
+        (
+            ["--predict_split", "train", "--streaming", "--max_steps", "2"],
+            "--predict_split train needs all its images",
+        ),
+    ],
+)
+def test_what_is_predicted_is_named_once(flags, named):
+    with pytest.raises(ValueError, match=named):
+        parsed("--use_cpu", *flags)
+
+
+@pytest.fixture
 def bart_folder(checkpoints, tmp_path) -> Path:
     """A BART without tokenizer files, as the project's own export leaves it."""
     return shutil.copytree(checkpoints["text"], tmp_path / "bart")
@@ -505,6 +597,22 @@ def test_centered_targets_are_centred_on_the_alignment_texts_once(folders, tmp_p
     run_pathvqa.main([*again, *FAST, "--dataset_name", str(folder), "--fast_dev_run"])
     further = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "again")
     assert torch.equal(further.alignment.text_mean, saved.alignment.text_mean)
+
+
+def test_a_saved_model_that_is_trained_further_keeps_its_generation_settings_unless_a_flag_says_otherwise(
+    saved_folder, slides, folders, tmp_path
+):
+    start = shutil.copytree(saved_folder, tmp_path / "start")
+    saved = GenerationConfig.from_pretrained(start)
+    saved.update(num_beams=2, length_penalty=0.5, max_new_tokens=5)
+    saved.save_pretrained(start)
+    flags = ["--model_name_or_path", str(start), *FAST, *folders, "--dataset_name", slides, "--fast_dev_run"]
+    flags += ["--do_eval", "false"]
+    run_pathvqa.main(flags)
+    assert GenerationConfig.from_pretrained(tmp_path / "checkpoints").to_diff_dict() == saved.to_diff_dict()
+    run_pathvqa.main([*flags, "--max_answer_tokens", "3", "--overwrite_output_dir"])
+    saved.max_new_tokens = 3
+    assert GenerationConfig.from_pretrained(tmp_path / "checkpoints").to_diff_dict() == saved.to_diff_dict()
 
 
 def test_from_random_weights_nothing_of_an_image_is_cut_off():

@@ -105,6 +105,11 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         default=3e-4, help="Peak learning rate of the image encoder, projector, visual prefix and alignment loss."
     )
     learning_rate: float = HfArg(default=3e-5, aliases=["--lr_dec"], help="Peak learning rate of the text decoder.")
+    encoder_lr_factor: float = HfArg(
+        default=1.0,
+        help="What lr_img is multiplied by for the image encoder alone; below 1 a pretrained one changes more slowly "
+        "than the new layers, 0 keeps it as it is.",
+    )
     use_cosine_schedule: bool = HfArg(default=False, help="Decay by a cosine instead of --lr_scheduler_type.")
     warmup_steps: float = HfArg(
         default=0.06,
@@ -129,6 +134,22 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         help="Whether to evaluate the validation split at the end, controls included; false also switches off the "
         "evaluations while training (--eval_strategy) and with them the choice of the best checkpoint.",
     )
+    do_predict: bool = HfArg(
+        default=False,
+        help="Whether to answer the test split, or what --predict_split or --predict_data name, which switch it on; "
+        "the answers are in predictions.parquet.",
+    )
+    predict_split: str | None = HfArg(
+        default=None, help="The split of the data set that is answered and evaluated in place of test."
+    )
+    predict_data: list[str] | None = HfArg(
+        default=None,
+        help="New images to answer about, without a data set: images, folders of images, or tables (.csv, .json, "
+        ".jsonl, .parquet) of images and, if they have them, questions and answers.",
+    )
+    predict_question: list[str] | None = HfArg(
+        default=None, help="What is asked about images of --predict_data without a question; one question or more."
+    )
     align_warmup_epochs: float = HfArg(
         default=1.0, help="Epochs at the start that train the alignment alone; at most half of the training."
     )
@@ -145,6 +166,11 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         default=True, help="Whether the best checkpoint is saved at the end, not the last."
     )
     metric_for_best_model: str | None = HfArg(default="accuracy", help="The number that chooses the best checkpoint.")
+    early_stopping_patience: int | None = HfArg(
+        default=None,
+        help="Stop after this many evaluations in a row without a better --metric_for_best_model; those during the "
+        "alignment warm-up don't count.",
+    )
 
     def __post_init__(self):
         if self.use_cosine_schedule:
@@ -161,8 +187,14 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         elif not (self.bf16 or self.fp16 or self.use_cpu):
             # Older GPUs emulate bf16, slower than float32.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        for name, low in (("lr_img", 0), ("align_warmup_epochs", 0), ("questions_per_image", 1)):
-            if not getattr(self, name) >= low:
+        for name, low in (
+            ("lr_img", 0),
+            ("encoder_lr_factor", 0),
+            ("align_warmup_epochs", 0),
+            ("questions_per_image", 1),
+            ("early_stopping_patience", 1),
+        ):
+            if getattr(self, name) is not None and not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
         if self.onnx_dir is not None:
             if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
@@ -175,6 +207,12 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         if self.ddp_find_unused_parameters is None and self.align_warmup_epochs > 0:
             # During the warm-up the decoder takes no part in the loss, which DDP refuses unless told.
             self.ddp_find_unused_parameters = True
+        if self.predict_split and self.predict_data:
+            raise ValueError("--predict_split and --predict_data both say what is answered: leave out one of them.")
+        if self.predict_question and not self.predict_data:
+            raise ValueError("--predict_question asks about the images of --predict_data: give that too.")
+        self.do_predict = bool(self.do_predict or self.predict_split or self.predict_data)
+        self.predict_split = self.predict_split or "test"
         if not self.do_eval:
             # With an eval_strategy the library would set do_eval again.
             self.eval_strategy, self.load_best_model_at_end = "no", False
@@ -182,6 +220,12 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             self.max_steps = 2
         super().__post_init__()
         self._check_fixed_flags()
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError(
+                f"early_stopping_patience is {self.early_stopping_patience}, but no best checkpoint is kept: "
+                "leave out --do_eval false and --load_best_model_at_end false, and give --eval_strategy epoch or "
+                "steps; or leave out --early_stopping_patience."
+            )
         if self.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
             # The Trainer would split images and questions into equal shares, but they differ in number.
             logger.warning(
@@ -193,8 +237,14 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
     @property
     def splits(self) -> list[str]:
         """The splits whose images are looked at. Of train, evaluations need the texts alone."""
-        asked = {"train": self.do_train, "validation": self.do_eval, "test": self.do_predict}
-        return [split for split, is_asked in asked.items() if is_asked]
+        asked = [("train", self.do_train), ("validation", self.do_eval)]
+        asked.append((self.predict_split, self.do_predict and not self.predict_data))
+        return list(dict.fromkeys(split for split, is_asked in asked if is_asked))
+
+    @property
+    def writes_results(self) -> bool:
+        """Whether the output folder gets anything; an export alone writes elsewhere."""
+        return self.do_train or self.do_eval or self.do_predict
 
     def _check_fixed_flags(self):
         """Raises ValueError where a flag of the library asks for what this project's Trainer would do otherwise."""
@@ -356,7 +406,10 @@ class DataArguments:
     blank_images: bool = HfArg(
         default=False, help="Train and evaluate on black images: what can be answered from the questions alone?"
     )
-    max_answer_tokens: int = HfArg(default=32, help="How many tokens an answer may have.")
+    max_answer_tokens: int | None = HfArg(
+        default=None,
+        help="How many tokens an answer may have (default: 32, or the saved model's)%(default).0s",
+    )
     streaming: bool = HfArg(
         default=False, help="Read training rows from parquet files while training; needs --max_steps."
     )
@@ -449,7 +502,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
 
 def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) -> None:
     """Raises ValueError where flags ask for nothing, or for what a stream or a run without training can't give."""
-    if not (training_args.splits or training_args.export_dir or training_args.onnx_dir):
+    if not (training_args.writes_results or training_args.export_dir or training_args.onnx_dir):
         raise ValueError(
             "there is nothing to do: leave out --do_train false or --do_eval false, or give --do_predict, "
             "--export_dir or --onnx_dir."
@@ -461,6 +514,8 @@ def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) 
     if data_args.streaming:
         if training_args.max_steps <= 0:
             raise ValueError("a stream has no end: give --max_steps beside --streaming.")
+        if training_args.do_predict and training_args.predict_split == "train":
+            raise ValueError("--predict_split train needs all its images beforehand: leave it out beside --streaming.")
         for flag in ("max_train_samples", "blank_images"):
             if getattr(data_args, flag):
                 raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")

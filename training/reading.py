@@ -79,13 +79,7 @@ def prepare_splits(
         ValueError: too many images of a split are missing or can't be decoded.
     """
     splits = [split for split in training_args.splits if stream is None or split != "train"]
-    with training_args.main_process_first():
-        data = {split: prepare(rows[split], image_processor, data_args.preprocessing_num_workers) for split in splits}
-    for split, split_data in data.items():
-        check_readable(split, split_data.unreadable, len(split_data.pixels), data_args.max_unreadable_images)
-        report_split(split, split_data)
-    if data_args.blank_images:
-        data = {split: split_data.blank() for split, split_data in data.items()}
+    data = {split: prepare_split(split, rows[split], image_processor, data_args, training_args) for split in splits}
     if stream is None or not training_args.do_train:
         return data
     train = StreamedVqaData(
@@ -103,6 +97,22 @@ def prepare_splits(
     return {"train": train, **data}
 
 
+def prepare_split(
+    name: str,
+    rows: Dataset,
+    image_processor: BaseImageProcessor,
+    data_args: DataArguments,
+    training_args: MMJepaTrainingArguments,
+) -> VqaData:
+    """The images of `rows` prepared, or black ones; ValueError where too many can't be read."""
+    with training_args.main_process_first():
+        data = prepare(rows, image_processor, data_args.preprocessing_num_workers)
+    unreadable = list(data.unreadable.values())
+    check_readable(name, unreadable, len(data.pixels), data_args.max_unreadable_images)
+    report_split(name, data)
+    return data.blank() if data_args.blank_images else data
+
+
 def report_split(split: str, data: VqaData) -> None:
     """Logs how large a split is and which of its images can't be read."""
     logger.info("%s: %d questions about %d images", split, len(data.questions), len(data.pixels))
@@ -111,5 +121,5 @@ def report_split(split: str, data: VqaData) -> None:
             "%s: %d images are missing or can't be decoded and are read as zeros; the first: %s",
             split,
             len(data.unreadable),
-            ", ".join(data.unreadable[:10]),
+            ", ".join(list(data.unreadable.values())[:10]),
         )

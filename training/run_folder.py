@@ -12,10 +12,15 @@ logger = logging.getLogger("mmjepa")
 NEWEST = ("last", "true")  # what --resume_from_checkpoint says for the newest checkpoint of the output folder
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 # A folder that has one of these holds a run.
-RUN_SIGNS = re.compile(r"checkpoint-\d+|trainer_state\.json|all_results\.json|model(-\d+-of-\d+)?\.safetensors")
+RUN_SIGNS = re.compile(
+    r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|model(-\d+-of-\d+)?\.safetensors"
+)
 LOGS = "logs/mmjepa_joint"  # where --log_dir puts them by default
 # A run's results. What else it left, a later run overwrites.
-RESULTS = re.compile(r"(all|train|eval|test)_results\.json|(eval|test)_answers\.(jsonl|png)|README\.md")
+RESULTS = re.compile(
+    r"(all|train|eval|test|predict)_results\.json|(eval|test|predict)_answers\.(jsonl|png)|predictions\.parquet"
+    r"|README\.md"
+)
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -58,7 +63,7 @@ def starting_checkpoint(args: MMJepaTrainingArguments, model_name: str | None) -
         ValueError: there is no such checkpoint, or the output folder is another run's.
     """
     checkpoint = find_checkpoint(args) if args.do_train else None
-    if args.splits:
+    if args.writes_results:
         check_folder(args, model_name, checkpoint)
     return checkpoint
 
@@ -102,7 +107,7 @@ def clear_folder(args: MMJepaTrainingArguments) -> None:
     """Removes what an earlier run left in the output folder: with --overwrite_output_dir all, else before training its
     results. The first process does it. An export alone, which writes nothing there, removes nothing.
     """
-    if args.process_index > 0 or not args.splits:
+    if args.process_index > 0 or not args.writes_results:
         return
     folder = Path(args.output_dir)
     signs = signs_of_run(folder)

@@ -8,10 +8,14 @@ from datasets import Dataset
 from ..data.images import VqaData
 from ..evaluation.evaluate import evaluate_model, json_line
 from ..evaluation.model_card import model_card
+from ..evaluation.predicting import predict, write_predictions
 from ..evaluation.report import answer_table, draw_answers
+from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from .arguments import ModelArguments
 from .trainer import MMJepaTrainer
+
+PREDICTIONS = "predictions.parquet"
 
 
 def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
@@ -24,10 +28,16 @@ def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
     return metrics
 
 
-def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Dataset, prefix: str) -> dict[str, float]:
+def evaluate_split(
+    trainer: MMJepaTrainer,
+    data: VqaData,
+    train_questions: Dataset,
+    prefix: str,
+) -> dict[str, float]:
     """Losses, answers, controls and retrieval of a split, returned and written to the output folder.
 
-    There are then, with `prefix` before their names, the numbers, every answer, and a picture of some answers.
+    There are then, with `prefix` before their names, the numbers, every answer, and a picture of some answers. But for
+    the validation split, whose prefix is "eval", there is also the table of predictions.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
     answers: list[dict] = []
@@ -45,6 +55,7 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
                 args.seed,
                 file,
                 show_progress=not args.disable_tqdm,
+                with_probabilities=prefix != "eval",
             )
         answers.extend(rows)
         return metrics
@@ -63,7 +74,29 @@ def evaluate_split(trainer: MMJepaTrainer, data: VqaData, train_questions: Datas
         draw_answers(folder / f"{prefix}_answers.png", data, answers, seed=args.seed)
         print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))
         print(f"\npicture: {folder / f'{prefix}_answers.png'}")
+        if prefix != "eval":
+            write_predictions(folder / PREDICTIONS, answers)
+            print(f"answers: {folder / PREDICTIONS}")
         print(f"numbers: {folder / 'all_results.json'}")
+    return metrics
+
+
+def answer_new_images(trainer: MMJepaTrainer, data: VqaData) -> dict[str, float]:
+    """Writes the table of predictions; returns, and writes, how good they are where right answers are known."""
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    with trainer.accelerator.autocast():
+        rows = predict(trainer.whole_model(), trainer.processing_class, data, args.per_device_eval_batch_size)
+    if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(folder / PREDICTIONS, rows)
+        print(f"answers: {folder / PREDICTIONS}")
+    known = [row for row in rows if row["answer"] and row["prediction"] is not None]
+    if not known:
+        return {}
+    scores = score_answers(*([row[name] for row in known] for name in ("prediction", "answer", "question")))
+    metrics = {f"predict_{name}": value for name, value in scores.items()}
+    trainer.log_metrics("predict", metrics)
+    trainer.save_metrics("predict", metrics)
     return metrics
 
 

@@ -33,7 +33,14 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, get_scheduler
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    get_scheduler,
+)
 from transformers.integrations import TensorBoardCallback
 
 from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
@@ -96,6 +103,16 @@ class SamplerEpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
+class MMJepaEarlyStoppingCallback(EarlyStoppingCallback):
+    """The library's, but evaluations during the alignment warm-up don't count: no answers are learnt there."""
+
+    align_warmup_steps = 0  # set when the number of steps is known
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if state.global_step > self.align_warmup_steps:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
 # What each loss is a mean of, counted in a batch. Of the stand-in that the collator makes of no rows, all are 0.
 COUNTS: dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]] = {
     "align": lambda batch: batch.get("align_attention_mask", batch["attention_mask"]).any(dim=1).sum(),  # texts
@@ -144,9 +161,16 @@ class MMJepaTrainer(Trainer):
                 self.add_callback(make())
 
     def train(self, *args, **kwargs):
+        # It was measured of the weights that change now; the evaluation at the end measures it anew.
+        self.model.config.rank_threshold = None
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(self.args.seed + self.args.process_index)
-        return super().train(*args, **kwargs)
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(MMJepaEarlyStoppingCallback(self.args.early_stopping_patience))
+        result = super().train(*args, **kwargs)
+        # An evaluation of another split would make it warn.
+        self.remove_callback(MMJepaEarlyStoppingCallback)
+        return result
 
     def get_train_dataloader(self):
         """Part 1: whole images' questions in each batch, the rows of a step shared out among the processes."""
@@ -189,7 +213,10 @@ class MMJepaTrainer(Trainer):
         return {"collate_fn": self.data_collator, **arguments}
 
     def create_optimizer(self, model=None):
-        """Part 2: two learning rates, each with and without weight decay; the frozen text encoder is in no group."""
+        """Part 2: two learning rates, or three with an encoder_lr_factor, each with and without weight decay.
+
+        The frozen text encoder is in no group.
+        """
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
@@ -199,10 +226,17 @@ class MMJepaTrainer(Trainer):
         groups = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                half = "dec" if {"decoder", "lm_head"} & set(name.split(".")) else "img"
+                parts = set(name.split("."))
+                half = "dec" if {"decoder", "lm_head"} & parts else "img"
+                if "image_encoder" in parts and self.args.encoder_lr_factor != 1:
+                    half = "encoder"
                 decays = name in with_decay and parameter.ndim > 1 and id(parameter) not in queries
                 groups[half, decays].append(parameter)
-        rates = {"img": self.args.lr_img, "dec": self.args.learning_rate}
+        rates = {
+            "img": self.args.lr_img,
+            "encoder": self.args.lr_img * self.args.encoder_lr_factor,
+            "dec": self.args.learning_rate,
+        }
         self.optimizer = optimizer_class(
             [
                 {
@@ -223,6 +257,9 @@ class MMJepaTrainer(Trainer):
         Schedules that depend on more than the step, such as `reduce_lr_on_plateau`, are left as they are.
         """
         self.align_warmup_steps = self.count_align_warmup_steps(num_training_steps)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, MMJepaEarlyStoppingCallback):
+                callback.align_warmup_steps = self.align_warmup_steps
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if self.align_warmup_steps and isinstance(scheduler, LambdaLR):
             start = self.align_warmup_steps

@@ -39,7 +39,7 @@ def test_an_image_that_cannot_be_read_is_a_zero_image_and_is_named(monkeypatch, 
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 4000)  # Pillow refuses twice as many
     good, bad = {"bytes": encoded(noise(0)), "path": "good.png"}, BAD_IMAGES[case]
     data = prepare(rows_of([good, bad, good]), image_processor)
-    assert data.unreadable == [(bad or {}).get("path") or "row 1"]
+    assert data.unreadable == {1: (bad or {}).get("path") or "row 1"}
     assert data.questions["image_id"][:] == [0, 1, 0]
     assert data.pixels[1]["pixels"].shape == (3, 28, 28)
     assert data.pixels[1]["pixels"].max() == 0
@@ -51,7 +51,7 @@ def test_an_image_too_long_to_be_resized_is_a_zero_image_and_is_named(image_proc
     image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"size": {"shortest_edge": 256}})
     good, line = ({"bytes": encoded(noise(0, 1, width)), "path": f"{width}.png"} for width in (40, 10_000))
     data = prepare(rows_of([good, line]), image_processor)
-    assert data.unreadable == ["10000.png"]
+    assert data.unreadable == {1: "10000.png"}
     assert data.pixels[1]["pixels"].max() == 0 < data.pixels[0]["pixels"].max()
 
 
@@ -65,7 +65,7 @@ def test_an_image_whose_resizing_fails_is_a_zero_image_but_wrong_settings_end_th
 
     monkeypatch.setattr(BitImageProcessorPil, "resize", fail_where_long)
     rows = rows_of([{"bytes": encoded(noise(0, 40, width)), "path": f"{width}.png"} for width in (50, 60)])
-    assert prepare(rows, image_processor).unreadable == ["60.png"]
+    assert prepare(rows, image_processor).unreadable == {1: "60.png"}
     wrong = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"resample": 77})
     with pytest.raises(ValueError, match="77"):
         prepare(rows, wrong)
@@ -76,7 +76,7 @@ def test_missing_images_are_counted_once_where_they_have_a_name(tmp_path, image_
     paths = ["lost.png", "good.png", "", "lost.png", None]
     write_table(tmp_path, [{"image": path, "question": "what?", "answer": "yes"} for path in paths])
     data = prepare(load_rows(str(tmp_path))["train"], image_processor)
-    assert data.unreadable == [str(tmp_path / "lost.png"), "row 2", "row 4"]
+    assert data.unreadable == {0: str(tmp_path / "lost.png"), 2: "row 2", 3: "row 4"}
     assert data.questions["image_id"][:] == [0, 1, 2, 0, 3]
 
 
@@ -169,10 +169,10 @@ def test_an_image_file_that_was_repaired_is_read_again(tmp_path, write, image_pr
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     data = prepare(load_rows(str(folder))["train"], image_processor)
-    assert data.unreadable == [str(path)]
+    assert data.unreadable == {2: str(path)}
     path.write_bytes(whole)
     data = prepare(load_rows(str(folder))["train"], image_processor)
-    assert data.unreadable == []
+    assert data.unreadable == {}
     assert data.questions["image_id"][:] == [0, 0, 1, 1, 2, 2]
 
 

@@ -28,7 +28,7 @@ def test_every_form_of_a_data_set_gives_the_same_rows_and_prepared_images(tmp_pa
         assert list(rows["answer"]) == list(expected["answer"])
         data = prepare(rows, image_processor)
         assert data.questions["image_id"][:] == [row // 2 for row in range(SPLIT_ROWS[split])]
-        assert data.unreadable == []
+        assert data.unreadable == {}
         pixels = normalize_pixels(data.pixels[:]["pixels"], image_processor)
         images = [noise(number) for number in range(len(data.pixels))]
         torch.testing.assert_close(pixels, image_processor(images, return_tensors="pt")["pixel_values"])

@@ -19,11 +19,12 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, BitImageProcessorPil
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
-from mmjepa.data.images import VqaData
+from mmjepa.data.images import VqaData, normalize_pixels
 from mmjepa.evaluation.alignment import alignment_metrics, chance_of_hit
-from mmjepa.evaluation.answering import answer_questions, encode_all_images, in_shares
+from mmjepa.evaluation.answering import answer_probabilities, answer_questions, encode_all_images, in_shares
 from mmjepa.evaluation.controls import image_gain, majority_answers, other_images
 from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.evaluation.predicting import predict
 from mmjepa.evaluation.report import answer_table, draw_answers, markdown_table
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 from mmjepa.modeling_mmjepa import MMJepaImageFeatures
@@ -382,3 +383,28 @@ def test_the_picture_shows_answers_that_hold_formula_signs(data, tmp_path):
     draw_answers(tmp_path / "answers.png", data, answers, image_count=2)
     with Image.open(tmp_path / "answers.png") as picture:
         assert picture.width > 300 and len(picture.convert("RGB").getcolors(1 << 24)) > 2
+
+
+def test_an_answers_probability_is_that_of_the_decoder_for_it_alone(make_model, processor):
+    model = make_model()
+    pixels = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    questions, answers, image_ids = ["is it?", "what is present?", "where?"], ["yes", "in the liver", ""], [1, 0, 1]
+    data = vqa_data(questions, answers, image_ids, pixels.numpy())
+    features = encode_all_images(model, processor.image_processor, data.pixels, batch_size=2)
+    found = answer_probabilities(model, processor, questions, answers, features, image_ids, batch_size=2)
+    for question, answer, image_id, probability in zip(questions, answers, image_ids, found, strict=True):
+        inputs = processor(text=question, return_tensors="pt") | {
+            "pixel_values": normalize_pixels(pixels[[image_id]], processor.image_processor)
+        }
+        labels = processor(answers=answer, return_tensors="pt")["labels"]
+        expected = model.answer_log_likelihoods(labels, **inputs).exp().item()
+        assert probability == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_prediction_about_an_image_that_cannot_be_read_is_none(make_model, processor):
+    pixels = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    data = vqa_data(["is it?", "is it?"], ["yes", ""], [0, 1], pixels.numpy())
+    data.unreadable = {1: "lost.png"}
+    read, lost = predict(make_model(), processor, data, batch_size=2, max_new_tokens=4)
+    assert isinstance(read["prediction"], str) and 0 < read["prediction_probability"] < 1
+    assert (lost["prediction"], lost["prediction_probability"], lost["blank"]) == (None, None, None)

@@ -71,6 +71,25 @@ def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):
         assert rate == (2e-4 if names[parameter].startswith(("decoder.", "lm_head.")) else 1e-3), names[parameter]
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.0])
+def test_the_image_encoder_learns_at_a_share_of_the_new_layers_rate(make_trainer, factor):
+    """One step of plain SGD moves each weight by its rate times its gradient."""
+    settings = {"optim": "sgd", "lr_img": 0.5, "learning_rate": 0.25, "lr_scheduler_type": "constant"}
+    settings |= {"max_grad_norm": 1e9, "max_steps": 1}
+    moves = []
+    for encoder_lr_factor in (1.0, factor):
+        trainer = make_trainer(**settings, encoder_lr_factor=encoder_lr_factor)
+        before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+        trainer.train()
+        moves.append({name: weight.detach() - before[name] for name, weight in trainer.model.named_parameters()})
+    alike, scaled = moves
+    assert alike["encoder.image_encoder.encoder.layer.0.mlp.fc1.weight"].abs().max() > 1e-3
+    for name, move in alike.items():
+        share = factor if name.startswith("encoder.image_encoder.") else 1
+        torch.testing.assert_close(scaled[name], share * move, atol=1e-6, rtol=1e-3, msg=name)
+    assert (logged(trainer, "lr_img")[1], logged(trainer, "lr_encoder")[1]) == (0.5, 0.5 * factor)
+
+
 @pytest.mark.parametrize(("epochs", "warmup_steps"), [(1, 3), (0.5, 1), (2, 6)])
 def test_the_warmup_leaves_half_of_the_training_to_the_answers(make_trainer, caplog, epochs, warmup_steps):
     trainer = make_trainer(align_warmup_epochs=1, num_train_epochs=epochs)  # an epoch is 6 steps

@@ -379,8 +379,42 @@ def test_augmentations_change_training_images_alone(make_trainer):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("precision", "bf32"), ("lr_img", -1.0), ("questions_per_image", 0), ("augmentations", ["crop", "blur"])],
+    [
+        ("precision", "bf32"),
+        ("lr_img", -1.0),
+        ("encoder_lr_factor", -0.5),
+        ("questions_per_image", 0),
+        ("early_stopping_patience", 0),
+        ("augmentations", ["crop", "blur"]),
+    ],
 )
 def test_a_bad_argument_is_named(tmp_path, argument, value):
     with pytest.raises(ValueError, match=argument):
         MMJepaTrainingArguments(output_dir=str(tmp_path), **{argument: value})
+
+
+@pytest.mark.parametrize(("patience", "last_step"), [(1, 9), (2, 12), (None, 15)])
+def test_training_stops_early_after_evaluations_without_a_better_answer(make_trainer, patience, last_step):
+    """An evaluation every 3 steps: the first two are in the warm-up, the third is the first that counts."""
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3, "save_steps": 3}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "max_steps": 15}
+    trainer = make_trainer(**settings, align_warmup_epochs=1, early_stopping_patience=patience)
+    trainer.compute_answer_metrics = lambda model, data: {"accuracy": 0.5}
+    trainer.train()
+    assert trainer.state.global_step == last_step
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"do_eval": False}, {"eval_strategy": "no", "load_best_model_at_end": False}, {"load_best_model_at_end": False}],
+)
+def test_early_stopping_without_a_best_checkpoint_is_refused(tmp_path, flags):
+    with pytest.raises(ValueError, match="early_stopping_patience is 2, .*--eval_strategy epoch"):
+        MMJepaTrainingArguments(output_dir=str(tmp_path), early_stopping_patience=2, use_cpu=True, **flags)
+
+
+def test_training_further_forgets_the_threshold_that_was_measured_of_other_weights(make_trainer, tmp_path):
+    trainer = make_trainer(config={"lambda_answer": 0.25, "rank_threshold": 0.4}, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    assert type(trainer.model.config).from_pretrained(tmp_path / "checkpoints").rank_threshold is None

@@ -1,0 +1,70 @@
+"""Images that a model is asked about, from files, folders and tables without answers -> rows, images still encoded."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import PIL.Image
+from datasets import Dataset, concatenate_datasets
+
+from .loading import REQUIRED_COLUMNS, TABLE_SUFFIXES, find_columns, load_table, with_own_columns
+
+TABLES = (*TABLE_SUFFIXES, ".parquet")
+COLUMNS = [*REQUIRED_COLUMNS, "image_file"]
+
+
+def load_new_rows(
+    sources: Sequence[str], questions: Sequence[str] = (), columns: Mapping[str, str] | None = None
+) -> Dataset:
+    """Rows as those of `load_rows`, with image, question, answer and image_file; answer is "" where there is none.
+
+    Args:
+        sources: images, folders that are searched for images, and tables (.csv, .json, .jsonl, .parquet) with a column
+            of images and, if they have them, of questions and answers. Image paths are relative to the table.
+        questions: asked about each image that has no question.
+        columns: as for `load_rows`; a table may lack the answers'.
+
+    Raises:
+        ValueError: a source is missing or holds no image, a table has no column of images, or an image has no question
+            and `questions` is empty.
+    """
+    rows = concatenate_datasets([load_source(Path(source), columns or {}) for source in sources])
+    asked = list(rows["question"])
+    if "" in asked and not questions:
+        name = rows[asked.index("")]["image_file"] or "an image"
+        raise ValueError(
+            f"{name} comes without a question: say what is asked about such images with --predict_question."
+        )
+    order = [row for row, question in enumerate(asked) for _ in ([question] if question else questions)]
+    texts = [text for question in asked for text in ([question] if question else questions)]
+    return rows.select(order).remove_columns("question").add_column("question", texts)
+
+
+def load_source(source: Path, columns: Mapping[str, str]) -> Dataset:
+    if source.is_file() and source.suffix in TABLES:
+        return load_new_table(source, columns)
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if is_image_file(path))
+    if not files:
+        raise ValueError(
+            f"{source} is missing or holds no image: give images, folders of images or tables ({', '.join(TABLES)})."
+        )
+    paths, nothing = [str(path) for path in files], [""] * len(files)
+    rows = Dataset.from_dict({"image": paths, "question": nothing, "answer": nothing})
+    return with_own_columns(rows, {}, Path.cwd(), str(source))
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file has the name of an image that Pillow opens, and is not hidden."""
+    image_format = PIL.Image.registered_extensions().get(path.suffix.lower())
+    return image_format in PIL.Image.OPEN and not path.name.startswith(".")
+
+
+def load_new_table(path: Path, columns: Mapping[str, str]) -> Dataset:
+    """The rows of a table, which may lack questions and answers."""
+    rows = load_table(path)
+    # A name of the answers' column is the data set's that the model was trained on.
+    own = {name: column for name, column in columns.items() if name != "answer" or column in rows.column_names}
+    found = find_columns(rows.column_names, own, path.name, ("image",)).values()
+    for name in ("question", "answer"):
+        if name not in found:
+            rows = rows.add_column(name, [""] * len(rows))
+    return with_own_columns(rows, own, path.parent.absolute(), path.name).select_columns(COLUMNS)
