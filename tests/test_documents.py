@@ -182,7 +182,7 @@ def test_the_readmes_commands_run_one_after_the_other_on_small_data_and_models(c
                 run_pathvqa.main([*flags, *small, *(FROM_RANDOM if is_new else [])])
             case ["python", "-m", module, *arguments]:
                 import_module(module).main(arguments)
-    assert len(ran) == 6
+    assert len(ran) == 7
     for written in ("try", "pathvqa", "demo-1"):
         assert (clone / "runs" / written / "model.safetensors").exists()
     assert (clone / "runs" / "again" / "eval_answers.jsonl").exists()
