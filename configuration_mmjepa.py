@@ -79,12 +79,12 @@ class MMJepaConfig(PreTrainedConfig):
     aligned_token: bool = True
     image_pooling: str = "cls"
     project_image: bool = True
-    alignment_loss: str = "cosine"
-    alignment_target: str = "embedding"
-    alignment_text: str = "priority"
+    alignment_loss: str = "infonce"
+    alignment_target: str = "centered"
+    alignment_text: str = "statement"
     lambda_align: float = 0.5
     lambda_ce: float = 1.0
-    lambda_answer: float = 0.0
+    lambda_answer: float = 0.25
     rank_threshold: float | None = None
     tie_word_embeddings: bool = True
     position_turns: float = 2.0

@@ -46,7 +46,7 @@ class VqaCollator:
             by keep_sides (I,) of which images a text names left or right, top or bottom.
     """
 
-    def __init__(self, processor: MMJepaProcessor, alignment_text: str = "priority", as_bytes: bool = False):
+    def __init__(self, processor: MMJepaProcessor, alignment_text: str = "statement", as_bytes: bool = False):
         self.processor = processor
         self.alignment_text = alignment_text
         self.as_bytes = as_bytes

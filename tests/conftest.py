@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TEXT, VISION
+from tiny import DESCRIBED, TEXT, VISION
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     BartConfig,
@@ -33,10 +33,11 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def make_config():
-    """A function that makes a tiny configuration, with fields of one's own."""
+    """A function that makes a tiny configuration, with the alignment as first described or fields of one's own."""
 
     def make(**fields) -> MMJepaConfig:
-        return MMJepaConfig(**{"vision_config": VISION, "text_config": TEXT, "num_image_tokens": 5, **fields})
+        towers = {"vision_config": VISION, "text_config": TEXT}
+        return MMJepaConfig(**{**towers, **DESCRIBED, "num_image_tokens": 5, **fields})
 
     return make
 

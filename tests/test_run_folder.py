@@ -193,8 +193,8 @@ def test_flags_that_a_saved_model_cannot_change_are_refused_by_name(trained):
         "visual_prefix": "pooled",
         "image_pooling": "mean",
         "project_image": "false",
-        "alignment_loss": "infonce",
-        "alignment_target": "centered",
+        "alignment_loss": "cosine",
+        "alignment_target": "embedding",
     }
     arguments, _, _ = parse_arguments(
         ["--model_name_or_path", str(trained), "--use_cpu", *(f"--{name}={value}" for name, value in flags.items())]

@@ -103,7 +103,13 @@ def test_defaults_are_the_documented_ones():
     assert (training.num_train_epochs, training.lr_img, training.learning_rate) == (3, 3e-4, 3e-5)
     rows = Dataset.from_dict({"question": ["is it?"], "answer": ["yes"]})
     config = build(model, rows)[1].config
-    assert (config.num_image_tokens, config.lambda_align, config.lambda_ce) == (8, 0.5, 1.0)
+    assert (config.num_image_tokens, config.visual_prefix, config.aligned_token) == (8, "patches", True)
+    assert (config.alignment_text, config.alignment_loss, config.alignment_target) == (
+        "statement",
+        "infonce",
+        "centered",
+    )
+    assert (config.lambda_align, config.lambda_ce, config.lambda_answer) == (0.5, 1.0, 0.25)
     assert (training.align_warmup_epochs, training.warmup_steps, training.max_grad_norm) == (1, 0.06, 1.0)
     assert (training.log_dir, training.output_dir, training.export_dir) == (
         "./checkpoints/logs",

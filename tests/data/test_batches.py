@@ -26,7 +26,7 @@ def data(image_processor):
 
 def test_a_batch_holds_each_image_once_and_the_processors_tensors_of_each_row(data, processor):
     rows = data.__getitems__([3, 0, 2, 4, 1])
-    batch = VqaCollator(processor, as_bytes=True)(rows)
+    batch = VqaCollator(processor, "priority", as_bytes=True)(rows)
     names = {"pixel_values", "image_ids", "image_index", "input_ids", "attention_mask", "labels", "keep_sides"}
     assert set(batch) == names
     assert batch["image_ids"].tolist() == [row["image_id"] for row in (rows[0], rows[1], rows[2])]
@@ -44,8 +44,8 @@ def test_a_batch_holds_each_image_once_and_the_processors_tensors_of_each_row(da
 
 
 def test_alignment_texts_are_there_only_where_a_row_has_no_question(data, processor):
-    assert "align_input_ids" not in VqaCollator(processor)(data.__getitems__([0, 1]))
-    batch = VqaCollator(processor)(data.__getitems__([0, 6, 7]))
+    assert "align_input_ids" not in VqaCollator(processor, "priority")(data.__getitems__([0, 1]))
+    batch = VqaCollator(processor, "priority")(data.__getitems__([0, 6, 7]))
     expected = processor(text=["is it a liver?", "a caption", "yes"], return_tensors="pt")
     assert torch.equal(batch["align_input_ids"], expected["input_ids"])
     assert torch.equal(batch["align_attention_mask"], expected["attention_mask"])

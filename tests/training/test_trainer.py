@@ -298,7 +298,7 @@ def test_evaluation_gives_the_losses_of_one_large_batch(make_trainer, data, proc
     trainer = make_trainer(per_device_eval_batch_size=5)
     trainer.compute_answer_metrics = lambda model, data: {"accuracy": 0.25}
     metrics = trainer.evaluate()
-    batch = trainer._prepare_inputs(VqaCollator(processor, as_bytes=True)(data.__getitems__(range(24))))
+    batch = trainer._prepare_inputs(trainer.data_collator(data.__getitems__(range(24))))
     with torch.no_grad():
         expected = trainer.model.eval()(**batch)
     assert metrics["eval_align"] == pytest.approx(expected.loss_align.item(), rel=1e-5)
