@@ -121,7 +121,7 @@ def test_flags_of_a_cell_win_over_the_studys_over_the_runners_over_the_bases(mak
     assert given["lambda_align"] == 0
     assert (given["learning_rate"], given["eval_strategy"]) == (0.5, "epoch")
     assert (given["save_strategy"], given["seed"]) == ("no", 0)
-    assert given["num_image_tokens"] == 9  # of configs/demo.json
+    assert given["num_image_tokens"] == 10  # of configs/demo.json
     assert given["output_dir"] == str(runner.folder / "second-0")
 
 
