@@ -153,7 +153,9 @@ def make_models(size: Size, names: Collection[str] = tuple(TRAINING_INPUTS)) -> 
     torch.manual_seed(0)
     models: dict[str, PreTrainedModel] = {}
     if PROJECT in names:
-        config = MMJepaConfig(vision_config=size.vision, text_config=size.text)
+        # The contrastive losses would compare 16 images in one form and 2 in the other.
+        alignment = {"alignment_loss": "cosine", "alignment_target": "embedding", "lambda_answer": 0}
+        config = MMJepaConfig(vision_config=size.vision, text_config=size.text, **alignment)
         models[PROJECT] = models[ROW_BY_ROW] = MMJepaForConditionalGeneration(config)
     if VISION_ENCODER_DECODER in names:
         bart = BartForCausalLM(BartConfig(**size.text, is_decoder=True, add_cross_attention=True))

@@ -47,6 +47,7 @@ NOT_RUN = {
     "torchrun": "several GPUs; tests/training/test_processes.py runs several processes",
     "accelerate": "several GPUs; tests/training/test_processes.py runs several processes",
     "mmjepa": "tests/evaluation/test_scoring.py runs it",
+    "mmjepa.experiments.run_study": "hours of training",
     "mmjepa.export.onnx": "tests/export/test_onnx.py runs it, where its packages are installed",
     "--streaming": "10,000 steps; tests/data/test_streaming.py trains on a stream",
 }

@@ -122,7 +122,7 @@ COUNTS: dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]] = {
 
 
 # Groups of parameters -> the names that their learning rates have in the log.
-RATE_NAMES = {"img": "learning_rate_image", "dec": "learning_rate"}
+RATE_NAMES = {"img": "learning_rate_image", "encoder": "learning_rate_encoder", "dec": "learning_rate"}
 
 
 class MMJepaTrainer(Trainer):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from datasets import Array3D, Dataset, Features
 from PIL import Image
+from tiny import DESCRIBED
 from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -55,7 +56,7 @@ class EchoModel(nn.Module):
     def __init__(self):
         super().__init__()
         self.device = torch.device("cpu")
-        self.config = MMJepaConfig()
+        self.config = MMJepaConfig(**DESCRIBED)
         self.images_encoded, self.batches = [], []
 
     def get_image_features(self, pixel_values):

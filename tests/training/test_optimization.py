@@ -87,7 +87,8 @@ def test_the_image_encoder_learns_at_a_share_of_the_new_layers_rate(make_trainer
     for name, move in alike.items():
         share = factor if name.startswith("encoder.image_encoder.") else 1
         torch.testing.assert_close(scaled[name], share * move, atol=1e-6, rtol=1e-3, msg=name)
-    assert (logged(trainer, "lr_img")[1], logged(trainer, "lr_encoder")[1]) == (0.5, 0.5 * factor)
+    rates = [logged(trainer, f"learning_rate_{part}")[1] for part in ("image", "encoder")]
+    assert rates == [0.5, 0.5 * factor]
 
 
 @pytest.mark.parametrize(("epochs", "warmup_steps"), [(1, 3), (0.5, 1), (2, 6)])
