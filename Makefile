@@ -10,8 +10,9 @@ demo: runs/drawn_slides/example.png
 runs/drawn_slides/example.png: | .venv/installed
 	$(BIN)/python -m mmjepa.data.drawn_slides $(@D) --num_train 6000 --num_validation 300
 
+# One worker a core, each with one thread: the models are too small for more.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 # The lower bounds of setup.cfg.
 test-oldest: .venv-oldest/installed
