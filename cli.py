@@ -37,3 +37,34 @@ def score(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(json.dumps(report, indent=2) if as_json else report_text(report))
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    questions: Annotated[list[str], typer.Argument(help="One or more questions, each in quotes.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a saved model.")] = "runs/demo",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
+) -> None:
+    """Ask a model about an image: answers, how sure it is, and whether the image decided them."""
+    if not image.is_file():
+        raise typer.BadParameter(f"{image} is no file: give an image file that exists.", param_hint="IMAGE")
+    from .training.messages import hide_unhelpful_messages
+
+    hide_unhelpful_messages()
+    from .evaluation.asking import ask as ask_model
+    from .evaluation.asking import load_saved
+
+    try:
+        replies = ask_model(*load_saved(model, revision), str(image), questions)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for reply in replies:
+        if as_json:
+            known = {"question": reply.question, "answer": reply.answer, "probability": reply.probability}
+            known |= {"without_image": reply.without_image, "from_image": reply.is_from_image}
+            typer.echo(json.dumps(known | {"candidates": dict(reply.candidates)}))
+        else:
+            origin = "from the image" if reply.is_from_image else "from the question: the same without the image"
+            typer.echo(f"{reply.question}\n  {reply.answer}  ({100 * reply.probability:.0f} %, {origin})")

@@ -122,7 +122,7 @@ def evaluate_model(
             model,
             processor,
             questions,
-            data.pixels,
+            data.image_shape,
             batch_size,
             lambda rows, _: bar.update(len(rows)),
             **generate_kwargs,
