@@ -12,6 +12,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def main() -> None:
     """Trains and judges models that answer questions about pathology images."""
+    from .training.messages import hide_unhelpful_messages
+
+    hide_unhelpful_messages()
 
 
 @app.command()
@@ -50,9 +53,6 @@ def ask(
     """Ask a model about an image: answers, how sure it is, and whether the image decided them."""
     if not image.is_file():
         raise typer.BadParameter(f"{image} is no file: give an image file that exists.", param_hint="IMAGE")
-    from .training.messages import hide_unhelpful_messages
-
-    hide_unhelpful_messages()
     from .evaluation.asking import ask as ask_model
     from .evaluation.asking import load_saved
 
