@@ -18,6 +18,34 @@ def main() -> None:
 
 
 @app.command()
+def check(
+    dataset_name: Annotated[str, typer.Argument(help="A folder, a table or a Hub id, as for training.")],
+    config_name: Annotated[str | None, typer.Option(help="Which configuration of a Hub data set.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column of images.")] = None,
+    question_column: Annotated[str | None, typer.Option(help="The column of questions.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="The column of answers.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions a step of the run that is counted.")] = 16,
+    epochs: Annotated[float, typer.Option(help="Epochs of that run.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at a data set before training: what is wrong with it, and what the questions alone give.
+
+    The exit status is 1 where training can't start.
+    """
+    from datasets import disable_progress_bars
+
+    from .evaluation.checking import check_data, check_text
+
+    if as_json:
+        disable_progress_bars()
+    given = {"image": image_column, "question": question_column, "answer": answer_column}
+    report = check_data(dataset_name, config_name, {name: column for name, column in given.items() if column})
+    typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
+    if report["errors"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def score(
     predictions: Annotated[Path, typer.Argument(help="A table with the columns question, answer, prediction, image.")],
     other: Annotated[Path | None, typer.Argument(help="Predictions of another model for the same questions.")] = None,
