@@ -30,7 +30,8 @@ TEXT_COLUMNS = ("question", "answer", "caption", "text")
 # Names that rows get later, of their images and of the model's answers.
 LATER_COLUMNS = (
     *("image_file", "image_id", "pixels", "row", "answers"),
-    *("prediction", "prediction_probability", "shuffled", "blank", "ranked", "probability"),
+    *("prediction", "prediction_probability", "shuffled", "blank", "from_image", "ranked", "probability"),
+    *("align_cosine", "align_cosine_wrong"),
 )
 # Other names that columns go by: of images in the metadata of an image folder, of lists of answers in VQA.
 COLUMN_NAMES = {"file_name": "image", "answers": "answer"}
