@@ -186,7 +186,7 @@ def answer_probabilities(
     end of the answer among them; the other arguments as for `map_questions`."""
 
     def score(rows: Sequence[int], inputs: dict[str, Any]) -> list[float]:
-        labels = processor(answers=[answers[row] for row in rows], return_tensors="pt")["labels"].to(model.device)
+        labels = written_labels(processor, [answers[row] for row in rows]).to(model.device)  # (B, A)
         # Not by `labels`: processes have different numbers of batches, and they would wait for each other's losses.
         decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
         logits = model(**inputs, decoder_input_ids=decoder_input_ids, use_cache=False).logits.float()  # (B, A, V)
@@ -194,6 +194,16 @@ def answer_probabilities(
         return (-losses.sum(dim=1)).exp().tolist()
 
     return map_questions(model, processor, questions, image_features, image_ids, batch_size, score)
+
+
+def written_labels(processor: MMJepaProcessor, answers: Sequence[str]) -> torch.Tensor:
+    """The labels (B, A) of answers that the model wrote.
+
+    Not by the processor, which warns where an answer is cut: nobody can do anything about what an untrained model
+    writes.
+    """
+    tokens = processor.tokenizer(answers, padding=True, truncation=True, padding_side="right", return_tensors="pt")
+    return tokens["input_ids"].masked_fill(tokens["attention_mask"] == 0, -100)
 
 
 def encode_all_texts(

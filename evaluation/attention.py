@@ -7,7 +7,7 @@ import torch
 
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures, PatchesPrefix
 from ..processing_mmjepa import MMJepaProcessor
-from .answering import evaluating
+from .answering import evaluating, written_labels
 
 
 @contextmanager
@@ -44,8 +44,8 @@ def attention_maps(
     prefix = model.encoder.visual_prefix
     if not isinstance(prefix, PatchesPrefix):
         return None
-    text = processor(text=list(questions), answers=list(answers), return_tensors="pt").to(model.device)
-    labels = text.pop("labels")  # (B, A)
+    text = processor(text=list(questions), return_tensors="pt").to(model.device)
+    labels = written_labels(processor, list(answers)).to(model.device)  # (B, A)
     with evaluating(model):
         features: MMJepaImageFeatures = model.get_image_features(pixel_values.to(model.device))
         states = features.last_hidden_state[:, 1:]  # (B, P, Dv)

@@ -386,7 +386,8 @@ def test_answers_name_their_image_file_and_keep_the_other_columns_of_the_data_se
     others = {"case": 7, "scores": None, "seen_on": "2026-11-25", "tags": ["stomach", "biopsy"]}
     assert first.items() >= (known | others | theirs).items()
     assert list(first) == list(second)
-    assert set(first) - set(known | others | theirs) == {"prediction", "shuffled", "blank", "ranked", "probability"}
+    own = {"prediction", "prediction_probability", "shuffled", "blank", "from_image", "ranked", "probability"}
+    assert set(first) - set(known | others | theirs) == own | {"align_cosine", "align_cosine_wrong"}
     assert second["image_file"] == "case 1/b.png"
     assert (second["scores"], second["seen_on"], second["tags"]) == (0.5, None, [])
 
