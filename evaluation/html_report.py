@@ -133,10 +133,10 @@ def with_attention(pixels: torch.Tensor, attention: torch.Tensor) -> torch.Tenso
     return (weights * image + (1 - weights) * faded).round().to(torch.uint8)
 
 
-def data_url(pixels: torch.Tensor) -> str:
-    """An image (3, H, W), uint8, as a data URL."""
+def data_url(pixels: torch.Tensor, side: int = PICTURE_SIDE) -> str:
+    """An image (3, H, W), uint8, as a data URL; its longer side has `side` pixels there."""
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    scale = PICTURE_SIDE / max(image.size)
+    scale = side / max(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     buffer = BytesIO()
     image.save(buffer, format="JPEG", quality=88)
