@@ -9,9 +9,62 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def check_source(flag: str, value: str) -> None:
+    """Ends the command where there is no such folder, before anything is imported that takes seconds."""
+    from .training.command_line import check_value
+
+    try:
+        check_value(flag, value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 @app.callback()
 def main() -> None:
     """Trains and judges models that answer questions about pathology images."""
+
+
+def flag_name(name: str) -> str:
+    """A flag may be written with underscores, as the script's are, or with hyphens."""
+    return name.replace("_", "-")
+
+
+@app.command(context_settings={"token_normalize_func": flag_name})
+def check(
+    data: Annotated[str, typer.Argument(help="A folder, a table, or the Hub id of a data set.")],
+    dataset_config_name: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Where it is not `image`.")] = None,
+    question_column: Annotated[str | None, typer.Option(help="Where it is not `question`.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Where it is not `answer`.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Where it is not `caption`.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Where it is not `text`.")] = None,
+    tokenizer_name: Annotated[
+        str | None, typer.Option(help="A BART tokenizer or a saved model, to count tokens; else words are counted.")
+    ] = None,
+    num_workers: Annotated[int, typer.Option(help="Processes that decode the images.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at a data set: what is wrong with it, and what the questions alone give. Exit status 1: can't be trained.
+
+    The flags are those of `mmjepa train`.
+    """
+    check_source("dataset_name", data)
+    from .training.arguments import DataArguments
+    from .training.checking import check_data, check_text
+
+    columns = {
+        "image_column": image_column,
+        "question_column": question_column,
+        "answer_column": answer_column,
+        "caption_column": caption_column,
+        "text_column": text_column,
+    }
+    report = check_data(
+        DataArguments(data, dataset_config_name, preprocessing_num_workers=num_workers, **columns), tokenizer_name
+    )
+    typer.echo(json.dumps(report, indent=2) if as_json else check_text(report))
+    if not report["can_train"]:
+        raise typer.Exit(1)
 
 
 @app.command()

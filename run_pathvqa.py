@@ -31,7 +31,7 @@ from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
-from mmjepa.training.arguments import parse_arguments
+from mmjepa.training.arguments import MAX_ANSWER_TOKENS, parse_arguments
 from mmjepa.training.building import build, center_targets
 from mmjepa.training.reading import prepare_split, prepare_splits, read_rows
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Build.
     processor, model = build(model_args, rows.get("train"))
     if is_new or data_args.max_answer_tokens is not None:
-        model.generation_config.max_new_tokens = data_args.max_answer_tokens or 32
+        model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:
         center_targets(model, processor, rows["train"], training_args.device)
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)

@@ -279,6 +279,7 @@ LIMITS = (
     "max_answer_tokens",
     "streaming_buffer_size",
 )
+MAX_ANSWER_TOKENS = 32  # how many a new model writes, by default
 PUBLISHED = {"image_encoder": "facebook/dinov2-base", "text_model": "facebook/bart-base"}
 # Fields of MMJepaConfig that are flags by the same name.
 CONFIG_FIELDS = (
@@ -408,7 +409,7 @@ class DataArguments:
     )
     max_answer_tokens: int | None = HfArg(
         default=None,
-        help="How many tokens an answer may have (default: 32, or the saved model's)%(default).0s",
+        help=f"How many tokens an answer may have (default: {MAX_ANSWER_TOKENS}, or the saved model's)%(default).0s",
     )
     streaming: bool = HfArg(
         default=False, help="Read training rows from parquet files while training; needs --max_steps."
