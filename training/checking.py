@@ -50,6 +50,22 @@ class Length:
         return sum(length > limit for length in self.count(texts))
 
 
+@dataclass
+class CheckedSplit:
+    """A split whose images were decoded.
+
+    numbers: what `check_data` says of it.
+    answered: the rows that are trained on or evaluated.
+    images: the name of each readable image, by the hash of its pixels.
+    files: that hash, by the name of the image's file.
+    """
+
+    numbers: dict[str, Any]
+    answered: Dataset
+    images: dict[str, str]
+    files: dict[str, str]
+
+
 def check_data(arguments: DataArguments, tokenizer_name: str | None = None) -> dict[str, Any]:
     """What there is in a data set, and what is wrong with it; every image is decoded once.
 
@@ -62,7 +78,7 @@ def check_data(arguments: DataArguments, tokenizer_name: str | None = None) -> d
         can_train: whether a training by the default flags can start.
         problems: {"text", "stops"}: what is wrong and what to do; whether training can't start.
         length_unit: "tokens" or "words".
-        splits: by name, numbers of rows, images and so on, as `check_split` gives them.
+        splits: by name, the numbers of `check_split`; of one without the needed columns its columns alone.
         shared_images: {"splits", "images"}: two splits, and what the same image is called in each.
         shared_names: {"splits", "names"}: two splits, and the file names that mean another image in each.
         questions_alone: of validation, or of what is held out for it: the accuracy of the most frequent training
@@ -86,44 +102,27 @@ def check_data(arguments: DataArguments, tokenizer_name: str | None = None) -> d
     except (DatasetNotFoundError, ConnectionError) as error:
         text = f"There is no such folder here, and no such data set was found on the Hub ({error}): check the name."
         return report | {"problems": [problem(text, stops=True)]}
-    except (ValueError, OSError) as error:
-        return report | {"problems": [problem(str(error), stops=True)]}
-    answered: dict[str, Dataset] = {}  # the rows that are trained on or evaluated
-    images: dict[str, dict[str, str]] = {}  # by split the name of each image, by its key
-    files: dict[str, dict[str, str]] = {}  # by split the key of each image, by its file's name
+    # Broken files make `datasets` and what it reads them with raise errors of many types; they are what was asked for.
+    except Exception as error:
+        return report | {"problems": [problem(f"The data can't be read: {error.__cause__ or error}", stops=True)]}
+    checked: dict[str, CheckedSplit] = {}
     for own_name, (raw, folder) in splits.items():
         split = split_name(own_name, splits)
         try:
-            rows = with_own_columns(raw, arguments.columns(), folder, split)
-        except ValueError as error:
-            problems.append(problem(str(error), stops=split in TRAINED_SPLITS))
+            checked[split] = check_split(split, raw, folder, arguments, length)
+            report["splits"][split] = checked[split].numbers
+            problems += split_problems(split, checked[split].numbers, length, arguments.max_unreadable_images)
+        except ValueError as error:  # it has not the columns
             report["splits"][split] = {"rows": len(raw), "columns": {}, "other_columns": raw.column_names}
-            continue
-        columns = taken_columns(raw, arguments.columns(), split)
-        keys, images[split], unreadable = look_at_images(rows, arguments.preprocessing_num_workers)
-        files[split] = {
-            Path(file).name: key for file, key in zip(rows["image_file"], keys, strict=True) if file is not None
-        }
-        texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
-        kept = [row for row, text in enumerate(texts) if is_answered(text)]
-        report["splits"][split] = {
-            "rows": len(rows),
-            "images": len(set(keys)),
-            "columns": columns,
-            "other_columns": [name for name in other_columns(raw, []) if name not in columns.values()],
-            "unreadable_images": unreadable,
-            "rows_without_answer": len(rows) - len(kept),
-            **check_texts(rows, keys, length),
-        }
-        problems += split_problems(split, report["splits"][split], length, arguments.max_unreadable_images)
-        answered[split] = rows.select(kept)
-    report["shared_images"] = shared_images(images)
-    report["shared_names"] = shared_names(files)
+            problems.append(problem(str(error), stops=split in TRAINED_SPLITS))
+    report["shared_images"] = shared_images({split: found.images for split, found in checked.items()})
+    report["shared_names"] = shared_names({split: found.files for split, found in checked.items()})
     problems += sharing_problems(report["shared_images"])
     if "train" not in report["splits"]:
         found = ", ".join(report["splits"])
         problems.append(problem(f"There is no train split among {found}: name a split train.", stops=True))
     if not any(found["stops"] for found in problems):
+        answered = {split: found.answered for split, found in checked.items()}
         report |= look_at_training(answered, arguments, problems)
     report["can_train"] = not any(found["stops"] for found in problems)
     # What stops the training comes first.
@@ -146,6 +145,31 @@ def measure(tokenizer_name: str | None) -> Length:
         lambda texts: [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]] if texts else [],
         most,
     )
+
+
+def check_split(split: str, raw: Dataset, folder: Path, arguments: DataArguments, length: Length) -> CheckedSplit:
+    """A split's images decoded and its texts measured; ValueError where it lacks a needed column.
+
+    Args:
+        raw: the rows as they were loaded, under their own names.
+        folder: in which relative image paths lie.
+    """
+    rows = with_own_columns(raw, arguments.columns(), folder, split)
+    columns = taken_columns(raw, arguments.columns(), split)
+    keys, images, unreadable = look_at_images(rows, arguments.preprocessing_num_workers)
+    texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
+    kept = [row for row, text in enumerate(texts) if is_answered(text)]
+    numbers = {
+        "rows": len(rows),
+        "images": len(set(keys)),
+        "columns": columns,
+        "other_columns": [name for name in other_columns(raw, []) if name not in columns.values()],
+        "unreadable_images": unreadable,
+        "rows_without_answer": len(rows) - len(kept),
+        **check_texts(rows, keys, length),
+    }
+    files = {Path(file).name: key for file, key in zip(rows["image_file"], keys, strict=True) if file is not None}
+    return CheckedSplit(numbers, rows.select(kept), images, files)
 
 
 def taken_columns(rows: Dataset, columns: dict[str, str], split: str) -> dict[str, str]:
@@ -226,8 +250,6 @@ def split_problems(split: str, found: dict[str, Any], length: Length, max_unread
     """What is wrong with a split by itself."""
     problems = []
     rows, unreadable, trained = found["rows"], found["unreadable_images"], split in TRAINED_SPLITS
-    if rows == 0:
-        return [problem(f"{split} has no rows: add some, or leave the split out.", stops=trained)]
     try:
         check_readable(split, unreadable, found["images"], max_unreadable)
         if unreadable:
@@ -292,13 +314,16 @@ def sharing_problems(shared: list[dict[str, Any]]) -> list[dict[str, Any]]:
         first, second = image["images"]
         name = first if first == second else f"{first} = {second}"
         by_splits.setdefault(tuple(image["splits"]), []).append(name)
-    return [
-        problem(
-            f"{first} and {second} share {len(names):,} images: {listed(names)}. The model has then seen images that "
-            f"it is judged by: leave them out of {first}."
+    problems = []
+    for (first, second), names in by_splits.items():
+        count = "an image" if len(names) == 1 else f"{len(names):,} images"
+        problems.append(
+            problem(
+                f"{first} and {second} share {count}: {listed(names)}. The model has then seen images that it is "
+                f"judged by: leave them out of {first}."
+            )
         )
-        for (first, second), names in by_splits.items()
-    ]
+    return problems
 
 
 def look_at_training(

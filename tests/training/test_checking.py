@@ -122,18 +122,25 @@ def test_without_validation_the_floors_are_those_of_the_images_that_a_run_holds_
     assert report["run"]["rows"] == 6
 
 
+def rename_column(folder, name, new_name):
+    rows = pd.read_csv(folder / "train.csv").rename(columns={name: new_name})
+    rows.to_csv(folder / "train.csv", index=False)
+
+
+def leave_broken_parquet(folder):
+    for path in folder.glob("*.csv"):
+        path.unlink()
+    (folder / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut off")
+
+
 STOPPING = {
     "no train split": (lambda folder: (folder / "train.csv").rename(folder / "test.csv"), "no train split"),
     "no column": (lambda folder: rename_column(folder, "answer", "reply"), "--answer_column"),
     "no answer": (lambda folder: change(folder, answer=lambda texts: [""] * len(texts)), "both a question and an"),
     "no image": (lambda folder: [path.write_bytes(b"") for path in folder.glob("*.png")], "can't be decoded"),
+    "a broken file": (leave_broken_parquet, "can't be read"),
     "no data": (lambda folder: [path.unlink() for path in folder.glob("*.csv")], "holds no data"),
 }
-
-
-def rename_column(folder, name, new_name):
-    rows = pd.read_csv(folder / "train.csv").rename(columns={name: new_name})
-    rows.to_csv(folder / "train.csv", index=False)
 
 
 @pytest.mark.parametrize("case", STOPPING)
