@@ -4,7 +4,6 @@ import logging
 import os
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
 from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
 from typing import Any, get_type_hints
 
 import torch
@@ -18,7 +17,7 @@ from transformers.training_args import ParallelMode
 
 from ..configuration_mmjepa import MMJepaConfig
 from .augmentation import AUGMENTATIONS
-from .command_line import json_object, read_command_line
+from .command_line import check_onnx_packages, json_object, read_command_line
 
 logger = logging.getLogger("mmjepa")
 # What --precision may say -> the Trainer's flag for it.
@@ -197,8 +196,7 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             if getattr(self, name) is not None and not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
         if self.onnx_dir is not None:
-            if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
-                raise ValueError(f"onnx_dir needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
+            check_onnx_packages("onnx_dir")
             from transformers.exporters import OnnxExporter
 
             OnnxExporter()  # an error now, not after the training, where torch is too old for it
