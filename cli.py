@@ -53,7 +53,7 @@ def check(
     tokenizer_name: Annotated[
         str | None, typer.Option(help="A BART tokenizer or a saved model, to count tokens; else words are counted.")
     ] = None,
-    num_workers: Annotated[int, typer.Option(help="Processes that decode the images.")] = 2,
+    preprocessing_num_workers: Annotated[int, typer.Option(help="Processes that decode the images.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what is wrong with a data set, before training.
@@ -62,19 +62,26 @@ def check(
     The exit status is 1 where training can't start. The flags are those of `mmjepa train`.
     """
     check_source("dataset_name", data)
+    from .training.messages import hide_unhelpful_messages
+
+    hide_unhelpful_messages()
     from .training.arguments import DataArguments
     from .training.checking import check_data, check_text
 
-    columns = {
-        "image_column": image_column,
-        "question_column": question_column,
-        "answer_column": answer_column,
-        "caption_column": caption_column,
-        "text_column": text_column,
-    }
-    report = check_data(
-        DataArguments(data, dataset_config_name, preprocessing_num_workers=num_workers, **columns), tokenizer_name
+    arguments = DataArguments(
+        dataset_name=data,
+        dataset_config_name=dataset_config_name,
+        image_column=image_column,
+        question_column=question_column,
+        answer_column=answer_column,
+        caption_column=caption_column,
+        text_column=text_column,
+        preprocessing_num_workers=preprocessing_num_workers,
     )
+    try:
+        report = check_data(arguments, tokenizer_name)
+    except (ValueError, OSError) as error:  # of the tokenizer; what is wrong with the data is in the report
+        raise typer.BadParameter(str(error)) from error
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report))
     if not report["can_train"]:
         raise typer.Exit(1)

@@ -147,7 +147,7 @@ STOPPING = {
 def test_where_training_cannot_start_the_exit_status_is_1_and_the_reason_comes_first(folder, case):
     spoil, reason = STOPPING[case]
     spoil(folder)
-    run = CliRunner().invoke(app, ["check", str(folder), "--num_workers", "1", "--json"])
+    run = CliRunner().invoke(app, ["check", str(folder), "--preprocessing_num_workers", "1", "--json"])
     report = json.loads(run.stdout)
     assert run.exit_code == 1 and not report["can_train"]
     assert report["problems"][0]["stops"] and reason in report["problems"][0]["text"]
@@ -157,7 +157,9 @@ def test_the_page_names_the_columns_that_the_scripts_flags_name(folder):
     rename_column(folder, "answer", "reply")
     rows = pd.read_csv(folder / "validation.csv").rename(columns={"answer": "reply"})
     rows.to_csv(folder / "validation.csv", index=False)
-    run = CliRunner().invoke(app, ["check", str(folder), "--answer_column", "reply", "--num-workers", "1"])
+    run = CliRunner().invoke(
+        app, ["check", str(folder), "--answer_column", "reply", "--preprocessing-num-workers", "1"]
+    )
     assert run.exit_code == 0, run.output
     assert f"{folder}: no problems" in run.stdout and "Training can start." in run.stdout
     assert "answer is 'reply'" in run.stdout and "takes 3 steps" in run.stdout
