@@ -85,6 +85,9 @@ def check_data(arguments: DataArguments, tokenizer_name: str | None = None) -> d
             answer to the question's first words (accuracy_majority) and to the question (accuracy_majority_question),
             and the share of answers that stand in training (answers_seen); {} where it can't be told.
         run: steps and what they follow from; {} where training can't start.
+
+    Raises:
+        ValueError: there is no tokenizer of that name.
     """
     report: dict[str, Any] = {"dataset": arguments.dataset_name, "can_train": False, "problems": []}
     problems: list[dict[str, Any]] = report["problems"]
@@ -139,6 +142,11 @@ def measure(tokenizer_name: str | None) -> Length:
     if tokenizer_name is None:
         return Length("words", lambda texts: [len(text.split()) for text in texts], longest)
     tokenizer = load_tokenizer(tokenizer_name)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # the library makes such a one of nothing
+        raise ValueError(
+            f"--tokenizer_name is {tokenizer_name!r}, where there is no BART tokenizer: give a folder or Hub id with a "
+            "tokenizer.json, or vocab.json and merges.txt."
+        )
     most = min(tokenizer.model_max_length, longest)
     return Length(
         "tokens",

@@ -112,6 +112,8 @@ def test_with_a_tokenizer_texts_are_measured_in_tokens(folder, saved_folder):
     assert report["length_unit"] == "tokens"
     assert report["splits"]["train"]["long_questions"] == 1  # the tiny model reads 32
     assert checked(folder)["splits"]["train"]["long_questions"] == 0
+    with pytest.raises(ValueError, match="no BART tokenizer"):
+        check_data(DataArguments(str(folder)), str(folder))
 
 
 def test_without_validation_the_floors_are_those_of_the_images_that_a_run_holds_out(folder):
