@@ -34,56 +34,37 @@ def check_source(flag: str, value: str) -> None:
 @app.callback()
 def main() -> None:
     """Trains and judges models that answer questions about pathology images."""
-
-
-def flag_name(name: str) -> str:
-    """A flag may be written with underscores, as the script's are, or with hyphens."""
-    return name.replace("_", "-")
-
-
-@app.command(context_settings={"token_normalize_func": flag_name})
-def check(
-    data: Annotated[str, typer.Argument(help="A folder, a table, or the Hub id of a data set.")],
-    dataset_config_name: Annotated[str | None, typer.Option(help="The data set's configuration on the Hub.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Where it is not `image`.")] = None,
-    question_column: Annotated[str | None, typer.Option(help="Where it is not `question`.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Where it is not `answer`.")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="Where it is not `caption`.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Where it is not `text`.")] = None,
-    tokenizer_name: Annotated[
-        str | None, typer.Option(help="A BART tokenizer or a saved model, to count tokens; else words are counted.")
-    ] = None,
-    preprocessing_num_workers: Annotated[int, typer.Option(help="Processes that decode the images.")] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Say what is wrong with a data set, before training.
-
-    Every image is decoded once. The page also says what the questions alone give, and how many steps a training takes.
-    The exit status is 1 where training can't start. The flags are those of `mmjepa train`.
-    """
-    check_source("dataset_name", data)
     from .training.messages import hide_unhelpful_messages
 
     hide_unhelpful_messages()
-    from .training.arguments import DataArguments
-    from .training.checking import check_data, check_text
 
-    arguments = DataArguments(
-        dataset_name=data,
-        dataset_config_name=dataset_config_name,
-        image_column=image_column,
-        question_column=question_column,
-        answer_column=answer_column,
-        caption_column=caption_column,
-        text_column=text_column,
-        preprocessing_num_workers=preprocessing_num_workers,
-    )
-    try:
-        report = check_data(arguments, tokenizer_name)
-    except (ValueError, OSError) as error:  # of the tokenizer; what is wrong with the data is in the report
-        raise typer.BadParameter(str(error)) from error
-    typer.echo(json.dumps(report, indent=2) if as_json else check_text(report))
-    if not report["can_train"]:
+
+@app.command()
+def check(
+    dataset_name: Annotated[str, typer.Argument(help="A folder, a table or a Hub id, as for training.")],
+    config_name: Annotated[str | None, typer.Option(help="Which configuration of a Hub data set.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="The column of images.")] = None,
+    question_column: Annotated[str | None, typer.Option(help="The column of questions.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="The column of answers.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions a step of the run that is counted.")] = 16,
+    epochs: Annotated[float, typer.Option(help="Epochs of that run.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at a data set before training: what is wrong with it, and what the questions alone give.
+
+    The exit status is 1 where training can't start.
+    """
+    check_source("dataset_name", dataset_name)
+    from datasets import disable_progress_bars
+
+    from .evaluation.checking import check_data, check_text
+
+    if as_json:
+        disable_progress_bars()
+    given = {"image": image_column, "question": question_column, "answer": answer_column}
+    report = check_data(dataset_name, config_name, {name: column for name, column in given.items() if column})
+    typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
+    if report["errors"]:
         raise typer.Exit(1)
 
 
@@ -115,9 +96,7 @@ def evaluate(
 def run_script(context: typer.Context, flags: list[str]) -> None:
     """Runs run_pathvqa.py; what is wrong with the flags is said before the imports that take seconds."""
     from .training.command_line import read_command_line
-    from .training.messages import hide_unhelpful_messages
 
-    hide_unhelpful_messages()
     try:
         read_command_line(flags)
     except ValueError as error:
@@ -175,3 +154,31 @@ def score(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(json.dumps(report, indent=2) if as_json else report_text(report))
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    questions: Annotated[list[str], typer.Argument(help="One or more questions, each in quotes.")],
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a saved model.")] = "runs/demo",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
+) -> None:
+    """Ask a model about an image: answers, how sure it is, and whether the image decided them."""
+    if not image.is_file():
+        raise typer.BadParameter(f"{image} is no file: give an image file that exists.", param_hint="IMAGE")
+    from .evaluation.asking import ask as ask_model
+    from .evaluation.asking import load_saved
+
+    try:
+        replies = ask_model(*load_saved(model, revision), str(image), questions)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for reply in replies:
+        if as_json:
+            known = {"question": reply.question, "answer": reply.answer, "probability": reply.probability}
+            known |= {"without_image": reply.without_image, "from_image": reply.is_from_image}
+            typer.echo(json.dumps(known | {"candidates": dict(reply.candidates)}))
+        else:
+            origin = "from the image" if reply.is_from_image else "from the question: the same without the image"
+            typer.echo(f"{reply.question}\n  {reply.answer}  ({100 * reply.probability:.0f} %, {origin})")

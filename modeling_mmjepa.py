@@ -180,13 +180,7 @@ class PatchesPrefix(nn.Module):
         self.fc2 = nn.Linear(2 * width, width)
 
     def forward(self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        patches = self.patch_norm(patch_states)  # (I, P, Dv)
-        # A position code per head, so that every head can tell places apart.
-        head_width = self.queries.shape[-1] // self.num_heads
-        positions = sincos_positions(*grid, head_width, self.position_turns, patches.device)
-        positions = positions.to(patches.dtype).repeat(1, self.num_heads)  # (P, D)
-        query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))  # (I, heads, Q, D/heads)
-        key = self._split_heads(self.k_proj(patches) + self.position_sharpness * positions)  # (I, heads, P, D/heads)
+        query, key, patches = self._query_and_key(patch_states, grid)
         value = self._split_heads(self.v_proj(patches))
         read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (I, Q, D)
         tokens = self.queries + self.o_proj(read)
@@ -194,6 +188,29 @@ class PatchesPrefix(nn.Module):
         # Without it, training enlarges what a token saw relative to where it is, and "where" questions are not learnt.
         tokens = tokens + self.queries  # (I, Q, D)
         return torch.cat([image_embeds[:, None], tokens], dim=1) if self.aligned_token else tokens  # (I, M, D)
+
+    def attention(self, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """How much each token reads of each patch (I, M, P), the mean over heads; rows add up to 1.
+
+        The row of the aligned embedding, which attends to no patches, is 0.
+        """
+        query, key, _ = self._query_and_key(patch_states, grid)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # (I, heads, Q, P)
+        weights = scores.float().softmax(dim=-1).mean(dim=1)  # (I, Q, P)
+        return F.pad(weights, (0, 0, int(self.aligned_token), 0))
+
+    def _query_and_key(
+        self, patch_states: torch.Tensor, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (I, heads, Q, D/heads), keys (I, heads, P, D/heads), and the normalised patches (I, P, Dv)."""
+        patches = self.patch_norm(patch_states)  # (I, P, Dv)
+        # A position code per head, so that every head can tell places apart.
+        head_width = self.queries.shape[-1] // self.num_heads
+        positions = sincos_positions(*grid, head_width, self.position_turns, patches.device)
+        positions = positions.to(patches.dtype).repeat(1, self.num_heads)  # (P, D)
+        query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))
+        key = self._split_heads(self.k_proj(patches) + self.position_sharpness * positions)
+        return query, key, patches
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

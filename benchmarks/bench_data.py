@@ -22,7 +22,7 @@ from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.data.images import VqaData, normalize_pixels, prepare
 from mmjepa.data.loading import load_rows
 from mmjepa.processing_mmjepa import MMJepaProcessor
-from mmjepa.training.building import image_processor_of_size, train_tokenizer
+from mmjepa.training.building import new_image_processor, train_tokenizer, whole_images
 
 # The slides are drawn twice as large as they are read, as images to be resized are.
 SOURCE_SCALE = 2
@@ -41,7 +41,7 @@ def make_rows(folder: str, image_size: int, questions: int) -> Dataset:
 
 def make_processor(rows: Dataset, image_size: int) -> MMJepaProcessor:
     texts = sorted({text for name in ("question", "answer") for text in rows[name]})
-    return MMJepaProcessor(image_processor_of_size(image_size), train_tokenizer(texts, vocab_size=1000))
+    return MMJepaProcessor(whole_images(new_image_processor(), image_size), train_tokenizer(texts, vocab_size=1000))
 
 
 def make_data(folder: str, image_size: int, questions: int) -> tuple[VqaData, MMJepaProcessor]:

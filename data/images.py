@@ -42,6 +42,11 @@ class VqaData(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.questions)
 
+    @property
+    def image_shape(self) -> torch.Size:
+        """(3, H, W), the same for all images."""
+        return self.pixels[0]["pixels"].shape
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 

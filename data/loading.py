@@ -30,7 +30,8 @@ TEXT_COLUMNS = ("question", "answer", "caption", "text")
 # Names that rows get later, of their images and of the model's answers.
 LATER_COLUMNS = (
     *("image_file", "image_id", "pixels", "row", "answers"),
-    *("prediction", "prediction_probability", "shuffled", "blank", "ranked", "probability"),
+    *("prediction", "prediction_probability", "shuffled", "blank", "from_image", "ranked", "probability"),
+    *("align_cosine", "align_cosine_wrong"),
 )
 # Other names that columns go by: of images in the metadata of an image folder, of lists of answers in VQA.
 COLUMN_NAMES = {"file_name": "image", "answers": "answer"}
@@ -203,7 +204,7 @@ def csv_format(path: Path) -> dict[str, Any]:
 
 def with_own_columns(rows: Dataset, columns: Mapping[str, str], folder: Path, split: str) -> Dataset:
     """`rows` with this project's columns by their names here, images encoded, texts without None; then the others."""
-    if has_turns(rows.column_names):
+    if "conversations" in rows.column_names and not {"question", "answer"} & set(rows.column_names):
         rows = with_turns(rows)
     names = find_columns(rows.column_names, columns, split)
     all_rows, rows = rows, rows.select_columns(list(names)).rename_columns(names)
@@ -241,11 +242,6 @@ def other_columns(rows: Dataset, names: Collection[str]) -> list[str]:
     """The columns beside `names` whose values a line of JSON can hold: all but those of bytes, such as images."""
     types = {field.name: str(field.type) for field in rows.features.arrow_schema}
     return [name for name in rows.column_names if name not in names and "binary" not in types[name]]
-
-
-def has_turns(column_names: Collection[str]) -> bool:
-    """Whether the rows are LLaVA's, whose questions and answers are `conversations`."""
-    return "conversations" in column_names and not {"question", "answer"} & set(column_names)
 
 
 def with_turns(rows: Dataset) -> Dataset:

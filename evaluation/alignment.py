@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 from torch.nn import functional as F
@@ -38,9 +39,9 @@ def alignment_metrics(
     images, texts = F.normalize(image_embeds.float(), dim=-1), F.normalize(text_embeds.float(), dim=-1)
     pairs = set(zip(image_ids, text_ids, strict=True))
     wrong = [pair for pair in zip(other_ids, text_ids, strict=True) if pair not in pairs]
-    metrics = {"align_cosine": mean_cosine(images, texts, list(zip(image_ids, text_ids, strict=True)))}
+    metrics = {"align_cosine": fmean(cosines(images, texts, list(zip(image_ids, text_ids, strict=True))))}
     if wrong:
-        metrics["align_cosine_wrong"] = mean_cosine(images, texts, wrong)
+        metrics["align_cosine_wrong"] = fmean(cosines(images, texts, wrong))
 
     texts_of: dict[int, list[int]] = defaultdict(list)
     for image_id, text_id in sorted(pairs):
@@ -57,9 +58,10 @@ def alignment_metrics(
     return metrics
 
 
-def mean_cosine(images: torch.Tensor, texts: torch.Tensor, pairs: list[tuple[int, int]]) -> float:
+def cosines(images: torch.Tensor, texts: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Cosine of each pair of a row of `images` (N, D) and one of `texts` (T, D)."""
     image_ids, text_ids = torch.tensor(pairs).unbind(dim=1)
-    return (images[image_ids] * texts[text_ids]).sum(dim=-1).mean().item()
+    return F.cosine_similarity(images[image_ids].float(), texts[text_ids].float(), dim=-1).tolist()
 
 
 def own_text_ranks(images: torch.Tensor, texts: torch.Tensor, texts_of: dict[int, list[int]]) -> torch.Tensor:

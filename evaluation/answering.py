@@ -75,12 +75,12 @@ def encode_all_images(
 
 
 def encode_blank_image(
-    model: MMJepaForConditionalGeneration, image_processor: Any, pixels: Dataset
+    model: MMJepaForConditionalGeneration, image_processor: Any, shape: Sequence[int]
 ) -> MMJepaImageFeatures:
-    """States of one black image of the size of those in a [`VqaData`]'s `pixels`."""
-    blank = torch.zeros_like(pixels[:1]["pixels"])  # (1, 3, H, W)
+    """States of one black image of `shape` (3, H, W)."""
+    blank = torch.zeros(1, *shape, dtype=torch.uint8, device=model.device)
     with evaluating(model):
-        return model.get_image_features(normalize_pixels(blank.to(model.device), image_processor))
+        return model.get_image_features(normalize_pixels(blank, image_processor))
 
 
 def map_questions(
@@ -156,17 +156,17 @@ def answer_without_image(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
     questions: Sequence[str],
-    pixels: Dataset,
+    shape: Sequence[int],
     batch_size: int,
     on_batch: Callable[[Sequence[int], list[str]], None] | None = None,
     **generate_kwargs,
 ) -> list[str]:
-    """An answer to each question about one black image of the size of those in a [`VqaData`]'s `pixels`.
+    """An answer to each question about one black image of `shape` (3, H, W).
 
     Equal questions are answered once; `on_batch` is called as by `answer_questions` for the distinct ones.
     """
     distinct = sorted(set(questions))
-    blank = encode_blank_image(model, processor.image_processor, pixels)
+    blank = encode_blank_image(model, processor.image_processor, shape)
     image_ids = [0] * len(distinct)
     answers = answer_questions(model, processor, distinct, blank, image_ids, batch_size, on_batch, **generate_kwargs)
     answer_of = dict(zip(distinct, answers, strict=True))

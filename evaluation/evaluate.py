@@ -20,7 +20,7 @@ from ..data.images import VqaData
 from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
-from .alignment import alignment_metrics
+from .alignment import alignment_metrics, cosines
 from .answering import (
     answer_probabilities,
     answer_questions,
@@ -29,6 +29,7 @@ from .answering import (
     encode_all_texts,
     own_share,
 )
+from .calibration import calibration_metrics
 from .controls import are_correct, image_gain, majority_answers, other_images
 from .ranking import best_threshold, rank_questions, training_answers
 
@@ -59,7 +60,7 @@ def evaluate_model(
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
         show_progress: a bar of this process's answers, those of the controls too; the first process's alone.
-        with_probabilities: gives the probabilities of the answers that were written too.
+        with_probabilities: gives the probabilities of the answers that were written, and `calibration_metrics`.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
@@ -68,9 +69,11 @@ def evaluate_model(
         shuffled_images, blank_images, majority (of the question's first words) and majority_question; those of
         `image_gain` and `alignment_metrics`; those of `score_ranking`, if the model ranks answers. Rows have row (the
         question's place in `data`), image_id, question, answer (the right one), the other columns of `data`'s
-        questions, such as answers (all, where there are lists), and prediction; with controls shuffled and blank; with
-        ranking ranked and its probability; with probabilities prediction_probability. With
-        torch.distributed every process gets them all.
+        questions, such as answers (all, where there are lists), and prediction; with controls shuffled and blank,
+        from_image (whether the answer changes without the image), and align_cosine and align_cosine_wrong of the row's
+        own and of another image, None where it has no alignment text or shares it with the other; with ranking ranked
+        and its probability; with probabilities prediction_probability. With torch.distributed every process gets them
+        all.
     """
     rows = [row for row, question in enumerate(data.questions["question"]) if question != ""]
     asked = data.questions.select(rows)
@@ -116,17 +119,24 @@ def evaluate_model(
         columns["prediction_probability"] = answer_probabilities(
             model, processor, questions, columns["prediction"], features, image_ids, batch_size
         )
+        if questions:
+            correct = are_correct(columns["prediction"], truths)
+            metrics |= calibration_metrics(columns["prediction_probability"], correct)
     if train_questions is not None and questions:
         columns["shuffled"] = answer(questions, features, other_images(image_ids, seed))
         columns["blank"] = answer_without_image(
             model,
             processor,
             questions,
-            data.pixels,
+            data.image_shape,
             batch_size,
             lambda rows, _: bar.update(len(rows)),
             **generate_kwargs,
         )
+        columns["from_image"] = [
+            normalize_answer(prediction) != normalize_answer(blank)
+            for prediction, blank in zip(columns["prediction"], columns["blank"], strict=True)
+        ]
         metrics |= score_controls(columns, train_questions, image_ids, seed)
         if model.config.lambda_answer > 0 and len(train_questions) > 0:
             answers = training_answers(model, processor, train_questions, batch_size)
@@ -135,7 +145,10 @@ def evaluate_model(
             metrics |= score_ranking(columns, answers.texts, model.config.rank_threshold)
     bar.close()
     if train_questions is not None:
-        metrics |= score_alignment(model, processor, data, features.image_embeds, batch_size, seed)
+        alignment, cosines = score_alignment(model, processor, data, features.image_embeds, batch_size, seed)
+        metrics |= alignment
+        for name, values in cosines.items():
+            columns[name] = [values.get(row) for row in rows]
     return metrics, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -218,14 +231,29 @@ def score_alignment(
     image_embeds: torch.Tensor,
     batch_size: int,
     seed: int,
-) -> dict[str, float]:
-    """Whether the images, `image_embeds` (N, D), find their alignment texts, and not those of other images."""
+) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
+    """Whether the images, `image_embeds` (N, D), find their alignment texts, and not those of other images.
+
+    Returns:
+        The numbers of `alignment_metrics`; and align_cosine and align_cosine_wrong of the rows that have one.
+    """
     texts = [alignment_text(row, model.config.alignment_text) for row in data.questions]
-    pairs = [pair for pair in zip(data.questions["image_id"], texts, strict=True) if pair[1] != ""]
-    if not pairs:
-        return {}
-    image_ids, own_texts = zip(*pairs, strict=True)
-    distinct = sorted(set(own_texts))
-    text_ids = [bisect_left(distinct, text) for text in own_texts]
+    rows = [row for row, text in enumerate(texts) if text != ""]
+    if not rows:
+        return {}, {"align_cosine": {}, "align_cosine_wrong": {}}
+    image_ids = [data.questions["image_id"][row] for row in rows]
+    distinct = sorted({texts[row] for row in rows})
+    text_ids = [bisect_left(distinct, texts[row]) for row in rows]
     text_embeds = encode_all_texts(model, processor, distinct, batch_size, model.encode_texts)
-    return alignment_metrics(image_embeds, text_embeds, image_ids, text_ids, other_images(image_ids, seed))
+    other_ids = other_images(image_ids, seed)
+    metrics = alignment_metrics(image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    own = cosines(image_embeds, text_embeds, list(zip(image_ids, text_ids, strict=True)))
+    other = cosines(image_embeds, text_embeds, list(zip(other_ids, text_ids, strict=True)))
+    pairs = set(zip(image_ids, text_ids, strict=True))
+    wrong = [pair not in pairs for pair in zip(other_ids, text_ids, strict=True)]
+    return metrics, {
+        "align_cosine": dict(zip(rows, own, strict=True)),
+        "align_cosine_wrong": {
+            row: cosine for row, cosine, is_wrong in zip(rows, other, wrong, strict=True) if is_wrong
+        },
+    }

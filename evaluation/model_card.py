@@ -4,6 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .plain_words import plain_words
 from .report import TABLE_COLUMNS, TABLE_ROWS, answer_table
 
 # Prefix of a split's numbers in all_results.json -> its name.
@@ -39,7 +40,9 @@ image: `image_index=[0, 0, 0]` beside one image and three questions.
 ## Measured on the {{ split }} split
 
 {{ table }}
-{% endfor %}{% if tables %}
+
+{% for sentence in sentences[split] %}{{ sentence }}
+{% endfor %}{% endfor %}{% if tables %}
 The controls are asked the same questions: the model with each image exchanged for another, the model with black
 images, and the training set's most frequent answer to questions of the same first words, or to the same question. The
 model's lead over shuffled images is due to the image itself.
@@ -101,8 +104,8 @@ def model_card(
         metrics=["accuracy"],
         eval_results=results or None,
     )
-    tables = {
-        split: answer_table({name.removeprefix(prefix): value for name, value in metrics.items()})
+    numbers = {
+        split: {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
         for prefix, split in SPLITS.items()
         if f"{prefix}image_gain" in metrics
     }
@@ -113,5 +116,6 @@ def model_card(
         model_name=model_name,
         model_id=model_id,
         origin=f"{'Fine-tuned' if fine_tuned else 'Trained'} from {start} on {dataset}.",
-        tables=tables,
+        tables={split: answer_table(of_split) for split, of_split in numbers.items()},
+        sentences={split: plain_words(of_split) for split, of_split in numbers.items()},
     )

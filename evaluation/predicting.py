@@ -36,7 +36,7 @@ def predict(
         "row": list(range(len(questions))),
         "prediction": predictions,
         "prediction_probability": answer_probabilities(*asked, predictions, features, image_ids, batch_size),
-        "blank": answer_without_image(*asked, data.pixels, batch_size, **generate_kwargs),
+        "blank": answer_without_image(*asked, data.image_shape, batch_size, **generate_kwargs),
     }
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     nothing = dict.fromkeys(("prediction", "prediction_probability", "blank"))

@@ -32,16 +32,22 @@ def answer_table(metrics: dict[str, float]) -> str:
         metrics: the numbers of `evaluate_model`, by their names without prefix. Absent ones are shown as a dash, rows
             without any are left out.
     """
+    gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
+    table = markdown_table(table_rows(metrics))
+    return f"{table}\n\nimage gain (model - shuffled images): {gain:+.1f} points, {interval}"
+
+
+def table_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
+    """The cells of `answer_table`."""
     rows = []
     for name, suffix in TABLE_ROWS.items():
         scores = {column: metrics.get(score + suffix) for column, score in TABLE_COLUMNS.items()}
-        if not any(score in metrics for score in (name + suffix for name in TABLE_COLUMNS.values())):
+        if all(score is None for score in scores.values()):
             continue
         shown = {column: "-" if score is None else f"{100 * score:.1f}" for column, score in scores.items()}
         rows.append({"accuracy, %": name} | shown)
-    gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
-    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
-    return f"{markdown_table(rows)}\n\nimage gain (model - shuffled images): {gain:+.1f} points, {interval}"
+    return rows
 
 
 def markdown_table(rows: Sequence[dict[str, str]]) -> str:

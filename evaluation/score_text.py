@@ -4,7 +4,7 @@ from typing import Any
 
 from ..metrics.vqa_answers.rules import RULES
 from .report import markdown_table
-from .scoring import GROUPS, OWN_RULE, Interval
+from .scoring import CLOSED_LIST_RULE, GROUPS, OWN_RULE, Interval
 
 GROUP_NAMES = dict(zip(GROUPS, ("all", "yes/no", "open"), strict=True))
 FLOORS = {
@@ -39,6 +39,8 @@ def report_text(report: dict[str, Any]) -> str:
 
 
 def printed_as(rule: str) -> str:
+    if rule == CLOSED_LIST_RULE:
+        return "accuracy (closest training answer, as PMC-VQA's choices, arXiv 2305.10415)"
     return f"{RULES[rule].printed_as} ({RULES[rule].source})" if rule in RULES else "BLEU of the corpus, not smoothed"
 
 

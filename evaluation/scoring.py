@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from datasets import Dataset
 
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
-from ..metrics.vqa_answers.vqa_answers import corpus_bleu, question_kind, row_scores
+from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, row_scores
 from .controls import images_drawn, majority_answers, mean_interval
 
 READERS = {
@@ -22,6 +23,7 @@ READERS = {
 COLUMNS = ("question", "answer", "prediction")
 IMAGE_COLUMNS = ("image", "image_id", "file_name")
 GROUPS = ("all", "yes_no", "open")
+CLOSED_LIST_RULE = "closed_list_exact_match"
 OWN_RULE = "squad_exact_match"  # by which kinds of question and floors are compared
 Interval = tuple[float, float, float]  # a mean, and the 95 % interval around it
 
@@ -72,6 +74,32 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
     return table
 
 
+def closed_list_intervals(predictions: pd.DataFrame, train_questions: Dataset, seed: int = 0) -> dict[str, Interval]:
+    """This project's accuracy once each prediction is replaced by the most similar of the training answers.
+
+    This is how free text is scored against a list of answers, such as the choices of PMC-VQA (arXiv 2305.10415): by
+    the ratio of `difflib.SequenceMatcher`.
+    """
+    known = sorted(set(map(normalize_answer, train_questions["answer"])))
+    chosen = {text: most_similar(normalize_answer(text), known) for text in set(predictions["prediction"])}
+    texts = [chosen[text] for text in predictions["prediction"]]
+    scores = np.array(row_scores(OWN_RULE, texts, predictions["answer"]), dtype=float)
+    return group_intervals(scores, groups_of(predictions["answer"]), predictions["image"], seed)
+
+
+def most_similar(text: str, answers: list[str]) -> str:
+    if text in answers:
+        return text
+    matcher = SequenceMatcher(b=text, autojunk=False)  # b is what it keeps an index of
+    best, ratio = answers[0], -1.0
+    for answer in answers:
+        matcher.set_seq1(answer)
+        # The first two are upper bounds of the third, and cheap.
+        if matcher.real_quick_ratio() > ratio and matcher.quick_ratio() > ratio and matcher.ratio() > ratio:
+            best, ratio = answer, matcher.ratio()
+    return best
+
+
 def groups_of(answers: Sequence[str]) -> dict[str, np.ndarray]:
     """Which rows (R,) are of each of `GROUPS`."""
     yes_no = np.array([is_yes_no(answer) for answer in answers])
@@ -92,15 +120,19 @@ def group_intervals(
 
 def bleu_intervals(predictions: pd.DataFrame, seed: int, draws: int = 200) -> list[Interval]:
     """Corpus BLEU-1 to BLEU-4 and their intervals, by a bootstrap over images."""
-    answers = [normalize_answer(text) for text in predictions["prediction"]]
-    truths = [[normalize_answer(text)] for text in predictions["answer"]]
+    answers = predictions["prediction"].map(normalize_answer)
+    truths = predictions["answer"].map(normalize_answer)
     image_of_row, times_drawn = images_drawn(predictions["image"], seed, draws)
-    drawn = []
-    for times in times_drawn:
-        rows = np.repeat(np.arange(len(image_of_row)), times[image_of_row])
-        drawn.append(corpus_bleu([answers[row] for row in rows], [truths[row] for row in rows]))
+    rows_of_image = pd.Series(range(len(predictions))).groupby(image_of_row).indices
+    counts = np.stack(
+        [
+            bleu_counts(answers.iloc[rows].tolist(), [[truth] for truth in truths.iloc[rows]])
+            for _, rows in sorted(rows_of_image.items())
+        ]
+    )  # (I, 10)
+    drawn = [bleu_of_counts(times @ counts) for times in times_drawn]
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    return list(zip(corpus_bleu(answers, truths), low.tolist(), high.tolist(), strict=True))
+    return list(zip(bleu_of_counts(counts.sum(axis=0)), low.tolist(), high.tolist(), strict=True))
 
 
 def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
@@ -172,6 +204,7 @@ def score_report(
         "kinds": kind_table(predictions),
     }
     if train_questions is not None:
+        report["rules"][CLOSED_LIST_RULE] = closed_list_intervals(predictions, train_questions)
         report["floors"] = floor_table(predictions, train_questions)
     if others is not None:
         report["differences"] = difference_table(predictions, others)

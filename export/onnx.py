@@ -6,8 +6,8 @@ decoder_step.onnx   decoder_input_ids (B, A), visual_tokens (B, M, D), question_
                     -> logits (B, V) of the next token
 
 The weights of a graph, in float32, are beside it in a file with its name and `.data`. The folder also holds the
-processor and `generation_config.json`, which names the special tokens. Images have the size the model was trained
-with; I, B, L and A are free.
+processor and `generation_config.json`, which names the special tokens. Images have the size that the processor
+makes; I, B, L and A are free.
 """
 
 import copy
@@ -20,6 +20,7 @@ from torch import nn
 from torch.export import Dim
 from transformers.exporters import OnnxConfig, OnnxExporter
 
+from ..data.images import prepared_shape
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .command import export_saved_model
@@ -62,14 +63,18 @@ class DecoderStep(nn.Module):
         return {"logits": self.lm_head(states[:, -1]) + self.bias}  # (B, V)
 
 
-def example_inputs(model: MMJepaForConditionalGeneration) -> dict[str, tuple[nn.Module, dict, dict]]:
+def example_inputs(
+    model: MMJepaForConditionalGeneration, image_shape: tuple[int, int, int]
+) -> dict[str, tuple[nn.Module, dict, dict]]:
     """For each graph its module, inputs to trace it with, and the names of the axes that stay free.
+
+    Images are of `image_shape` (3, H, W).
 
     transformers' own `export_for_generation` leaves the encoder out and fixes the cache at one token.
     """
     config = model.config
     images, questions, length, tokens = Dim("images"), Dim("questions"), Dim("length"), Dim("tokens")
-    size, width = config.vision_config.image_size, config.text_config.d_model
+    width = config.text_config.d_model
     # Free axes have size 2 or more here: the tracer takes an axis of size 1 for a constant.
     ids = torch.full((2, 5), config.text_config.bos_token_id)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -82,7 +87,7 @@ def example_inputs(model: MMJepaForConditionalGeneration) -> dict[str, tuple[nn.
     text_axes = {0: questions, 1: length}
     step_axes = {"decoder_input_ids": {0: questions, 1: tokens}, "visual_tokens": {0: questions}}
     step_axes |= {"question_states": text_axes, "attention_mask": text_axes}
-    pixels = {"pixel_values": torch.zeros(2, 3, size, size)}
+    pixels = {"pixel_values": torch.zeros(2, *image_shape)}
     return {
         "image_tower": (ImageTower(model), pixels, {"pixel_values": {0: images}}),
         "text_encoder": (TextEncoder(model), text, dict.fromkeys(text, text_axes)),
@@ -96,7 +101,8 @@ def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcesso
     processor.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     model = copy.deepcopy(model).cpu().float().eval()
-    for name, (module, inputs, axes) in example_inputs(model).items():
+    image_shape = prepared_shape(processor.image_processor)
+    for name, (module, inputs, axes) in example_inputs(model, image_shape).items():
         with redirect_stdout(StringIO()):  # the exporter prints each of its stages
             program = OnnxExporter().export(module.eval(), inputs, OnnxConfig(dynamic_shapes=axes)).program
         for node in program.graph.all_nodes():

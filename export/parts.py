@@ -1,12 +1,15 @@
 """The trained model as a folder of parts, each for its own stock class, and back.
 
-image_encoder/    Dinov2Model
-generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the text encoder's layers
-teacher_bart/     BartModel without decoder layers: the frozen text encoder with embeddings of its own
-adapters/         img_to_txt, visual_prefix, prefix_ln, alignment: state dicts, each as .safetensors and as .pt;
-                  mm_config.json: the other fields of the configuration
+image_encoder/    Dinov2Model and its image processor
+generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the text encoder's layers;
+                  its tokenizer
+teacher_bart/     BartModel without decoder layers: the frozen text encoder with embeddings of its own; its tokenizer
+adapters/         img_to_txt, visual_prefix, prefix_ln, alignment, answer_prediction (where there is one): state dicts,
+                  each as .safetensors and as .pt; mm_config.json: the other fields of the configuration
 processors/       MMJepaProcessor
 mmjepa/           the whole, as `save_pretrained` writes it
+
+A new model can start from `--image_encoder image_encoder --text_model generator_bart`.
 """
 
 import copy
@@ -26,12 +29,13 @@ from .command import export_saved_model
 
 def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Module]:
     """The modules that are neither DINOv2's nor BART's, by the name of their file."""
-    return {
+    modules = {
         "img_to_txt": model.encoder.image_projector,
         "visual_prefix": model.encoder.visual_prefix,
         "prefix_ln": model.encoder.prefix_norm,
         "alignment": model.alignment,
     }
+    return modules | ({"answer_prediction": model.answer_prediction} if model.config.lambda_answer > 0 else {})
 
 
 def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
@@ -71,8 +75,10 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
     processor.save_pretrained(folder / "mmjepa")
     processor.save_pretrained(folder / "processors")
     model.encoder.image_encoder.save_pretrained(folder / "image_encoder")
-    generator_bart(model).save_pretrained(folder / "generator_bart")
-    teacher_bart(model).save_pretrained(folder / "teacher_bart")
+    processor.image_processor.save_pretrained(folder / "image_encoder")
+    for name, bart in (("generator_bart", generator_bart(model)), ("teacher_bart", teacher_bart(model))):
+        bart.save_pretrained(folder / name)
+        processor.tokenizer.save_pretrained(folder / name)
     adapters = folder / "adapters"
     adapters.mkdir(exist_ok=True)
     for name, module in adapter_modules(model).items():

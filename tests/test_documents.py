@@ -46,7 +46,7 @@ NOT_RUN = {
     "source": "it only sets the shell's paths",
     "torchrun": "several GPUs; tests/training/test_processes.py runs several processes",
     "accelerate": "several GPUs; tests/training/test_processes.py runs several processes",
-    "mmjepa": "tests/test_cli.py, tests/evaluation/test_scoring.py and tests/training/test_checking.py run it",
+    "mmjepa": "tests/test_cli.py and tests of evaluation run it",
     "mmjepa.experiments.run_study": "hours of training",
     "mmjepa.export.onnx": "tests/export/test_onnx.py runs it, where its packages are installed",
     "--streaming": "10,000 steps; tests/data/test_streaming.py trains on a stream",

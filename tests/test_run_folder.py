@@ -59,7 +59,7 @@ def test_an_evaluation_writes_numbers_and_answers_and_neither_prepares_training_
 ):
     results = evaluate(trained, "--output_dir", str(tmp_path / "again"))
     files = set(contents(tmp_path / "again"))
-    assert files == {"eval_results.json", "all_results.json", "eval_answers.jsonl", "eval_answers.png"}
+    assert files == {"eval_results.json", "all_results.json", "eval_answers.jsonl", "eval_answers.png", "report.html"}
     assert results == json.loads((tmp_path / "again" / "all_results.json").read_text())
     assert len(prepared) == 1 and "eval_accuracy_majority" in results
     assert "model:" not in capsys.readouterr().out
@@ -70,7 +70,13 @@ def test_an_evaluation_beside_its_model_keeps_the_trainings_card_numbers_and_che
     evaluate(copied, "--output_dir", str(copied), "--max_val_samples", "5")
     after = contents(copied)
     changed = {name for name in after if before.get(name) != after[name]}
-    assert changed == {"eval_results.json", "all_results.json", "eval_answers.jsonl", "eval_answers.png"}
+    assert changed == {
+        "eval_results.json",
+        "all_results.json",
+        "eval_answers.jsonl",
+        "eval_answers.png",
+        "report.html",
+    }
     kept, own = (json.loads(files["all_results.json"]) for files in (before, after))
     assert all(own[name] == value for name, value in kept.items() if not name.startswith(("eval_", "epoch")))
     assert len(after["eval_answers.jsonl"].splitlines()) == 5

@@ -43,7 +43,7 @@ from mmjepa.training.arguments import (
     default_workers,
     parse_arguments,
 )
-from mmjepa.training.building import build, image_processor_of_size
+from mmjepa.training.building import build
 from mmjepa.training.command_line import known_flags
 from mmjepa.training.reading import read_rows
 
@@ -504,7 +504,7 @@ def test_what_is_predicted_is_named_once(flags, named):
 
 @pytest.fixture
 def bart_folder(checkpoints, tmp_path) -> Path:
-    """A BART without tokenizer files, as the project's own export leaves it."""
+    """A BART without tokenizer files."""
     return shutil.copytree(checkpoints["text"], tmp_path / "bart")
 
 
@@ -622,14 +622,6 @@ def test_a_saved_model_that_is_trained_further_keeps_its_generation_settings_unl
     run_pathvqa.main([*flags, "--max_answer_tokens", "3", "--overwrite_output_dir"])
     saved.max_new_tokens = 3
     assert GenerationConfig.from_pretrained(tmp_path / "checkpoints").to_diff_dict() == saved.to_diff_dict()
-
-
-def test_from_random_weights_nothing_of_an_image_is_cut_off():
-    image = np.zeros((20, 60, 3), np.uint8)
-    image[:, -5:] = 255
-    pixels = image_processor_of_size(28)(image, return_tensors="pt")["pixel_values"][0]  # (3, 28, 28)
-    assert pixels.shape == (3, 28, 28)
-    assert (pixels[..., -1] > pixels[..., 0] + 1).all()
 
 
 def encoded(image: PILImage.Image) -> bytes:

@@ -339,6 +339,16 @@ class ModelArguments:
     tokenizer_name: str | None = HfArg(
         default=None, help="A BART tokenizer; by default the text model's, or one trained on the training texts."
     )
+    image_size: int | None = HfArg(
+        default=None,
+        help="Pixels a side of the images that the model sees, a multiple of its patches' side (default: as "
+        "published, pretrained or saved). DINOv2 interpolates its position embeddings.",
+    )
+    center_crop: bool = HfArg(
+        default=False,
+        help="Keep the published image processor's crop, which cuts the borders of an image off. Without it the whole "
+        "image is resized to a square.",
+    )
     num_image_tokens: int | None = config_flag(
         "num_image_tokens", "M, the visual tokens of an image.", aliases=["--m_image_tokens"]
     )
@@ -385,6 +395,11 @@ class ModelArguments:
         else:
             for name, published in PUBLISHED.items():
                 setattr(self, name, getattr(self, name) or published)
+        if self.center_crop and (self.image_encoder is None or self.image_size is not None):
+            raise ValueError(
+                "--center_crop keeps the image processor of --image_encoder as it is: leave it out, with "
+                "--model_name_or_path, --vision_config and --image_size."
+            )
         self.vision_fields = json_object("vision_config", self.vision_config or "{}")
         self.text_fields = json_object("text_config", self.text_config or "{}")
 

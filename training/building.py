@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -12,17 +13,20 @@ from transformers import (
     BartTokenizer,
     BaseImageProcessor,
     BitImageProcessor,
+    Dinov2Config,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_mmjepa import MMJepaConfig
 from ..data.batches import alignment_text
+from ..data.images import prepared_shape
 from ..data.loading import TEXT_COLUMNS
 from ..evaluation.answering import batches, evaluating, in_shares
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
 
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is of a whole processor
 # What can change in a saved model's configuration. The other fields shape its weights or what they learnt.
 CHANGEABLE = ("lambda_align", "lambda_ce")
 
@@ -51,10 +55,13 @@ def build(
 
 
 def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
-    """A saved processor and model; flags change the losses' weights and the attention, nothing else."""
+    """A saved processor and model; flags change the losses' weights, the attention and the size of images."""
     name, own = arguments.model_name_or_path, arguments.config_fields()
     processor = MMJepaProcessor.from_pretrained(name)
     saved = MMJepaConfig.from_pretrained(name)
+    if arguments.image_size is not None:
+        check_image_size(arguments.image_size, saved.vision_config)
+        processor.image_processor = whole_images(processor.image_processor, arguments.image_size)
     check_tokenizer(processor.tokenizer, saved.text_config, name)
     fixed = [field for field, value in own.items() if field not in CHANGEABLE and value != getattr(saved, field)]
     if fixed:
@@ -72,7 +79,11 @@ def join_checkpoints(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepa
     """A DINOv2 and a BART checkpoint, each with its own half of the processor."""
     tokenizer_name = arguments.tokenizer_name or arguments.text_model
     tokenizer = load_tokenizer(tokenizer_name)
-    image_processor = AutoImageProcessor.from_pretrained(arguments.image_encoder)
+    image_processor = load_image_processor(arguments.image_encoder)
+    if not arguments.center_crop:
+        size = arguments.image_size or prepared_shape(image_processor)[1]
+        check_image_size(size, Dinov2Config.from_pretrained(arguments.image_encoder))
+        image_processor = whole_images(image_processor, size)
     processor = join_processor(
         image_processor, tokenizer, BartConfig.from_pretrained(arguments.text_model), tokenizer_name
     )
@@ -105,13 +116,24 @@ def start_from_random_weights(
         attn_implementation=arguments.attn_implementation,
         **arguments.config_fields(),
     )
-    image_processor = image_processor_of_size(config.vision_config.image_size)
+    size = arguments.image_size or config.vision_config.image_size
+    check_image_size(size, config.vision_config)
+    image_processor = whole_images(new_image_processor(), size)
     processor = join_processor(image_processor, tokenizer, config.text_config, arguments.tokenizer_name)
     model = MMJepaForConditionalGeneration(config)
     # Published BART's settings: answers begin with <s> and end with </s>.
     model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
     model.generation_config.forced_eos_token_id = config.text_config.eos_token_id
     return processor, model
+
+
+def load_image_processor(name: str) -> BaseImageProcessor:
+    if Path(name).is_dir() and not any(Path(name, file).exists() for file in IMAGE_PROCESSOR_FILES):
+        raise ValueError(
+            f"the folder {name} has no {IMAGE_PROCESSOR_FILES[0]}, which says how images are resized and normalised: "
+            "put that of the checkpoint there; the one of facebook/dinov2-base fits every DINOv2."
+        )
+    return AutoImageProcessor.from_pretrained(name)
 
 
 def load_tokenizer(name: str) -> BartTokenizer:
@@ -146,22 +168,36 @@ def check_tokenizer(tokenizer: BartTokenizer, config: BartConfig, name: str | No
         expected = ", ".join(f"{kind} {getattr(config, kind)}" for kind in special)
         raise ValueError(
             f"the tokenizer in {name} has {len(tokenizer)} tokens, {found}; the model has a vocabulary of "
-            f"{config.vocab_size}, {expected}: put the model's tokenizer.json, or vocab.json and merges.txt, there, "
-            "or name another BART tokenizer with --tokenizer_name for a new model."
+            f"{config.vocab_size}, {expected}: put the model's tokenizer.json, or vocab.json and merges.txt, there "
+            "(facebook/bart-base has those of every English BART), or name another BART tokenizer with "
+            "--tokenizer_name for a new model."
         )
 
 
-def image_processor_of_size(size: int) -> BaseImageProcessor:
-    """DINOv2's image processor, but it resizes to a square of `size` pixels without cutting anything off.
+def new_image_processor() -> BaseImageProcessor:
+    """DINOv2's image processor, of the colours that it was published for."""
+    return BitImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
 
-    The published one cuts the longer sides. Questions are about what lies there too: where it is, how many there are.
+
+def whole_images(image_processor: BaseImageProcessor, size: int) -> BaseImageProcessor:
+    """The image processor, but it resizes to a square of `size` pixels without cutting anything off.
+
+    The published one resizes the shorter side to 256 pixels and keeps the middle 224 x 224. Questions are about what
+    lies at the borders too: where it is, how many there are.
     """
-    return BitImageProcessor(
-        size={"height": size, "width": size},
-        do_center_crop=False,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-    )
+    square = {"height": size, "width": size}
+    return type(image_processor).from_dict(image_processor.to_dict(), size=square, do_center_crop=False)
+
+
+def check_image_size(size: int, vision_config: Dinov2Config) -> None:
+    """Raises ValueError where `size` is no multiple of a patch's side: the rest would not be seen."""
+    patch = vision_config.patch_size
+    if size < patch or size % patch:
+        below = max(patch, size - size % patch)
+        raise ValueError(
+            f"images of {size} pixels a side can't be cut into patches of {patch}: give an --image_size of {below} or "
+            f"{below + patch}."
+        )
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:

@@ -7,7 +7,9 @@ from datasets import Dataset
 
 from ..data.images import VqaData
 from ..evaluation.evaluate import evaluate_model, json_line
-from ..evaluation.model_card import model_card
+from ..evaluation.html_report import write_html_report
+from ..evaluation.model_card import SPLITS, model_card
+from ..evaluation.plain_words import plain_words
 from ..evaluation.predicting import predict, write_predictions
 from ..evaluation.report import answer_table, draw_answers
 from ..metrics.vqa_answers.vqa_answers import score_answers
@@ -36,11 +38,13 @@ def evaluate_split(
 ) -> dict[str, float]:
     """Losses, answers, controls and retrieval of a split, returned and written to the output folder.
 
-    There are then, with `prefix` before their names, the numbers, every answer, and a picture of some answers. But for
-    the validation split, whose prefix is "eval", there is also the table of predictions.
+    There are then, with `prefix` before their names, the numbers, every answer, a picture of some answers, and a
+    report of all in HTML; that of the validation split, whose prefix is "eval", is report.html. But for that split
+    there is also the table of predictions.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
     answers: list[dict] = []
+    evaluated = trainer.model
     # Grows while questions are answered: a stopped evaluation leaves its answers. At the end it holds all rows.
     answers_file = folder / f"{prefix}_answers.jsonl"
 
@@ -55,8 +59,10 @@ def evaluate_split(
                 args.seed,
                 file,
                 show_progress=not args.disable_tqdm,
-                with_probabilities=prefix != "eval",
+                with_probabilities=True,
             )
+        nonlocal evaluated
+        evaluated = model  # under FSDP the whole copy, which the first process can't make alone
         answers.extend(rows)
         return metrics
 
@@ -68,16 +74,24 @@ def evaluate_split(
         trainer.model.config.rank_threshold = metrics["eval_rank_threshold"]
         if trainer.is_world_process_zero():
             trainer.model.config.save_pretrained(folder)
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero() and answers:
+        numbers = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
         with open(answers_file, "w") as file:
             file.writelines(map(json_line, answers))
-        draw_answers(folder / f"{prefix}_answers.png", data, answers, seed=args.seed)
-        print(answer_table({name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}))
-        print(f"\npicture: {folder / f'{prefix}_answers.png'}")
+        files = {"picture": folder / f"{prefix}_answers.png"}
+        files["report"] = folder / ("report.html" if prefix == "eval" else f"{prefix}_report.html")
+        draw_answers(files["picture"], data, answers, seed=args.seed)
+        title = f"{folder.absolute().name}: answers to {len(answers)} questions of {SPLITS.get(f'{prefix}_', prefix)}"
+        log_history = trainer.state.log_history
+        write_html_report(
+            files["report"], title, numbers, data, answers, log_history, evaluated, trainer.processing_class
+        )
+        print("\n".join([answer_table(numbers), "", *plain_words(numbers), ""]))
         if prefix != "eval":
-            write_predictions(folder / PREDICTIONS, answers)
-            print(f"answers: {folder / PREDICTIONS}")
-        print(f"numbers: {folder / 'all_results.json'}")
+            files["answers"] = folder / PREDICTIONS
+            write_predictions(files["answers"], answers)
+        files["numbers"] = folder / "all_results.json"
+        print("\n".join(f"{name + ':':9}{file}" for name, file in files.items()))
     return metrics
 
 

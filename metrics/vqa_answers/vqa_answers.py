@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 import datasets
 import evaluate
+import numpy as np
 from sacrebleu.metrics import BLEU
 
 from .rules import RULES, is_yes_no, normalize_answer
@@ -114,14 +115,25 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]])
         predictions, references: normalised answers, one or more references per prediction. Tokens are separated by
             spaces.
     """
+    return bleu_of_counts(bleu_counts(predictions, references))
+
+
+def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """What `corpus_bleu` counts, which adds up over rows: found n-grams (4), all n-grams (4), c and r."""
     streams = list(zip_longest(*references))  # one reference of each row, None where a row has fewer
     counted = BLEU(tokenize="none", max_ngram_order=MAX_NGRAM).corpus_score(predictions, streams)
+    return np.array([*counted.counts, *counted.totals, counted.sys_len, counted.ref_len])
+
+
+def bleu_of_counts(counts: np.ndarray) -> list[float]:
+    """BLEU-1 to BLEU-4 of the sums of `bleu_counts`."""
+    found, total, (predicted, right) = counts[:MAX_NGRAM], counts[MAX_NGRAM:-2], counts[-2:]
     scores = [
         BLEU.compute_bleu(
-            counted.counts[:length],
-            counted.totals[:length],
-            counted.sys_len,
-            counted.ref_len,
+            found[:length].tolist(),
+            total[:length].tolist(),
+            int(predicted),
+            int(right),
             smooth_method="none",
             max_ngram_order=length,
         ).score

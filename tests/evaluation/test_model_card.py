@@ -59,6 +59,7 @@ def test_the_text_shows_the_table_of_the_controls(card):
     lines = {line.split("|")[1].strip(): line for line in card.text.splitlines() if line.startswith("|")}
     assert "71.2" in lines["model"] and "50.0" in lines["shuffled images"] and "40.0" in lines["blank images"]
     assert "image gain (model - shuffled images): +21.2 points" in card.text
+    assert "the model reads them" in card.text
 
 
 def test_folders_of_this_machine_are_not_linked_to_and_their_paths_not_told(tmp_path):

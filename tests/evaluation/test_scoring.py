@@ -4,13 +4,22 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 from datasets import Dataset
+from transformers import BlipConfig, BlipForQuestionAnswering
 from typer.testing import CliRunner
 
 from mmjepa.cli import app
-from mmjepa.evaluation.scoring import difference_table, floor_table, read_predictions, score_table
-from mmjepa.metrics.vqa_answers.rules import RULES, vqa_normalize
-from mmjepa.metrics.vqa_answers.vqa_answers import score_by_rules
+from mmjepa.evaluation.scoring import (
+    bleu_intervals,
+    closed_list_intervals,
+    difference_table,
+    floor_table,
+    read_predictions,
+    score_table,
+)
+from mmjepa.metrics.vqa_answers.rules import RULES, normalize_answer, vqa_normalize
+from mmjepa.metrics.vqa_answers.vqa_answers import corpus_bleu, score_by_rules
 
 
 @pytest.mark.parametrize(
@@ -92,11 +101,51 @@ def test_intervals_are_those_of_images_and_groups_are_apart(predictions):
     assert "yes_no" not in table["token_recall"]
 
 
+def test_the_bleu_of_images_taken_together_is_that_of_the_corpus(predictions):
+    table = read_predictions(predictions).assign(prediction=lambda rows: rows["prediction"] + " of the left side")
+    table["answer"] = table["answer"] + " of the right side"
+    means = [mean for mean, _, _ in bleu_intervals(table, seed=0)]
+    answers, truths = (table[name].map(normalize_answer).tolist() for name in ("prediction", "answer"))
+    assert means == pytest.approx(corpus_bleu(answers, [[truth] for truth in truths]))
+    assert 0 < means[1] < means[0] < 1
+
+
 def test_floors_come_from_the_training_questions(predictions):
     train = Dataset.from_dict({"question": ["is it?", "what?"], "answer": ["yes", "heart"]})
     floors = floor_table(read_predictions(predictions), train)
     assert floors["majority"]["yes_no"][0] == 1 and floors["majority"]["open"][0] == 0
     assert floors["closed_list"]["all"][0] == 0.5
+
+
+def test_a_closed_list_takes_each_prediction_for_the_most_similar_training_answer(tmp_path):
+    rows = {"question": ["what?"] * 4, "answer": ["liver", "lung", "left kidney", "heart"]}
+    rows["prediction"] = ["the livers", "lung", "kidney left", "liver"]
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    train = Dataset.from_dict({"question": ["what?"] * 3, "answer": ["liver", "Left kidney.", "heart"]})
+    # "lung" is not in the list and becomes an answer of it; "kidney left" is nearest to "left kidney".
+    assert closed_list_intervals(read_predictions(tmp_path / "rows.csv"), train)["open"][0] == 0.5
+
+
+def test_predictions_of_a_stock_model_are_scored(tokenizer, tmp_path):
+    text = {"vocab_size": 300, "hidden_size": 32, "encoder_hidden_size": 32, "intermediate_size": 32}
+    text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "bos_token_id": 0, "sep_token_id": 2, "pad_token_id": 1}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BlipConfig(text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14})
+    blip = BlipForQuestionAnswering(config).eval()
+    questions = ["is it?", "what?"] * 3
+    inputs = tokenizer(questions, return_tensors="pt", padding=True)
+    ids = blip.generate(pixel_values=torch.randn(6, 3, 28, 28), max_new_tokens=4, **inputs)
+    rows = {
+        "question": questions,
+        "answer": ["yes", "liver"] * 3,
+        "file_name": [f"{row // 2}.jpg" for row in range(6)],
+    }
+    rows["prediction"] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    pd.DataFrame(rows).to_parquet(tmp_path / "blip.parquet")
+    result = CliRunner().invoke(app, ["score", str(tmp_path / "blip.parquet"), "--json"])
+    report = json.loads(result.stdout)
+    assert (report["questions"], report["images"]) == (6, 3)
+    assert set(report["rules"]) == {*RULES, "bleu_1", "bleu_2", "bleu_3", "bleu_4"}
 
 
 def test_two_files_are_compared_row_by_row(predictions):

@@ -107,7 +107,7 @@ def test_graphs_give_the_models_states_and_scores(exported, batch):
 
 
 def test_exporting_leaves_the_model_in_its_precision_and_mode(make_model, processor, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmjepa.export.onnx.example_inputs", lambda model: {})
+    monkeypatch.setattr("mmjepa.export.onnx.example_inputs", lambda model, image_shape: {})
     model = make_model().to(torch.bfloat16).train()
     export_onnx(model, processor, tmp_path)
     assert model.dtype == torch.bfloat16 and model.training

@@ -18,7 +18,11 @@ def exported(request, make_model, processor, tmp_path):
     """A model whose halves have moved apart, and the folder it was exported to."""
     prefix, alignment_loss, tied = request.param
     model = make_model(
-        visual_prefix=prefix, alignment_loss=alignment_loss, alignment_target="centered", tie_word_embeddings=tied
+        visual_prefix=prefix,
+        alignment_loss=alignment_loss,
+        alignment_target="centered",
+        tie_word_embeddings=tied,
+        lambda_answer=0.25 if tied else 0.0,
     )
     with torch.no_grad():
         for parameter in model.parameters():

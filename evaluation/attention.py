@@ -1,0 +1,67 @@
+"""Where in an image the decoder looks while it writes an answer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures, PatchesPrefix
+from ..processing_mmjepa import MMJepaProcessor
+from .answering import evaluating
+
+
+@contextmanager
+def weights_returned(model: MMJepaForConditionalGeneration) -> Iterator[None]:
+    """The decoder returns its attention weights, as only the eager implementation does."""
+    fast = model.decoder.config._attn_implementation
+    model.decoder.config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        model.decoder.config._attn_implementation = fast
+
+
+def attention_maps(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    pixel_values: torch.Tensor,
+) -> torch.Tensor | None:
+    """The share of the decoder's attention that reaches each patch while it writes each of B answers (B, h, w).
+
+    The decoder attends to visual tokens, the mean over its layers, heads and the answer's tokens; each visual token
+    attends to patches. A map is the product of the two (attention rollout, arXiv 2005.00928, of these two steps). What
+    is missing to 1 went to the question and to the aligned embedding.
+
+    Args:
+        answers: what was answered to each of the B questions.
+        pixel_values: the images (B, 3, H, W), one per question.
+
+    Returns:
+        None where the visual tokens are made of the image's embedding alone (`visual_prefix="pooled"`).
+    """
+    prefix = model.encoder.visual_prefix
+    if not isinstance(prefix, PatchesPrefix):
+        return None
+    text = processor(text=list(questions), answers=list(answers), return_tensors="pt").to(model.device)
+    labels = text.pop("labels")  # (B, A)
+    with evaluating(model):
+        features: MMJepaImageFeatures = model.get_image_features(pixel_values.to(model.device))
+        states = features.last_hidden_state[:, 1:]  # (B, P, Dv)
+        patch_height, patch_width = model.encoder.image_encoder.embeddings.patch_embeddings.patch_size
+        grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
+        read = prefix.attention(states, grid)  # (B, M, P)
+        with weights_returned(model):
+            output = model(
+                **text,
+                image_features=features,
+                decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+                output_attentions=True,
+                use_cache=False,
+            )
+        weights = torch.stack(output.cross_attentions).float().mean(dim=(0, 2))  # (B, A, M+L)
+        answered = (labels != -100).float()  # (B, A)
+        looked = (weights * answered[..., None]).sum(dim=1) / answered.sum(dim=1, keepdim=True)  # (B, M+L)
+        maps = looked[:, None, : read.shape[1]] @ read  # (B, 1, P)
+    return maps.view(len(maps), *grid).cpu()

@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import TEXT
+from typer.testing import CliRunner
+
+from mmjepa.cli import app
+from mmjepa.evaluation.asking import ask
+from mmjepa.evaluation.attention import attention_maps
+
+QUESTIONS = ["what is seen?", "is necrosis present?"]
+
+
+@pytest.fixture(scope="module")
+def image():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28, 3), np.uint8))
+
+
+def generated(model, processor, image) -> list[str]:
+    inputs = processor(images=image, text=QUESTIONS, image_index=[0, 0], return_tensors="pt")
+    texts = processor.decode(model.generate(**inputs, max_new_tokens=6), skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def test_a_reply_has_the_answer_and_the_answer_about_a_black_image(make_model, processor, image):
+    model = make_model()
+    replies = ask(model, processor, image, QUESTIONS, max_new_tokens=6)
+    assert [reply.answer for reply in replies] == generated(model, processor, image)
+    black = Image.new("RGB", (28, 28))
+    assert [reply.without_image for reply in replies] == generated(model, processor, black)
+    assert [reply.question for reply in replies] == QUESTIONS
+
+
+def test_probabilities_are_those_of_the_decoder_and_candidates_are_other_answers(make_model, processor, image):
+    model = make_model()
+    model.generation_config.max_new_tokens = 3
+    reply = ask(model, processor, image, QUESTIONS[:1], num_candidates=3)[0]
+    inputs = processor(images=image, text=QUESTIONS[0], return_tensors="pt")
+    labels = processor(answers=[reply.answer], return_tensors="pt")["labels"]
+    likelihood = model.answer_log_likelihoods(labels, **inputs)
+    assert reply.probability == pytest.approx(likelihood.exp().item(), rel=1e-4)
+    found, probabilities = zip(*reply.candidates, strict=True)
+    assert 1 <= len(found) <= 3
+    assert reply.answer not in found
+    assert list(probabilities) == sorted(probabilities, reverse=True)
+    assert all(0 <= probability <= 1 for probability in probabilities)
+
+
+def test_whether_the_image_decided_is_whether_the_answer_changes_without_it(make_model, processor, image):
+    model = make_model()
+    assert not ask(model, processor, Image.new("RGB", (28, 28)), QUESTIONS[:1], max_new_tokens=4)[0].is_from_image
+    reply = ask(model, processor, image, QUESTIONS[:1], max_new_tokens=4)[0]
+    reply.answer, reply.without_image = "Yes.", "yes"
+    assert not reply.is_from_image
+    reply.answer = "no"
+    assert reply.is_from_image
+
+
+@pytest.mark.parametrize("questions", [[], [" "]])
+def test_no_question_is_an_error_that_says_so(make_model, processor, image, questions):
+    with pytest.raises(ValueError, match="give at least one"):
+        ask(make_model(), processor, image, questions)
+
+
+@pytest.mark.parametrize("aligned_token", [True, False])
+def test_the_attention_over_patches_is_that_which_the_visual_tokens_are_made_with(make_model, aligned_token):
+    model = make_model(text_config=TEXT | {"decoder_attention_heads": 1}, aligned_token=aligned_token)
+    prefix, seen = model.encoder.visual_prefix, {}
+    prefix.o_proj.register_forward_pre_hook(lambda module, inputs: seen.update(read=inputs[0]))
+    prefix.v_proj.register_forward_hook(lambda module, inputs, output: seen.update(value=output))
+    states = model.get_image_features(torch.randn(2, 3, 28, 28)).last_hidden_state[:, 1:]  # (2, 16, Dv)
+    attention = prefix.attention(states, (4, 4))  # (2, 5, 16)
+    assert attention.shape == (2, 5, 16)
+    torch.testing.assert_close(attention[:, int(aligned_token) :] @ seen["value"], seen["read"])
+    assert not aligned_token or attention[:, 0].count_nonzero() == 0
+
+
+def test_a_map_shares_out_the_decoders_attention_and_leaves_the_model_as_it_was(make_model, processor, image):
+    model = make_model()
+    pixel_values = processor(images=[image, image], return_tensors="pt")["pixel_values"]
+    before = model(**processor(images=image, text=QUESTIONS[0], answers="yes", return_tensors="pt")).logits
+    maps = attention_maps(model, processor, QUESTIONS, ["yes", "in the liver"], pixel_values)
+    assert maps.shape == (2, 4, 4)
+    assert (maps >= 0).all()
+    assert ((maps.sum(dim=(1, 2)) > 0) & (maps.sum(dim=(1, 2)) < 1)).all()
+    # Padding of the shorter answer and question changes nothing.
+    alone = attention_maps(model, processor, QUESTIONS[:1], ["yes"], pixel_values[:1])
+    torch.testing.assert_close(alone[0], maps[0])
+    after = model(**processor(images=image, text=QUESTIONS[0], answers="yes", return_tensors="pt")).logits
+    assert torch.equal(before, after)
+
+
+def test_a_pooled_prefix_has_no_map(make_model, processor, image):
+    reply = ask(make_model(visual_prefix="pooled"), processor, image, QUESTIONS[:1], max_new_tokens=4)[0]
+    assert reply.attention is None
+
+
+def test_the_command_prints_a_reply_per_question(saved_folder, image_file):
+    asked = ["ask", image_file, *QUESTIONS, "--model", saved_folder]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0
+    assert all(question in result.output for question in QUESTIONS)
+    assert result.output.count("from the ") == 2
+    replies = [json.loads(line) for line in CliRunner().invoke(app, [*asked, "--json"]).output.splitlines()]
+    assert [reply["question"] for reply in replies] == QUESTIONS
+    assert all(0 <= reply["probability"] <= 1 for reply in replies)
+
+
+@pytest.mark.parametrize(
+    ("image", "model", "message"),
+    [("none.png", None, "is no file"), (__file__, None, "cannot identify image"), (None, "/tmp/none", "no folder")],
+)
+def test_what_the_command_can_not_read_is_named(saved_folder, image_file, image, model, message):
+    result = CliRunner().invoke(app, ["ask", image or image_file, "what?", "--model", model or saved_folder])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
