@@ -1,12 +1,34 @@
 """The command `mmjepa`. Each subcommand imports what it needs when it is called: `--help` is there at once."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+ORDER = ("check", "train", "evaluate", "ask", "score", "export", "app")
+
+
+class InOrderOfUse(TyperGroup):
+    """Shows the commands in the order in which they are used."""
+
+    def list_commands(self, ctx):
+        return sorted(self.commands, key=lambda name: (*ORDER, name).index(name))
+
+
+app = typer.Typer(cls=InOrderOfUse, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def check_source(flag: str, value: str) -> None:
+    """Ends the command where there is no such folder, before anything is imported that takes seconds."""
+    from .training.command_line import check_value
+
+    try:
+        check_value(flag, value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.callback()
@@ -32,6 +54,7 @@ def check(
 
     The exit status is 1 where training can't start.
     """
+    check_source("dataset_name", dataset_name)
     from datasets import disable_progress_bars
 
     from .evaluation.checking import check_data, check_text
@@ -43,6 +66,69 @@ def check(
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
     if report["errors"]:
         raise typer.Exit(1)
+
+
+# The script parses the flags itself, --help too.
+FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=FORWARDED, add_help_option=False, options_metavar="[flags.json] [--flag value ...]")
+def train(context: typer.Context) -> None:
+    """Train a model and evaluate it; --help shows all flags."""
+    run_script(context, context.args)
+
+
+@app.command(context_settings=FORWARDED, options_metavar="")
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A folder or Hub id.", metavar="MODEL [flags.json] [--flag value ...]")],
+) -> None:
+    """Evaluate a saved model on the validation split.
+
+    The flags are those of `mmjepa train`.
+    """
+    if model.startswith("-"):
+        raise typer.BadParameter(f"{model} stands where the model should: name it first, then the flags.")
+    # Behind the given ones, of which a file of flags has to be the first.
+    run_script(context, [*context.args, "--model_name_or_path", model, "--do_train", "false"])
+
+
+def run_script(context: typer.Context, flags: list[str]) -> None:
+    """Runs run_pathvqa.py; what is wrong with the flags is said before the imports that take seconds."""
+    from .training.command_line import read_command_line
+
+    try:
+        read_command_line(flags)
+    except ValueError as error:
+        sys.exit(f"{context.command_path}: {error}")
+    sys.argv = [context.command_path, *flags]  # its help shows the name
+    from .run_pathvqa import main
+
+    main(flags)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A folder or Hub id of a saved model.")],
+    folder: Annotated[Path, typer.Argument(help="Where it is written.")],
+    onnx: Annotated[
+        bool,
+        typer.Option("--onnx", help="As ONNX graphs, which run without PyTorch; else as parts for stock classes."),
+    ] = False,
+) -> None:
+    """Write a saved model as stock parts or as ONNX graphs."""
+    check_source("model_name_or_path", model)
+    if onnx:
+        from .training.command_line import check_onnx_packages
+
+        try:
+            check_onnx_packages("--onnx")
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        from .export.onnx import main
+    else:
+        from .export.parts import main
+    main([model, str(folder)])
 
 
 @app.command()

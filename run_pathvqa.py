@@ -31,8 +31,9 @@ from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
-from mmjepa.training.arguments import parse_arguments
+from mmjepa.training.arguments import MAX_ANSWER_TOKENS, parse_arguments
 from mmjepa.training.building import build, center_targets
+from mmjepa.training.overfitting import overfit
 from mmjepa.training.reading import prepare_split, prepare_splits, read_rows
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint
 from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Build.
     processor, model = build(model_args, rows.get("train"))
     if is_new or data_args.max_answer_tokens is not None:
-        model.generation_config.max_new_tokens = data_args.max_answer_tokens or 32
+        model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:
         center_targets(model, processor, rows["train"], training_args.device)
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)
@@ -92,6 +93,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         processing_class=processor,
         compute_answer_metrics=answer_scores,
     )
+
+    if training_args.overfit is not None:
+        return overfit(trainer)
 
     # Train. By now all that can be wrong with the flags has been found out: the folder may be cleared.
     clear_folder(training_args)

@@ -46,7 +46,7 @@ NOT_RUN = {
     "source": "it only sets the shell's paths",
     "torchrun": "several GPUs; tests/training/test_processes.py runs several processes",
     "accelerate": "several GPUs; tests/training/test_processes.py runs several processes",
-    "mmjepa": "tests/evaluation/test_scoring.py runs it",
+    "mmjepa": "tests/test_cli.py and tests of evaluation run it",
     "mmjepa.experiments.run_study": "hours of training",
     "mmjepa.export.onnx": "tests/export/test_onnx.py runs it, where its packages are installed",
     "--streaming": "10,000 steps; tests/data/test_streaming.py trains on a stream",
@@ -129,6 +129,8 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
             assert "-c" not in arguments or (ROOT / arguments[arguments.index("-c") + 1]).exists()
         case ["python", "-m", "pytest", file, "-k", name]:
             assert re.search(rf"def test_\w*{name}", (ROOT / file).read_text())
+        case ["mmjepa", "train", *flags]:
+            check_flags(flags)
         case ["mmjepa", command, *arguments]:
             get_command(app).commands[command].make_context(command, arguments)
         case ["python", "-m", module, *arguments]:

@@ -560,7 +560,7 @@ def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, 
 
 
 def test_onnx_without_its_packages_is_refused_before_training(monkeypatch):
-    monkeypatch.setattr("mmjepa.training.arguments.find_spec", lambda package: None)
+    monkeypatch.setattr("mmjepa.training.command_line.find_spec", lambda package: None)
     with pytest.raises(ValueError, match=r"onnxruntime, onnxscript: pip install 'mmjepa\[onnx\]'"):
         parsed("--onnx_dir", "onnx")
 

@@ -4,7 +4,6 @@ import logging
 import os
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
 from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
 from typing import Any, get_type_hints
 
 import torch
@@ -18,7 +17,7 @@ from transformers.training_args import ParallelMode
 
 from ..configuration_mmjepa import MMJepaConfig
 from .augmentation import AUGMENTATIONS
-from .command_line import json_object, read_command_line
+from .command_line import check_onnx_packages, json_object, read_command_line
 
 logger = logging.getLogger("mmjepa")
 # What --precision may say -> the Trainer's flag for it.
@@ -160,6 +159,11 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         default=None, help="Random views of training images: any of crop, flip, stain; none by default."
     )
     fast_dev_run: bool = HfArg(default=False, help="Two training steps and little data: does everything run?")
+    overfit: int | None = HfArg(
+        default=None,
+        help="Trains on this many rows until the model answers all of them, for about a minute at most, and says what "
+        "is wrong where it does not. Nothing is saved.",
+    )
     remove_unused_columns: bool = HfArg(default=False, help="The collator reads the text columns.")
     eval_strategy: str = HfArg(default="epoch", help="When to evaluate.")
     load_best_model_at_end: bool = HfArg(
@@ -193,12 +197,12 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             ("align_warmup_epochs", 0),
             ("questions_per_image", 1),
             ("early_stopping_patience", 1),
+            ("overfit", 1),
         ):
             if getattr(self, name) is not None and not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
         if self.onnx_dir is not None:
-            if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
-                raise ValueError(f"onnx_dir needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
+            check_onnx_packages("onnx_dir")
             from transformers.exporters import OnnxExporter
 
             OnnxExporter()  # an error now, not after the training, where torch is too old for it
@@ -218,6 +222,8 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             self.eval_strategy, self.load_best_model_at_end = "no", False
         if self.fast_dev_run:
             self.max_steps = 2
+        if self.overfit is not None:
+            self._set_overfitting()
         super().__post_init__()
         self._check_fixed_flags()
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
@@ -234,6 +240,18 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             )
             self._n_gpu = 1
 
+    def _set_overfitting(self):
+        """What --overfit fixes: the same rows again and again at a constant rate, and nothing beside that."""
+        self.do_eval = self.do_predict = False
+        self.eval_strategy = self.save_strategy = "no"
+        self.load_best_model_at_end, self.metric_for_best_model, self.early_stopping_patience = False, None, None
+        self.report_to, self.disable_tqdm = "none", True
+        self.dataloader_num_workers = 0  # an epoch is often one step
+        self.align_warmup_epochs, self.warmup_steps, self.augmentations = 0, 0, None
+        self.lr_scheduler_type = "constant"
+        if self.max_steps <= 0:
+            self.max_steps = 10_000  # a minute ends before
+
     @property
     def splits(self) -> list[str]:
         """The splits whose images are looked at. Of train, evaluations need the texts alone."""
@@ -244,7 +262,7 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
     @property
     def writes_results(self) -> bool:
         """Whether the output folder gets anything; an export alone writes elsewhere."""
-        return self.do_train or self.do_eval or self.do_predict
+        return self.overfit is None and (self.do_train or self.do_eval or self.do_predict)
 
     def _check_fixed_flags(self):
         """Raises ValueError where a flag of the library asks for what this project's Trainer would do otherwise."""
@@ -279,6 +297,7 @@ LIMITS = (
     "max_answer_tokens",
     "streaming_buffer_size",
 )
+MAX_ANSWER_TOKENS = 32  # how many a new model writes, by default
 PUBLISHED = {"image_encoder": "facebook/dinov2-base", "text_model": "facebook/bart-base"}
 # Fields of MMJepaConfig that are flags by the same name.
 CONFIG_FIELDS = (
@@ -423,7 +442,7 @@ class DataArguments:
     )
     max_answer_tokens: int | None = HfArg(
         default=None,
-        help="How many tokens an answer may have (default: 32, or the saved model's)%(default).0s",
+        help=f"How many tokens an answer may have (default: {MAX_ANSWER_TOKENS}, or the saved model's)%(default).0s",
     )
     streaming: bool = HfArg(
         default=False, help="Read training rows from parquet files while training; needs --max_steps."
@@ -517,7 +536,15 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
 
 def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) -> None:
     """Raises ValueError where flags ask for nothing, or for what a stream or a run without training can't give."""
-    if not (training_args.writes_results or training_args.export_dir or training_args.onnx_dir):
+    if training_args.overfit is not None:
+        if not training_args.do_train or training_args.resume_from_checkpoint or data_args.streaming:
+            raise ValueError(
+                "--overfit trains on a few rows from the start: leave out --do_train false, --resume_from_checkpoint "
+                "and --streaming, or leave out --overfit."
+            )
+        if training_args.world_size > 1:
+            raise ValueError("--overfit runs in one process: start it without torchrun or accelerate.")
+    elif not (training_args.writes_results or training_args.export_dir or training_args.onnx_dir):
         raise ValueError(
             "there is nothing to do: leave out --do_train false or --do_eval false, or give --do_predict, "
             "--export_dir or --onnx_dir."

@@ -102,6 +102,12 @@ def json_object(flag: str, value: str) -> dict[str, Any]:
     return fields
 
 
+def check_onnx_packages(flag: str) -> None:
+    """Raises ValueError where the packages of an ONNX export, an extra, are not all installed."""
+    if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
+        raise ValueError(f"{flag} needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
+
+
 @cache
 def known_flags() -> dict[str, str]:
     """The names of all flags, second names too, and their types: this project's and those of the library's Trainer."""

@@ -60,7 +60,7 @@ def read_rows(
     if not rows.get("train"):
         logger.info("There are no training rows: evaluations are without majority answers and ranked answers")
         rows["train"] = Dataset.from_dict({"question": [], "answer": []})
-    limits = {"train": data_args.max_train_samples, "validation": data_args.max_val_samples}
+    limits = {"train": training_args.overfit or data_args.max_train_samples, "validation": data_args.max_val_samples}
     if training_args.fast_dev_run:
         limits = dict.fromkeys(rows, 2 * training_args.per_device_train_batch_size)
     return stream, first_rows(rows, limits)

@@ -1,0 +1,70 @@
+"""The command `mmjepa`: its commands do what the script and the exports do."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny import FAST, FROM_RANDOM
+from typer.testing import CliRunner
+
+from mmjepa.cli import app
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """A function that calls the command, and gives what it printed and its exit status."""
+    monkeypatch.setattr(sys, "argv", ["mmjepa"])
+    return lambda *words: CliRunner().invoke(app, list(map(str, words)), prog_name="mmjepa")
+
+
+def test_help_shows_the_commands_in_the_order_in_which_they_are_used(call):
+    shown = call("--help").output
+    places = [shown.index(f"│ {name} ") for name in ("check", "train", "evaluate", "score", "export")]
+    assert places == sorted(places)
+
+
+def test_a_model_is_trained_evaluated_and_exported(call, slides, tmp_path):
+    model, again = tmp_path / "model", tmp_path / "again"
+    data = [*FAST, "--dataset_name", slides, "--batch_size", "4"]
+    run = call("train", *FROM_RANDOM, *data, "--fast_dev_run", "--output_dir", model)
+    assert run.exit_code == 0, run.output
+    (tmp_path / "flags.json").write_text(json.dumps({"max_val_samples": 5}))
+    run = call("evaluate", model, tmp_path / "flags.json", *data, "--output_dir", again)
+    assert run.exit_code == 0, run.output
+    assert len((again / "eval_answers.jsonl").read_text().splitlines()) == 5
+    assert not (again / "model.safetensors").exists()
+    run = call("export", model, tmp_path / "parts")
+    assert run.exit_code == 0, run.output
+    assert (tmp_path / "parts" / "generator_bart" / "model.safetensors").exists()
+
+
+def test_the_help_of_train_is_that_of_the_script_under_its_own_name(call):
+    shown = call("train", "--help").output
+    assert shown.startswith("usage: mmjepa train [flags.json]") and "--lr_img" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--batchsize", "3"], "mmjepa train: there is no --batchsize: did you mean --batch_size"),
+        (["evaluate", "./nothing"], "mmjepa evaluate: --model_name_or_path is './nothing': there is no such folder"),
+        (["evaluate", "--batch_size", "3"], "name it first, then the flags"),
+        (["export", "./nothing", "out"], "'./nothing': there is no such folder"),
+        (["check", "./nothing"], "'./nothing': there is no such folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_pytorch_is_imported(tmp_path, words, message):
+    """A module named torch that can't be imported stands in the way of the one that can."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    code = "import sys; sys.argv[0] = 'mmjepa'; from mmjepa.cli import app; app()"
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "COLUMNS": "200"}
+    run = subprocess.run([sys.executable, "-c", code, *words], env=os.environ | environment, capture_output=True)
+    assert run.returncode != 0 and message in run.stderr.decode()
+
+
+def test_an_export_without_its_packages_says_how_to_install_them(call, saved_folder, monkeypatch):
+    monkeypatch.setattr("mmjepa.training.command_line.find_spec", lambda name: None)
+    run = call("export", saved_folder, "onnx", "--onnx")
+    assert run.exit_code == 2 and "pip install 'mmjepa[onnx]'" in " ".join(run.output.replace("│", " ").split())
