@@ -42,7 +42,8 @@ CARDS = jinja2.Environment(autoescape=True).from_string("""
 {% endif %}
 <div style="margin-top:.4rem; overflow-wrap:anywhere">{{ card.question }}</div>
 <div style="font-size:1.3rem; font-weight:600; overflow-wrap:anywhere">{{ card.answer or "(no answer)" }}</div>
-<div><meter min="0" max="1" value="{{ card.probability }}" style="width:100%"></meter><br>{{ "%.0f"|format(100 * card.probability) }} %, \
+<div><meter min="0" max="1" value="{{ card.probability }}" style="width:100%"></meter></div>
+<div>{{ "%.0f"|format(100 * card.probability) }} %, \
 {{ "from the image" if card.from_image else "from the question" }}</div>
 <div style="opacity:.75; overflow-wrap:anywhere">without the image: {{ card.without_image or "(no answer)" }}</div>
 {% if card.others %}<div style="opacity:.75; overflow-wrap:anywhere">or: {% for text, probability in card.others %}\

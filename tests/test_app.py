@@ -1,6 +1,7 @@
 """The page: what it takes and refuses, and asked in a browser."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def ask_in(browser, page, image: str, questions: str) -> None:
     browser.get(page.local_url)
     chosen = wait(browser, lambda browser: browser.find_elements(By.CSS_SELECTOR, "input[type=file]"))
     chosen[0].send_keys(image)
-    wait(browser, lambda browser: image.rpartition("/")[2][:4] in browser.find_element(By.TAG_NAME, "body").text)
+    wait(browser, lambda browser: Path(image).stem in browser.find_element(By.TAG_NAME, "body").text)
     browser.find_element(By.TAG_NAME, "textarea").send_keys(questions)
     next(button for button in browser.find_elements(By.TAG_NAME, "button") if button.text == "Ask").click()
 
