@@ -12,7 +12,7 @@ from tiny import FAST, FROM_RANDOM
 from mmjepa import run_pathvqa
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build
-from mmjepa.training.run_folder import find_checkpoint
+from mmjepa.training.run_folder import find_checkpoint, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -150,17 +150,49 @@ def test_a_saved_model_is_fine_tuned_with_another_loss_weight_and_its_card_names
     assert f"Fine-tuned from {trained.name} on slides." in (tmp_path / "further" / "README.md").read_text()
 
 
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# What may happen to a checkpoint, and what is said of it.
+BREAK = {
+    "model.safetensors is cut off": lambda checkpoint: cut_off(checkpoint / "model.safetensors"),
+    "optimizer.pt is cut off": lambda checkpoint: cut_off(checkpoint / "optimizer.pt"),
+    "rng_state.pth is cut off": lambda checkpoint: cut_off(checkpoint / "rng_state.pth"),
+    "trainer_state.json is cut off": lambda checkpoint: cut_off(checkpoint / "trainer_state.json"),
+    "optimizer* is missing": lambda checkpoint: (checkpoint / "optimizer.pt").unlink(),
+    "trainer_state.json is missing": lambda checkpoint: (checkpoint / "trainer_state.json").unlink(),
+    "model*.safetensors is missing": lambda checkpoint: [path.unlink() for path in checkpoint.glob("*")],
+    "its save was cut off": lambda checkpoint: (checkpoint / "checkpoint-is-incomplete.txt").touch(),
+}
+
+
 @pytest.mark.parametrize("value", [[], ["true"], ["last"], ["FOLDER"]], ids=["bare", "true", "last", "folder"])
-def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, tmp_path):
+def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, tmp_path, caplog):
     output = tmp_path / "new" if value == ["FOLDER"] else copied
     flags = [str(copied) if item == "FOLDER" else item for item in value]
     shutil.copytree(copied / "checkpoint-4", copied / "checkpoint-10")  # not the newest by the order of letters alone
-    for checkpoint, missing in ((10, "optimizer.pt"), (4, "trainer_state.json"), (3, "model.safetensors")):
-        (copied / f"checkpoint-{checkpoint}" / missing).unlink()
-    args = parse_arguments(
-        [*FROM_RANDOM, "--use_cpu", "--output_dir", str(output), "--resume_from_checkpoint", *flags]
-    )[2]
-    assert find_checkpoint(args) == str(copied / "checkpoint-2")
+    flags = [*FROM_RANDOM, "--use_cpu", "--output_dir", str(output), "--resume_from_checkpoint", *flags]
+    args = parse_arguments(flags)[2]
+    assert find_checkpoint(args) == str(copied / "checkpoint-10") and not caplog.text
+    (copied / "checkpoint-10" / "optimizer.pt").unlink()
+    shutil.rmtree(copied / "checkpoint-4")
+    (copied / "checkpoint-4").mkdir()
+    assert find_checkpoint(args) == str(copied / "checkpoint-3")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "checkpoint-10 is broken (optimizer* is missing)" in caplog.text
+
+
+@pytest.mark.parametrize("fault", BREAK)
+def test_a_broken_checkpoint_is_reported_and_never_gone_on_from(trained, fault, tmp_path, caplog):
+    for number in (1, 2):
+        shutil.copytree(trained / f"checkpoint-{number}", tmp_path / f"checkpoint-{number}")
+    BREAK[fault](tmp_path / "checkpoint-2")
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert "checkpoint-2 is broken" in caplog.text and fault in caplog.text
+    flags = [*FROM_RANDOM, "--use_cpu", "--resume_from_checkpoint", str(tmp_path / "checkpoint-2")]
+    with pytest.raises(ValueError, match="name another checkpoint"):
+        find_checkpoint(parse_arguments(flags)[2])
 
 
 def test_a_named_checkpoint_is_resumed_and_without_any_it_is_an_error_or_a_new_start(trained, tmp_path, caplog):

@@ -16,19 +16,23 @@ A training run as the library's `Trainer` calls its hooks. The class below has t
     9. evaluation_loop           5 and 6 on each batch; exact mean losses, then the scores of the answers
     10. _determine_best_metric   whether this is the best checkpoint so far
        each checkpoint, and at the end:
-    11. _save                    the whole model, under FSDP too
+    11. _save_checkpoint         marks it as unfinished until all its files are there
+    12. _save                    the whole model, under FSDP too
 """
 
 import logging
 import math
 import os
 import re
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -42,6 +46,7 @@ from transformers import (
     get_scheduler,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
 from ..data.images import VqaData, normalize_pixels
@@ -50,6 +55,7 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
 from .arguments import MMJepaTrainingArguments
 from .augmentation import augment
 from .progress import LinePrinterCallback, LineProgressCallback
+from .run_folder import UNFINISHED, newest_checkpoint
 
 logger = logging.getLogger("mmjepa")
 
@@ -160,14 +166,17 @@ class MMJepaTrainer(Trainer):
             if self.pop_callback(librarys) is not None:
                 self.add_callback(make())
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        if resume_from_checkpoint is True:
+            # The library takes the newest without a look into it.
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
         # It was measured of the weights that change now; the evaluation at the end measures it anew.
         self.model.config.rank_threshold = None
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(self.args.seed + self.args.process_index)
         if self.args.early_stopping_patience is not None:
             self.add_callback(MMJepaEarlyStoppingCallback(self.args.early_stopping_patience))
-        result = super().train(*args, **kwargs)
+        result = super().train(resume_from_checkpoint, **kwargs)
         # An evaluation of another split would make it warn.
         self.remove_callback(MMJepaEarlyStoppingCallback)
         return result
@@ -419,8 +428,40 @@ class MMJepaTrainer(Trainer):
         self.state.best_global_step = self.state.global_step
         return True
 
+    def _save_checkpoint(self, model, trial):
+        """Part 11: the library's, marked as unfinished until the files of all processes are there.
+
+        Older checkpoints are removed after that.
+
+        Raises:
+            OSError: it can't be written, because the disk is full for example. The older ones are as they were.
+        """
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left
+            folder.mkdir(parents=True)
+            (folder / UNFINISHED).touch()
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"{folder} can't be written ({error}); {shutil.disk_usage(folder.parent).free / 1e9:.2f} GB are free "
+                "there. Older checkpoints are as they were: make room, then go on with --resume_from_checkpoint."
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (folder / UNFINISHED).unlink()
+            rotate_checkpoints(
+                str(folder.parent), limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True
+            )
+
     def _save(self, output_dir=None, state_dict=None):
-        """Part 11: under FSDP the whole copy is saved, not the parts.
+        """Part 12: under FSDP the whole copy is saved, not the parts.
 
         With the parts `save_pretrained` waits for ever, because the first process alone gathers them to see which
         weights are tied. It would also save torch's code beside them, because torch made their class.
