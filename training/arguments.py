@@ -35,6 +35,10 @@ FIXED_FLAGS: dict[str, tuple[Any, str]] = {
     "use_cache": (False, "training reads whole answers"),
     "bf16_full_eval": (False, "it would leave the model in that precision; see precision"),
     "fp16_full_eval": (False, "it would leave the model in that precision; see precision"),
+    "enable_jit_checkpoint": (
+        False,
+        "SIGTERM and SIGINT save a checkpoint in any case, from which a run goes on exactly",
+    ),
     "parallelism_config": (None, "images and questions differ in number and can't be split alike"),
 }
 # Fields of accelerator_config that keep their value: each process has its share of a step's rows already.

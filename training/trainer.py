@@ -25,6 +25,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -55,7 +56,8 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
 from .arguments import MMJepaTrainingArguments
 from .augmentation import augment
 from .progress import LinePrinterCallback, LineProgressCallback
-from .run_folder import UNFINISHED, newest_checkpoint
+from .run_folder import UNFINISHED, faults, newest_checkpoint
+from .stopping import StopRequest, outlive_first_signal
 
 logger = logging.getLogger("mmjepa")
 
@@ -109,6 +111,16 @@ class SamplerEpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
+class StopBeforeEpochCallback(TrainerCallback):
+    """Leaves between two epochs, before the second one's loader draws a random number."""
+
+    def __init__(self, leave_if_told: Callable[[], None]):
+        self.leave_if_told = leave_if_told
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.leave_if_told()
+
+
 class MMJepaEarlyStoppingCallback(EarlyStoppingCallback):
     """The library's, but evaluations during the alignment warm-up don't count: no answers are learnt there."""
 
@@ -156,6 +168,8 @@ class MMJepaTrainer(Trainer):
         self.loss_sums: dict[str, Any] = defaultdict(float)  # of each loss its sum and what it is a sum of
         self.num_rows: Any = 0  # trained on since the last line of the log
         self.counts_in_step: dict[str, torch.Tensor] = {}
+        self.stop_request = StopRequest()
+        self.add_callback(StopBeforeEpochCallback(self._leave_if_told))
         self.log_time = time.perf_counter()  # when the rows in num_rows began to be trained on
         own_callbacks = {
             TensorBoardCallback: lambda: MMJepaTensorBoardCallback(self.args.log_dir),
@@ -167,6 +181,11 @@ class MMJepaTrainer(Trainer):
                 self.add_callback(make())
 
     def train(self, resume_from_checkpoint=None, **kwargs):
+        """The library's, but a SIGTERM or SIGINT saves a checkpoint and leaves.
+
+        Raises:
+            SystemExit: with 128 and the signal's number, as a shell has it, once the checkpoint is saved.
+        """
         if resume_from_checkpoint is True:
             # The library takes the newest without a look into it.
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
@@ -176,7 +195,12 @@ class MMJepaTrainer(Trainer):
         torch.manual_seed(self.args.seed + self.args.process_index)
         if self.args.early_stopping_patience is not None:
             self.add_callback(MMJepaEarlyStoppingCallback(self.args.early_stopping_patience))
-        result = super().train(resume_from_checkpoint, **kwargs)
+        with self.stop_request.listening():
+            result = super().train(resume_from_checkpoint, **kwargs)
+        if self._is_told_to_stop():  # in the last step
+            self.save_model()
+            logger.warning("Stopped at the end of the training: the model is saved, and not evaluated")
+            raise SystemExit(128 + (self.stop_request.number or signal.SIGTERM))
         # An evaluation of another split would make it warn.
         self.remove_callback(MMJepaEarlyStoppingCallback)
         return result
@@ -219,7 +243,7 @@ class MMJepaTrainer(Trainer):
         arguments = {name: getattr(self.args, f"dataloader_{name}") for name in names}
         # Pinned memory is for copies to a GPU.
         arguments["pin_memory"] &= self.args.device.type not in ("cpu", "mps")
-        return {"collate_fn": self.data_collator, **arguments}
+        return {"collate_fn": self.data_collator, "worker_init_fn": outlive_first_signal, **arguments}
 
     def create_optimizer(self, model=None):
         """Part 2: two learning rates, or three with an encoder_lr_factor, each with and without weight decay.
@@ -313,8 +337,11 @@ class MMJepaTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Part 4: counts, beside the answers' tokens, the step's texts and answers, by which two losses are divided.
 
-        They are those of all batches of the step and, with several processes, of all processes.
+        They are those of all batches of the step and, with several processes, of all processes. Before that, between
+        two steps, is the place to leave.
         """
+        if (self.state.epoch or 0) % 1:  # an epoch's loader is there already at its first step, and has drawn
+            self._leave_if_told()
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         sums = {name: sum(COUNTS[name](batch) for batch in batches) for name in ("align", "answer")}
         counts = torch.stack([torch.as_tensor(count, device=device) for count in sums.values()])
@@ -427,6 +454,25 @@ class MMJepaTrainer(Trainer):
             return False
         self.state.best_global_step = self.state.global_step
         return True
+
+    def _is_told_to_stop(self) -> bool:
+        """Whether a signal has reached any of the processes: they stop after the same step."""
+        told = bool(self.stop_request)
+        if self.args.world_size > 1:
+            told = self.accelerator.reduce(torch.tensor(float(told), device=self.args.device), "sum").item() > 0
+        return told
+
+    def _leave_if_told(self):
+        """Saves a checkpoint and leaves where a process was told to stop, but not before the first step."""
+        if self.state.global_step == self._initial_global_step or not self._is_told_to_stop():
+            return
+        folder = Path(self._get_output_dir(None), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        is_saved = not faults(folder)
+        self.accelerator.wait_for_everyone()
+        if not is_saved:
+            self._save_checkpoint(self.model, None)
+        logger.warning("Stopped after step %d: go on with --resume_from_checkpoint", self.state.global_step)
+        raise SystemExit(128 + (self.stop_request.number or signal.SIGTERM))
 
     def _save_checkpoint(self, model, trial):
         """Part 11: the library's, marked as unfinished until the files of all processes are there.
