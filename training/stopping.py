@@ -1,8 +1,8 @@
 """Leaving a training that is told to stop, with a checkpoint from which it goes on as if it had not been stopped.
 
-The library's `enable_jit_checkpoint` knows SIGTERM alone, waits three seconds, and saves between a step's backward pass
-and its update, when the step's random numbers are drawn already: the resumed step would draw others. The run would
-then evaluate and write its model as if it had been trained to its end.
+The library's `enable_jit_checkpoint` knows SIGTERM alone, waits three seconds, and saves between a step's backward
+pass and its update, when the step's random numbers are drawn already: the resumed step would draw others. The run
+would then evaluate and write its model as if it had been trained to its end.
 """
 
 import math

@@ -55,6 +55,7 @@ from ..data.streaming import StreamedVqaData
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
 from .arguments import MMJepaTrainingArguments
 from .augmentation import augment
+from .nonfinite import NonfiniteStepsCallback
 from .progress import LinePrinterCallback, LineProgressCallback
 from .run_folder import UNFINISHED, faults, newest_checkpoint
 from .stopping import StopRequest, outlive_first_signal
@@ -170,6 +171,9 @@ class MMJepaTrainer(Trainer):
         self.counts_in_step: dict[str, torch.Tensor] = {}
         self.stop_request = StopRequest()
         self.add_callback(StopBeforeEpochCallback(self._leave_if_told))
+        self.step_batches: list[dict[str, torch.Tensor]] = []
+        self.step_loss = torch.zeros(())  # sum of the losses of those batches on this process
+        self.add_callback(NonfiniteStepsCallback(self))
         self.log_time = time.perf_counter()  # when the rows in num_rows began to be trained on
         own_callbacks = {
             TensorBoardCallback: lambda: MMJepaTensorBoardCallback(self.args.log_dir),
@@ -185,6 +189,7 @@ class MMJepaTrainer(Trainer):
 
         Raises:
             SystemExit: with 128 and the signal's number, as a shell has it, once the checkpoint is saved.
+            FloatingPointError: too many steps had a loss or a gradient that is not a finite number.
         """
         if resume_from_checkpoint is True:
             # The library takes the newest without a look into it.
@@ -334,6 +339,11 @@ class MMJepaTrainer(Trainer):
             )
         return min(steps, most)
 
+    def _run_epoch(self, **kwargs):
+        """The library trains a step too many where a training that is over is resumed in the middle of an epoch."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Part 4: counts, beside the answers' tokens, the step's texts and answers, by which two losses are divided.
 
@@ -347,6 +357,7 @@ class MMJepaTrainer(Trainer):
         counts = torch.stack([torch.as_tensor(count, device=device) for count in sums.values()])
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
             counts = self.accelerator.reduce(counts, "sum")
+        self.step_batches, self.step_loss = batches, torch.zeros((), device=device)
         self.counts_in_step = dict(zip(sums, counts.clamp(min=1), strict=True))
         return batches, num_items_in_batch
 
@@ -354,6 +365,7 @@ class MMJepaTrainer(Trainer):
         """Part 5: pixels as bytes become random views, in training alone, and are normalised, on the device."""
         inputs = dict(super()._prepare_inputs(inputs))
         keep_sides = inputs.pop("keep_sides", None)
+        inputs.pop("row_ids", None)
         if inputs["pixel_values"].dtype == torch.uint8:
             pixels = inputs["pixel_values"]
             if self.model.training and self.args.augmentations:
@@ -386,9 +398,14 @@ class MMJepaTrainer(Trainer):
             inputs = {**inputs, "labels": None, "return_loss": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.num_rows += (inputs["image_ids"][inputs["image_index"]] >= 0).sum()  # without a stand-in
+        if model.training:
+            self.step_loss += loss.detach()
         for name in COUNTS:
             if (mean := getattr(outputs, f"loss_{name}")) is not None:
-                self.loss_sums[name] += torch.stack([mean.detach() * divisors[name], counts[name]])
+                sums = torch.stack([mean.detach() * divisors[name], counts[name]])
+                if model.training:  # a step that is skipped has no part in the log's means
+                    sums = sums.where(sums.isfinite().all(), 0)
+                self.loss_sums[name] += sums
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, start_time=None):

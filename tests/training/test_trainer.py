@@ -55,6 +55,17 @@ def test_best_checkpoint_is_loaded_whole_at_the_end(make_trainer, tmp_path):
         assert torch.equal(trainer.model.state_dict()[name], value), name
 
 
+def test_a_training_that_is_over_is_resumed_without_another_step(make_trainer, tmp_path):
+    """As after a kill in the last evaluation. 8 steps end in the middle of the second epoch."""
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 8, "text_dropout": 0.1}
+    whole = make_trainer(**settings)
+    whole.train()
+    resumed = make_trainer(**settings)
+    assert resumed.train(resume_from_checkpoint=True).global_step == 8
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize(("limit", "kept"), [(1, {"2", "6"}), (2, {"2", "6"}), (3, {"2", "5", "6"})])
 def test_the_best_and_the_last_checkpoint_are_kept_whatever_the_limit(make_trainer, tmp_path, limit, kept):
     settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 6}
