@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM
 
 from mmjepa import run_pathvqa
+from mmjepa.data.images import VqaData
+from mmjepa.data.loading import load_rows
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build
-from mmjepa.training.run_folder import find_checkpoint, newest_checkpoint
+from mmjepa.training.run_folder import content_hash, find_checkpoint, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,46 @@ def test_exporting_alone_needs_no_data(trained, evaluate, tmp_path):
 def test_a_run_that_is_asked_for_nothing_says_so(trained, evaluate):
     with pytest.raises(ValueError, match="nothing to do"):
         evaluate(trained, "--do_eval", "false")
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_a_run_is_made_again_from_its_run_file_to_the_bit(slides, tmp_path, streaming):
+    train, validation = tmp_path / "shards" / "train.parquet", tmp_path / "shards" / "validation.parquet"
+    for path in (train, validation):
+        load_rows(slides)[path.stem].to_parquet(path)
+    (tmp_path / "flags.yaml").write_text("batch_size: 4\naugmentations: [crop, flip]\nmax_answer_tokens: 4\n")
+    flags = [str(tmp_path / "flags.yaml"), *FROM_RANDOM, *FAST, "--dataset_name", str(tmp_path / "shards")]
+    flags += ["--max_steps=3", "--max_val_samples", "4", "--lr_img", "0.01", "--seed", "7", "--batch_size", "8"]
+    flags += ["--hub_token", "secret", "--overwrite_output_dir", *(["--streaming"] if streaming else [])]
+    folder, again = tmp_path / "first", tmp_path / "again"
+    run_pathvqa.main([*flags, "--output_dir", str(folder), "--resume_from_checkpoint", "false"])
+    torch.manual_seed(99)
+    run_pathvqa.main([str(folder / "run.json"), "--output_dir", str(again)])
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    first, second = (json.loads((path / "run.json").read_text()) for path in (folder, again))
+    assert first["flags"].pop("output_dir") == str(folder) and second["flags"].pop("output_dir") == str(again)
+    assert first == second and "secret" not in (folder / "run.json").read_text()
+    assert first["flags"]["batch_size"] == "8" and first["flags"]["augmentations"] == ["crop", "flip"]
+    assert first["data"]["train"]["questions"] == 56
+    assert first["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    with pytest.raises(ValueError, match="an earlier run"):
+        run_pathvqa.main([str(folder / "run.json")])
+
+
+def test_the_hash_of_data_changes_with_a_word_or_a_pixel_alone(data):
+    words = VqaData(
+        data.questions.map(lambda row, number: {"answer": "no" if number == 3 else row["answer"]}, with_indices=True),
+        data.pixels,
+    )
+    pixels = VqaData(
+        data.questions,
+        data.pixels.with_format("numpy").map(
+            lambda row, number: {"pixels": row["pixels"] // (2 if number == 3 else 1)}, with_indices=True
+        ),
+    )
+    same = VqaData(data.questions.select(range(24)), data.pixels.select(range(6)))
+    assert content_hash(same) == content_hash(data)
+    assert len({content_hash(other) for other in (data, words, pixels)}) == 3
 
 
 def training_flags(slides, folder, tmp_path) -> list[str]:

@@ -1,14 +1,20 @@
 """The folder of a run: what is in it, from which checkpoint to go on, what a new run may remove."""
 
+import hashlib
 import json
 import logging
+import platform
 import re
 import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
 
+from ..data.images import VqaData
+from ..data.streaming import StreamedVqaData
 from .arguments import MMJepaTrainingArguments
 
 logger = logging.getLogger("mmjepa")
@@ -22,10 +28,14 @@ RUN_SIGNS = re.compile(
     r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|model(-\d+-of-\d+)?\.safetensors"
 )
 LOGS = "logs/mmjepa_joint"  # where --log_dir puts them by default
+RUN_FILE = "run.json"
+# Flags that are not for a run that is made again: they would remove the first one, or take its place.
+NOT_AGAIN = ("overwrite_output_dir", "hub_token", "push_to_hub")
+VERSIONS = ("mmjepa", "torch", "transformers", "datasets", "accelerate")
 # A run's results. What else it left, a later run overwrites.
 RESULTS = re.compile(
     r"(all|train|eval|test|predict)_results\.json|(eval|test|predict)_answers\.(jsonl|png)|predictions\.parquet"
-    r"|README\.md"
+    r"|README\.md|run\.json"
 )
 
 
@@ -162,3 +172,63 @@ def clear_folder(args: MMJepaTrainingArguments) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)  # all_results.json is a result too
+
+
+def write_run_file(args: MMJepaTrainingArguments, flags: dict[str, str | list[str]], data: dict[str, VqaData]) -> None:
+    """What made a run, in its folder: `run_pathvqa.py FOLDER/run.json --output_dir ANOTHER` makes it again.
+
+    Args:
+        flags: as they were given.
+        data: by split; of a stream its texts count, which are known beforehand.
+    """
+    again = {name: value for name, value in flags.items() if name not in NOT_AGAIN}
+    if again.get("resume_from_checkpoint") in NEWEST:
+        del again["resume_from_checkpoint"]  # the run is made from its beginning
+    run = {
+        "flags": again,
+        "processes": args.world_size,
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in VERSIONS}},
+        "git_commit": git_commit(),
+        "data": {
+            split: {"questions": len(part.questions), "hash": content_hash(part)} for split, part in data.items()
+        },
+    }
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with `-dirty` where files differ; None where it is in no repository."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie in a repository of its user's.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def content_hash(data: VqaData) -> str:
+    """A hash of the texts and of the prepared pixels, wherever they lie."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in data.questions:
+        digest.update(json.dumps(row, default=str, sort_keys=True).encode())
+    if not isinstance(data, StreamedVqaData):
+        for batch in data.pixels.with_format("numpy").iter(batch_size=100):
+            digest.update(batch["pixels"].tobytes())
+    return digest.hexdigest()
