@@ -29,6 +29,7 @@ from .answering import (
     encode_all_texts,
     own_share,
 )
+from .collapse import warn_of_collapse
 from .controls import are_correct, image_gain, majority_answers, other_images
 from .ranking import best_threshold, rank_questions, training_answers
 
@@ -136,6 +137,7 @@ def evaluate_model(
     bar.close()
     if train_questions is not None:
         metrics |= score_alignment(model, processor, data, features.image_embeds, batch_size, seed)
+    warn_of_collapse(model, features.visual_tokens, metrics)
     return metrics, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
