@@ -173,6 +173,18 @@ def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, 
     assert "Measured on the test split" not in files["README.md"].decode()
 
 
+def test_a_finished_training_on_a_stream_is_resumed_to_its_evaluation_alone(slides, tmp_path):
+    """A stream has no end, and the library counts its epochs without one."""
+    load_rows(slides)["train"].to_parquet(tmp_path / "shards" / "train.parquet")
+    load_rows(slides)["validation"].to_parquet(tmp_path / "shards" / "validation.parquet")
+    flags = [*training_flags(str(tmp_path / "shards"), tmp_path / "run", tmp_path), "--streaming"]
+    flags += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
+    first = run_pathvqa.main(flags)
+    again = run_pathvqa.main([*flags, "--resume_from_checkpoint"])
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 1
+    assert again["eval_loss"] == first["eval_loss"]
+
+
 def test_a_resumed_run_reports_only_its_own_numbers(copied, slides, tmp_path):
     flags = training_flags(slides, copied, tmp_path)
     results = run_pathvqa.main([*flags, "--max_steps", "5", "--resume_from_checkpoint"])

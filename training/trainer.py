@@ -340,9 +340,11 @@ class MMJepaTrainer(Trainer):
         return min(steps, most)
 
     def _run_epoch(self, **kwargs):
-        """The library trains a step too many where a training that is over is resumed in the middle of an epoch."""
+        """The library's, but where a training that is over is resumed it trains a step too many."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(**kwargs)
+        else:
+            self.control.should_training_stop = True
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Part 4: counts, beside the answers' tokens, the step's texts and answers, by which two losses are divided.
@@ -488,7 +490,8 @@ class MMJepaTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if not is_saved:
             self._save_checkpoint(self.model, None)
-        logger.warning("Stopped after step %d: go on with --resume_from_checkpoint", self.state.global_step)
+        if self.is_world_process_zero():
+            logger.warning("Stopped after step %d: go on with --resume_from_checkpoint", self.state.global_step)
         raise SystemExit(128 + (self.stop_request.number or signal.SIGTERM))
 
     def _save_checkpoint(self, model, trial):
