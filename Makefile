@@ -1,7 +1,8 @@
 PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
+KILLS ?= 25
 
-.PHONY: demo test bench test-oldest test-transformers quality style
+.PHONY: demo test bench kill-test test-oldest test-transformers quality style
 
 demo: runs/drawn_slides/example.png
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
@@ -27,6 +28,10 @@ build/transformers/tests: .venv/installed
 	$(BIN)/pip download -q --no-deps --no-binary transformers -d $(@D) $$($(BIN)/pip freeze | grep ^transformers==)
 	tar -xzf $(@D)/transformers-*.tar.gz -C $(@D) --strip-components 1
 	touch $@
+
+# Kills a training run, resumes it, and compares it with one that was not killed. Flags of the script: KILL_FLAGS.
+kill-test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/killed_runs.py --kills $(KILLS) $(KILL_FLAGS)
 
 bench: .venv/installed
 	set -e; for name in training answering data; do $(BIN)/python benchmarks/bench_$$name.py; done

@@ -11,7 +11,7 @@ that `--help` shows.
 # ruff: noqa: E402
 import sys
 
-from mmjepa.training.command_line import read_command_line
+from mmjepa.training.command_line import given_flags, read_command_line
 from mmjepa.training.messages import hide_unhelpful_messages, show_messages
 
 # Before the libraries are imported, which takes seconds: what can be wrong with the flags is said at once.
@@ -35,7 +35,7 @@ from mmjepa.training.arguments import MAX_ANSWER_TOKENS, parse_arguments
 from mmjepa.training.building import build, center_targets
 from mmjepa.training.overfitting import overfit
 from mmjepa.training.reading import prepare_split, prepare_splits, read_rows
-from mmjepa.training.run_folder import clear_folder, starting_checkpoint
+from mmjepa.training.run_folder import clear_folder, starting_checkpoint, write_run_file
 from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
 from mmjepa.training.trainer import MMJepaTrainer
 
@@ -43,7 +43,8 @@ from mmjepa.training.trainer import MMJepaTrainer
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs what the flags ask for; returns this run's numbers, which are also in `all_results.json`."""
     # Parse.
-    model_args, data_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    model_args, data_args, training_args = parse_arguments(argv)
     show_messages(is_first_process=training_args.process_index == 0)
     if training_args.disable_tqdm:
         disable_progress_bars()
@@ -99,6 +100,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Train. By now all that can be wrong with the flags has been found out: the folder may be cleared.
     clear_folder(training_args)
+    if training_args.do_train and trainer.is_world_process_zero():
+        write_run_file(training_args, given_flags(read_command_line(argv)), data)
     results = train(trainer, checkpoint) if training_args.do_train else {}
 
     # Evaluate and predict.

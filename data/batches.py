@@ -43,7 +43,8 @@ class VqaCollator:
     Args:
         alignment_text: what of a row the image is aligned to, as in [`MMJepaConfig`].
         as_bytes: leaves pixel_values uint8, for a Trainer that augments and normalises them on the device, and says
-            by keep_sides (I,) of which images a text names left or right, top or bottom.
+            by keep_sides (I,) of which images a text names left or right, top or bottom, and by row_ids (B,), but of
+            a stream, which rows these are.
     """
 
     def __init__(self, processor: MMJepaProcessor, alignment_text: str = "statement", as_bytes: bool = False):
@@ -75,6 +76,8 @@ class VqaCollator:
             batch["align_attention_mask"] = tokens["attention_mask"] * has_text[:, None]
         if self.as_bytes:
             with_sides = {row["image_id"] for row in rows if names_side(row)}
+            if "row" in rows[0]:
+                batch["row_ids"] = torch.tensor([row["row"] for row in rows])
             batch["keep_sides"] = torch.tensor([image_id in with_sides for image_id in images])
         return batch
 

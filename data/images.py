@@ -25,7 +25,9 @@ from ..processing_mmjepa import to_rgb
 
 @dataclass
 class VqaData(torch.utils.data.Dataset):
-    """Questions about prepared images; a row is a dict of the question's columns and its image's `pixels`.
+    """Questions about prepared images.
+
+    A row is a dict of its number `row`, the question's columns, and its image's `pixels`.
 
     questions: columns question, answer, where present caption and text, and image_id, a row of `pixels`.
     pixels: one row per distinct image, uint8 (3, H, W), resized and cropped but neither rescaled nor normalised.
@@ -55,6 +57,7 @@ class VqaData(torch.utils.data.Dataset):
         columns = self.questions[list(indices)]
         image_ids = sorted(set(columns["image_id"]))
         pixels = dict(zip(image_ids, self.pixels[image_ids]["pixels"], strict=True))
+        columns["row"] = indices
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return [{**row, "pixels": pixels[row["image_id"]]} for row in rows]
 

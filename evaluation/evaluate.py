@@ -30,6 +30,7 @@ from .answering import (
     own_share,
 )
 from .calibration import calibration_metrics
+from .collapse import warn_of_collapse
 from .controls import are_correct, image_gain, majority_answers, other_images
 from .ranking import best_threshold, rank_questions, training_answers
 
@@ -149,6 +150,7 @@ def evaluate_model(
         metrics |= alignment
         for name, values in cosines.items():
             columns[name] = [values.get(row) for row in rows]
+    warn_of_collapse(model, features.visual_tokens, metrics)
     return metrics, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

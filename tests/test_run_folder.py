@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM
 
 from mmjepa import run_pathvqa
+from mmjepa.data.images import VqaData
+from mmjepa.data.loading import load_rows
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build
-from mmjepa.training.run_folder import find_checkpoint
+from mmjepa.training.run_folder import content_hash, find_checkpoint, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,46 @@ def test_a_run_that_is_asked_for_nothing_says_so(trained, evaluate):
         evaluate(trained, "--do_eval", "false")
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["table", "stream"])
+def test_a_run_is_made_again_from_its_run_file_to_the_bit(slides, tmp_path, streaming):
+    train, validation = tmp_path / "shards" / "train.parquet", tmp_path / "shards" / "validation.parquet"
+    for path in (train, validation):
+        load_rows(slides)[path.stem].to_parquet(path)
+    (tmp_path / "flags.yaml").write_text("batch_size: 4\naugmentations: [crop, flip]\nmax_answer_tokens: 4\n")
+    flags = [str(tmp_path / "flags.yaml"), *FROM_RANDOM, *FAST, "--dataset_name", str(tmp_path / "shards")]
+    flags += ["--max_steps=3", "--max_val_samples", "4", "--lr_img", "0.01", "--seed", "7", "--batch_size", "8"]
+    flags += ["--hub_token", "secret", "--overwrite_output_dir", *(["--streaming"] if streaming else [])]
+    folder, again = tmp_path / "first", tmp_path / "again"
+    run_pathvqa.main([*flags, "--output_dir", str(folder), "--resume_from_checkpoint", "false"])
+    torch.manual_seed(99)
+    run_pathvqa.main([str(folder / "run.json"), "--output_dir", str(again)])
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    first, second = (json.loads((path / "run.json").read_text()) for path in (folder, again))
+    assert first["flags"].pop("output_dir") == str(folder) and second["flags"].pop("output_dir") == str(again)
+    assert first == second and "secret" not in (folder / "run.json").read_text()
+    assert first["flags"]["batch_size"] == "8" and first["flags"]["augmentations"] == ["crop", "flip"]
+    assert first["data"]["train"]["questions"] == 56
+    assert first["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    with pytest.raises(ValueError, match="an earlier run"):
+        run_pathvqa.main([str(folder / "run.json")])
+
+
+def test_the_hash_of_data_changes_with_a_word_or_a_pixel_alone(data):
+    words = VqaData(
+        data.questions.map(lambda row, number: {"answer": "no" if number == 3 else row["answer"]}, with_indices=True),
+        data.pixels,
+    )
+    pixels = VqaData(
+        data.questions,
+        data.pixels.with_format("numpy").map(
+            lambda row, number: {"pixels": row["pixels"] // (2 if number == 3 else 1)}, with_indices=True
+        ),
+    )
+    same = VqaData(data.questions.select(range(24)), data.pixels.select(range(6)))
+    assert content_hash(same) == content_hash(data)
+    assert len({content_hash(other) for other in (data, words, pixels)}) == 3
+
+
 def training_flags(slides, folder, tmp_path) -> list[str]:
     flags = [*FROM_RANDOM, *FAST, "--dataset_name", slides, "--max_steps", "1", "--batch_size", "8"]
     flags += ["--align_warmup_epochs", "0", "--max_val_samples", "4"]
@@ -137,6 +179,18 @@ def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, 
     assert "Measured on the test split" not in files["README.md"].decode()
 
 
+def test_a_finished_training_on_a_stream_is_resumed_to_its_evaluation_alone(slides, tmp_path):
+    """A stream has no end, and the library counts its epochs without one."""
+    load_rows(slides)["train"].to_parquet(tmp_path / "shards" / "train.parquet")
+    load_rows(slides)["validation"].to_parquet(tmp_path / "shards" / "validation.parquet")
+    flags = [*training_flags(str(tmp_path / "shards"), tmp_path / "run", tmp_path), "--streaming"]
+    flags += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
+    first = run_pathvqa.main(flags)
+    again = run_pathvqa.main([*flags, "--resume_from_checkpoint"])
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == 1
+    assert again["eval_loss"] == first["eval_loss"]
+
+
 def test_a_resumed_run_reports_only_its_own_numbers(copied, slides, tmp_path):
     flags = training_flags(slides, copied, tmp_path)
     results = run_pathvqa.main([*flags, "--max_steps", "5", "--resume_from_checkpoint"])
@@ -156,17 +210,49 @@ def test_a_saved_model_is_fine_tuned_with_another_loss_weight_and_its_card_names
     assert f"Fine-tuned from {trained.name} on slides." in (tmp_path / "further" / "README.md").read_text()
 
 
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# What may happen to a checkpoint, and what is said of it.
+BREAK = {
+    "model.safetensors is cut off": lambda checkpoint: cut_off(checkpoint / "model.safetensors"),
+    "optimizer.pt is cut off": lambda checkpoint: cut_off(checkpoint / "optimizer.pt"),
+    "rng_state.pth is cut off": lambda checkpoint: cut_off(checkpoint / "rng_state.pth"),
+    "trainer_state.json is cut off": lambda checkpoint: cut_off(checkpoint / "trainer_state.json"),
+    "optimizer* is missing": lambda checkpoint: (checkpoint / "optimizer.pt").unlink(),
+    "trainer_state.json is missing": lambda checkpoint: (checkpoint / "trainer_state.json").unlink(),
+    "model*.safetensors is missing": lambda checkpoint: [path.unlink() for path in checkpoint.glob("*")],
+    "its save was cut off": lambda checkpoint: (checkpoint / "checkpoint-is-incomplete.txt").touch(),
+}
+
+
 @pytest.mark.parametrize("value", [[], ["true"], ["last"], ["FOLDER"]], ids=["bare", "true", "last", "folder"])
-def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, tmp_path):
+def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, tmp_path, caplog):
     output = tmp_path / "new" if value == ["FOLDER"] else copied
     flags = [str(copied) if item == "FOLDER" else item for item in value]
     shutil.copytree(copied / "checkpoint-4", copied / "checkpoint-10")  # not the newest by the order of letters alone
-    for checkpoint, missing in ((10, "optimizer.pt"), (4, "trainer_state.json"), (3, "model.safetensors")):
-        (copied / f"checkpoint-{checkpoint}" / missing).unlink()
-    args = parse_arguments(
-        [*FROM_RANDOM, "--use_cpu", "--output_dir", str(output), "--resume_from_checkpoint", *flags]
-    )[2]
-    assert find_checkpoint(args) == str(copied / "checkpoint-2")
+    flags = [*FROM_RANDOM, "--use_cpu", "--output_dir", str(output), "--resume_from_checkpoint", *flags]
+    args = parse_arguments(flags)[2]
+    assert find_checkpoint(args) == str(copied / "checkpoint-10") and not caplog.text
+    (copied / "checkpoint-10" / "optimizer.pt").unlink()
+    shutil.rmtree(copied / "checkpoint-4")
+    (copied / "checkpoint-4").mkdir()
+    assert find_checkpoint(args) == str(copied / "checkpoint-3")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "checkpoint-10 is broken (optimizer* is missing)" in caplog.text
+
+
+@pytest.mark.parametrize("fault", BREAK)
+def test_a_broken_checkpoint_is_reported_and_never_gone_on_from(trained, fault, tmp_path, caplog):
+    for number in (1, 2):
+        shutil.copytree(trained / f"checkpoint-{number}", tmp_path / f"checkpoint-{number}")
+    BREAK[fault](tmp_path / "checkpoint-2")
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert "checkpoint-2 is broken" in caplog.text and fault in caplog.text
+    flags = [*FROM_RANDOM, "--use_cpu", "--resume_from_checkpoint", str(tmp_path / "checkpoint-2")]
+    with pytest.raises(ValueError, match="name another checkpoint"):
+        find_checkpoint(parse_arguments(flags)[2])
 
 
 def test_a_named_checkpoint_is_resumed_and_without_any_it_is_an_error_or_a_new_start(trained, tmp_path, caplog):

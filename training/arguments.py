@@ -34,6 +34,7 @@ FIXED_FLAGS: dict[str, tuple[Any, str]] = {
     "use_cache": (False, "training reads whole answers"),
     "bf16_full_eval": (False, "it would leave the model in that precision; see precision"),
     "fp16_full_eval": (False, "it would leave the model in that precision; see precision"),
+    "enable_jit_checkpoint": (False, "a SIGTERM or SIGINT saves a checkpoint anyway"),
     "parallelism_config": (None, "images and questions differ in number and can't be split alike"),
 }
 # Fields of accelerator_config that keep their value: each process has its share of a step's rows already.
@@ -155,6 +156,11 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
     questions_per_image: int = HfArg(
         default=8, help="How many questions of an image may follow each other in the training order; 1 shuffles all."
     )
+    max_nonfinite_steps: int = HfArg(
+        default=5,
+        help="How many steps whose loss or gradient is not a finite number are skipped before the run stops; their "
+        "rows are in nonfinite_rows.jsonl.",
+    )
     augmentations: list[str] | None = HfArg(
         default=None, help="Random views of training images: any of crop, flip, stain; none by default."
     )
@@ -196,6 +202,7 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             ("encoder_lr_factor", 0),
             ("align_warmup_epochs", 0),
             ("questions_per_image", 1),
+            ("max_nonfinite_steps", 0),
             ("early_stopping_patience", 1),
             ("overfit", 1),
         ):

@@ -41,7 +41,7 @@ def read_command_line(argv: list[str]) -> list[str]:
 
 
 def flags_of_file(path: Path) -> list[str]:
-    """The flags that a JSON or YAML file spells out.
+    """The flags that a JSON or YAML file spells out, or that a run has written into its run.json.
 
     HfArgumentParser reads such files too, but takes no flags beside them, no second names such as `batch_size`, and
     no dict for a flag that is JSON.
@@ -58,11 +58,25 @@ def flags_of_file(path: Path) -> list[str]:
     if not isinstance(given, dict):
         raise ValueError(f"{path}, the file of flags, holds a {type(given).__name__}: give flags and their values.")
     flags = []
-    for name, value in given.items():
+    for name, value in given.get("flags", given).items():
         if value is not None:
             values = value if isinstance(value, list) else [value]
             flags += [f"--{name}", *(item if isinstance(item, str) else json.dumps(item) for item in values)]
     return flags
+
+
+def given_flags(argv: list[str]) -> dict[str, str | list[str]]:
+    """Name -> value of what `read_command_line` has read, as a file of flags has them; "true" where none stands."""
+    flags: dict[str, list[str]] = {}
+    name = ""
+    for argument in argv:
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            flags.pop(name, None)  # the later one wins, over a second name before it too
+            flags[name] = [value] if equals else []
+        else:
+            flags[name].append(argument)
+    return {name: values if len(values) > 1 else values[0] if values else "true" for name, values in flags.items()}
 
 
 def check_name(flag: str) -> None:

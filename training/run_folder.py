@@ -1,52 +1,102 @@
 """The folder of a run: what is in it, from which checkpoint to go on, what a new run may remove."""
 
+import hashlib
+import json
 import logging
+import platform
 import re
 import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from zipfile import is_zipfile
 
+from safetensors import SafetensorError, safe_open
+
+from ..data.images import VqaData
+from ..data.streaming import StreamedVqaData
 from .arguments import MMJepaTrainingArguments
 
 logger = logging.getLogger("mmjepa")
 
 NEWEST = ("last", "true")  # what --resume_from_checkpoint says for the newest checkpoint of the output folder
 CHECKPOINT = re.compile(r"checkpoint-\d+")
+# Lies in a checkpoint while it is written. The library's just-in-time checkpoints have a file of this name too.
+UNFINISHED = "checkpoint-is-incomplete.txt"
 # A folder that has one of these holds a run.
 RUN_SIGNS = re.compile(
     r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|model(-\d+-of-\d+)?\.safetensors"
 )
 LOGS = "logs/mmjepa_joint"  # where --log_dir puts them by default
+RUN_FILE = "run.json"
+# Flags that are not for a run that is made again: they would remove the first one, or take its place.
+NOT_AGAIN = ("overwrite_output_dir", "hub_token", "push_to_hub")
+VERSIONS = ("mmjepa", "torch", "transformers", "datasets", "accelerate")
 # A run's results. What else it left, a later run overwrites.
 RESULTS = re.compile(
     r"(all|train|eval|test|predict)_results\.json|(eval|test|predict)_answers\.(jsonl|png)|predictions\.parquet"
-    r"|README\.md"
+    r"|README\.md|run\.json"
 )
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether training can go on from it: a save that was cut off lacks the Trainer's state, which is written last."""
+def faults(checkpoint: Path) -> list[str]:
+    """What keeps training from going on from a checkpoint: parts that are missing or cut off; none if it is whole."""
+    if (checkpoint / UNFINISHED).exists():
+        return ["its save was cut off"]
     # DeepSpeed has its optimizer in a folder whose name the file `latest` holds.
     deepspeed = (checkpoint / "latest").exists()
     optimizer = ("global_step*",) if deepspeed else ("optimizer*", "scheduler.pt")
-    return all(any(checkpoint.glob(part)) for part in ("trainer_state.json", "model*.safetensors", *optimizer))
+    parts = ("trainer_state.json", "model*.safetensors", *optimizer)
+    missing = [f"{part} is missing" for part in parts if not any(checkpoint.glob(part))]
+    return missing + [f"{path.name} is cut off" for path in sorted(checkpoint.glob("*")) if is_cut_off(path)]
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a file of weights, states or JSON ends too early, as after a power failure or a copy that stopped."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt"):  # compares the file's length with its header
+                pass
+        except SafetensorError:
+            return True
+    elif path.suffix in (".pt", ".pth"):
+        return not is_zipfile(path)  # whose table of contents is at its end
+    elif path.suffix == ".json":
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return True
+    return False
+
+
+def newest_checkpoint(folder: str | Path) -> str | None:
+    """The newest whole checkpoint in a run's folder, None where there is none. Warns of newer ones that are broken."""
+    found = [path for path in Path(folder).glob("*") if CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        if not (wrong := faults(path)):
+            return str(path)
+        logger.warning("%s is broken (%s): training does not go on from it", path, ", ".join(wrong))
+    return None
 
 
 def find_checkpoint(args: MMJepaTrainingArguments) -> str | None:
     """The checkpoint that --resume_from_checkpoint means, None where training starts from the beginning.
 
     Raises:
-        ValueError: the folder that it names holds no complete checkpoint.
+        ValueError: it names a checkpoint that is broken, or a folder that holds no whole one.
     """
     named = args.resume_from_checkpoint
     if named is None or named == "false":
         return None
     newest = named in NEWEST
     folder = Path(args.output_dir if newest else named)
-    if CHECKPOINT.fullmatch(folder.name) or is_complete(folder):
+    wrong = faults(folder)
+    if not wrong:
         return str(folder)
-    found = [path for path in folder.glob("*") if CHECKPOINT.fullmatch(path.name) and is_complete(path)]
-    if found:
-        return str(max(found, key=lambda path: int(path.name.split("-")[1])))
+    if CHECKPOINT.fullmatch(folder.name):
+        raise ValueError(f"{folder} can't be gone on from ({', '.join(wrong)}): name another checkpoint.")
+    if (checkpoint := newest_checkpoint(folder)) is not None:
+        return checkpoint
     if not newest:
         raise ValueError(
             f"{folder} holds no complete checkpoint to go on from: name a checkpoint or a run's folder that has one, "
@@ -122,3 +172,63 @@ def clear_folder(args: MMJepaTrainingArguments) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)  # all_results.json is a result too
+
+
+def write_run_file(args: MMJepaTrainingArguments, flags: dict[str, str | list[str]], data: dict[str, VqaData]) -> None:
+    """What made a run, in its folder: `run_pathvqa.py FOLDER/run.json --output_dir ANOTHER` makes it again.
+
+    Args:
+        flags: as they were given.
+        data: by split; of a stream its texts count, which are known beforehand.
+    """
+    again = {name: value for name, value in flags.items() if name not in NOT_AGAIN}
+    if again.get("resume_from_checkpoint") in NEWEST:
+        del again["resume_from_checkpoint"]  # the run is made from its beginning
+    run = {
+        "flags": again,
+        "processes": args.world_size,
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in VERSIONS}},
+        "git_commit": git_commit(),
+        "data": {
+            split: {"questions": len(part.questions), "hash": content_hash(part)} for split, part in data.items()
+        },
+    }
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with `-dirty` where files differ; None where it is in no repository."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie in a repository of its user's.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def content_hash(data: VqaData) -> str:
+    """A hash of the texts and of the prepared pixels, wherever they lie."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in data.questions:
+        digest.update(json.dumps(row, default=str, sort_keys=True).encode())
+    if not isinstance(data, StreamedVqaData):
+        for batch in data.pixels.with_format("numpy").iter(batch_size=100):
+            digest.update(batch["pixels"].tobytes())
+    return digest.hexdigest()

@@ -16,19 +16,24 @@ A training run as the library's `Trainer` calls its hooks. The class below has t
     9. evaluation_loop           5 and 6 on each batch; exact mean losses, then the scores of the answers
     10. _determine_best_metric   whether this is the best checkpoint so far
        each checkpoint, and at the end:
-    11. _save                    the whole model, under FSDP too
+    11. _save_checkpoint         marks it as unfinished until all its files are there
+    12. _save                    the whole model, under FSDP too
 """
 
 import logging
 import math
 import os
 import re
+import shutil
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
@@ -42,6 +47,7 @@ from transformers import (
     get_scheduler,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
 from ..data.images import VqaData, normalize_pixels
@@ -49,7 +55,10 @@ from ..data.streaming import StreamedVqaData
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
 from .arguments import MMJepaTrainingArguments
 from .augmentation import augment
+from .nonfinite import NonfiniteStepsCallback
 from .progress import LinePrinterCallback, LineProgressCallback
+from .run_folder import UNFINISHED, faults, newest_checkpoint
+from .stopping import StopRequest, outlive_first_signal
 
 logger = logging.getLogger("mmjepa")
 
@@ -103,6 +112,16 @@ class SamplerEpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
+class StopBeforeEpochCallback(TrainerCallback):
+    """Leaves between two epochs, before the second one's loader draws a random number."""
+
+    def __init__(self, leave_if_told: Callable[[], None]):
+        self.leave_if_told = leave_if_told
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.leave_if_told()
+
+
 class MMJepaEarlyStoppingCallback(EarlyStoppingCallback):
     """The library's, but evaluations during the alignment warm-up don't count: no answers are learnt there."""
 
@@ -150,6 +169,11 @@ class MMJepaTrainer(Trainer):
         self.loss_sums: dict[str, Any] = defaultdict(float)  # of each loss its sum and what it is a sum of
         self.num_rows: Any = 0  # trained on since the last line of the log
         self.counts_in_step: dict[str, torch.Tensor] = {}
+        self.stop_request = StopRequest()
+        self.add_callback(StopBeforeEpochCallback(self._leave_if_told))
+        self.step_batches: list[dict[str, torch.Tensor]] = []
+        self.step_loss = torch.zeros(())  # sum of the losses of those batches on this process
+        self.add_callback(NonfiniteStepsCallback(self))
         self.log_time = time.perf_counter()  # when the rows in num_rows began to be trained on
         own_callbacks = {
             TensorBoardCallback: lambda: MMJepaTensorBoardCallback(self.args.log_dir),
@@ -160,14 +184,28 @@ class MMJepaTrainer(Trainer):
             if self.pop_callback(librarys) is not None:
                 self.add_callback(make())
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """The library's, but a SIGTERM or SIGINT saves a checkpoint and leaves.
+
+        Raises:
+            SystemExit: with 128 and the signal's number, as a shell has it, once the checkpoint is saved.
+            FloatingPointError: too many steps had a loss or a gradient that is not a finite number.
+        """
+        if resume_from_checkpoint is True:
+            # The library takes the newest without a look into it.
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
         # It was measured of the weights that change now; the evaluation at the end measures it anew.
         self.model.config.rank_threshold = None
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(self.args.seed + self.args.process_index)
         if self.args.early_stopping_patience is not None:
             self.add_callback(MMJepaEarlyStoppingCallback(self.args.early_stopping_patience))
-        result = super().train(*args, **kwargs)
+        with self.stop_request.listening():
+            result = super().train(resume_from_checkpoint, **kwargs)
+        if self._is_told_to_stop():  # in the last step
+            self.save_model()
+            logger.warning("Stopped at the end of the training: the model is saved, and not evaluated")
+            raise SystemExit(128 + (self.stop_request.number or signal.SIGTERM))
         # An evaluation of another split would make it warn.
         self.remove_callback(MMJepaEarlyStoppingCallback)
         return result
@@ -210,7 +248,7 @@ class MMJepaTrainer(Trainer):
         arguments = {name: getattr(self.args, f"dataloader_{name}") for name in names}
         # Pinned memory is for copies to a GPU.
         arguments["pin_memory"] &= self.args.device.type not in ("cpu", "mps")
-        return {"collate_fn": self.data_collator, **arguments}
+        return {"collate_fn": self.data_collator, "worker_init_fn": outlive_first_signal, **arguments}
 
     def create_optimizer(self, model=None):
         """Part 2: two learning rates, or three with an encoder_lr_factor, each with and without weight decay.
@@ -301,16 +339,27 @@ class MMJepaTrainer(Trainer):
             )
         return min(steps, most)
 
+    def _run_epoch(self, **kwargs):
+        """The library's, but where a training that is over is resumed it trains a step too many."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)
+        else:
+            self.control.should_training_stop = True
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Part 4: counts, beside the answers' tokens, the step's texts and answers, by which two losses are divided.
 
-        They are those of all batches of the step and, with several processes, of all processes.
+        They are those of all batches of the step and, with several processes, of all processes. Before that, between
+        two steps, is the place to leave.
         """
+        if (self.state.epoch or 0) % 1:  # an epoch's loader is there already at its first step, and has drawn
+            self._leave_if_told()
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         sums = {name: sum(COUNTS[name](batch) for batch in batches) for name in ("align", "answer")}
         counts = torch.stack([torch.as_tensor(count, device=device) for count in sums.values()])
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
             counts = self.accelerator.reduce(counts, "sum")
+        self.step_batches, self.step_loss = batches, torch.zeros((), device=device)
         self.counts_in_step = dict(zip(sums, counts.clamp(min=1), strict=True))
         return batches, num_items_in_batch
 
@@ -318,6 +367,7 @@ class MMJepaTrainer(Trainer):
         """Part 5: pixels as bytes become random views, in training alone, and are normalised, on the device."""
         inputs = dict(super()._prepare_inputs(inputs))
         keep_sides = inputs.pop("keep_sides", None)
+        inputs.pop("row_ids", None)
         if inputs["pixel_values"].dtype == torch.uint8:
             pixels = inputs["pixel_values"]
             if self.model.training and self.args.augmentations:
@@ -350,9 +400,14 @@ class MMJepaTrainer(Trainer):
             inputs = {**inputs, "labels": None, "return_loss": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         self.num_rows += (inputs["image_ids"][inputs["image_index"]] >= 0).sum()  # without a stand-in
+        if model.training:
+            self.step_loss += loss.detach()
         for name in COUNTS:
             if (mean := getattr(outputs, f"loss_{name}")) is not None:
-                self.loss_sums[name] += torch.stack([mean.detach() * divisors[name], counts[name]])
+                sums = torch.stack([mean.detach() * divisors[name], counts[name]])
+                if model.training:  # a step that is skipped has no part in the log's means
+                    sums = sums.where(sums.isfinite().all(), 0)
+                self.loss_sums[name] += sums
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, start_time=None):
@@ -419,8 +474,60 @@ class MMJepaTrainer(Trainer):
         self.state.best_global_step = self.state.global_step
         return True
 
+    def _is_told_to_stop(self) -> bool:
+        """Whether a signal has reached any of the processes: they stop after the same step."""
+        told = bool(self.stop_request)
+        if self.args.world_size > 1:
+            told = self.accelerator.reduce(torch.tensor(float(told), device=self.args.device), "sum").item() > 0
+        return told
+
+    def _leave_if_told(self):
+        """Saves a checkpoint and leaves where a process was told to stop, but not before the first step."""
+        if self.state.global_step == self._initial_global_step or not self._is_told_to_stop():
+            return
+        folder = Path(self._get_output_dir(None), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        is_saved = not faults(folder)
+        self.accelerator.wait_for_everyone()
+        if not is_saved:
+            self._save_checkpoint(self.model, None)
+        if self.is_world_process_zero():
+            logger.warning("Stopped after step %d: go on with --resume_from_checkpoint", self.state.global_step)
+        raise SystemExit(128 + (self.stop_request.number or signal.SIGTERM))
+
+    def _save_checkpoint(self, model, trial):
+        """Part 11: the library's, marked as unfinished until the files of all processes are there.
+
+        Older checkpoints are removed after that.
+
+        Raises:
+            OSError: it can't be written, because the disk is full for example. The older ones are as they were.
+        """
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed left
+            folder.mkdir(parents=True)
+            (folder / UNFINISHED).touch()
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"{folder} can't be written ({error}); {shutil.disk_usage(folder.parent).free / 1e9:.2f} GB are free "
+                "there. Older checkpoints are as they were: make room, then go on with --resume_from_checkpoint."
+            ) from error
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (folder / UNFINISHED).unlink()
+            rotate_checkpoints(
+                str(folder.parent), limit, best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True
+            )
+
     def _save(self, output_dir=None, state_dict=None):
-        """Part 11: under FSDP the whole copy is saved, not the parts.
+        """Part 12: under FSDP the whole copy is saved, not the parts.
 
         With the parts `save_pretrained` waits for ever, because the first process alone gathers them to see which
         weights are tied. It would also save torch's code beside them, because torch made their class.

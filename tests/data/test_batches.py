@@ -27,7 +27,17 @@ def data(image_processor):
 def test_a_batch_holds_each_image_once_and_the_processors_tensors_of_each_row(data, processor):
     rows = data.__getitems__([3, 0, 2, 4, 1])
     batch = VqaCollator(processor, "priority", as_bytes=True)(rows)
-    names = {"pixel_values", "image_ids", "image_index", "input_ids", "attention_mask", "labels", "keep_sides"}
+    names = {
+        "pixel_values",
+        "image_ids",
+        "image_index",
+        "input_ids",
+        "attention_mask",
+        "labels",
+        "keep_sides",
+        "row_ids",
+    }
+    assert batch["row_ids"].tolist() == [3, 0, 2, 4, 1]
     assert set(batch) == names
     assert batch["image_ids"].tolist() == [row["image_id"] for row in (rows[0], rows[1], rows[2])]
     assert batch["pixel_values"].shape == (3, 3, 28, 28) and batch["pixel_values"].dtype == torch.uint8

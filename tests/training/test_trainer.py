@@ -1,6 +1,7 @@
 """The Trainer: resumed runs, checkpoints, evaluation, and the flags of the library."""
 
 import re
+import resource
 from dataclasses import fields
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.trainer_pt_utils import LabelSmoother
@@ -23,6 +25,7 @@ from mmjepa.data.images import VqaData
 from mmjepa.evaluation.answering import answer_questions, encode_all_images
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.training.arguments import FIXED_FLAGS, MMJepaTrainingArguments
+from mmjepa.training.run_folder import faults, newest_checkpoint
 
 
 @pytest.mark.parametrize("stop_at", [2, 8])
@@ -50,6 +53,60 @@ def test_best_checkpoint_is_loaded_whole_at_the_end(make_trainer, tmp_path):
     best = type(trainer.model).from_pretrained(tmp_path / "checkpoints" / "checkpoint-6")
     for name, value in best.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], value), name
+
+
+def test_a_training_that_is_over_is_resumed_without_another_step(make_trainer, tmp_path):
+    """As after a kill in the last evaluation. 8 steps end in the middle of the second epoch."""
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 8, "text_dropout": 0.1}
+    whole = make_trainer(**settings)
+    whole.train()
+    resumed = make_trainer(**settings)
+    assert resumed.train(resume_from_checkpoint=True).global_step == 8
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, {"2", "6"}), (2, {"2", "6"}), (3, {"2", "5", "6"})])
+def test_the_best_and_the_last_checkpoint_are_kept_whatever_the_limit(make_trainer, tmp_path, limit, kept):
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 6}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "save_total_limit": limit}
+    trainer = make_trainer(**settings, **best)
+    accuracies = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.5])
+    trainer.compute_answer_metrics = lambda model, data: {"accuracy": next(accuracies)}
+    folder, present = tmp_path / "checkpoints", []
+
+    class LookCallback(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            present.append({path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*")})
+
+    trainer.add_callback(LookCallback())
+    trainer.train()
+    assert present[-1] == kept  # at the end of a training the library keeps the best alone, by a limit of 1
+    assert not any(faults(path) for path in folder.glob("checkpoint-*"))
+    assert trainer.state.best_model_checkpoint == str(folder / "checkpoint-2")
+
+
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before_it_whole(make_trainer, tmp_path):
+    trainer = make_trainer(save_strategy="steps", save_steps=2, save_total_limit=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FullDiskCallback(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:  # from here on the system refuses to write more than this into a file
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    trainer.add_callback(FullDiskCallback())
+    try:
+        with pytest.raises(OSError, match="checkpoint-4 can't be written .* GB are free there.*make room"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    folder = tmp_path / "checkpoints"
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed = make_trainer(save_strategy="steps", save_steps=2, save_total_limit=1)
+    resumed.train(resume_from_checkpoint=True)
+    assert newest_checkpoint(folder) == str(folder / "checkpoint-12")
+    assert {line["step"] for line in resumed.state.log_history} == set(range(1, 13))
 
 
 def test_of_equally_good_checkpoints_the_one_with_the_lowest_loss_is_kept(make_trainer, tmp_path):

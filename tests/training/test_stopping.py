@@ -1,0 +1,101 @@
+"""Runs that are killed or told to stop: they go on as if they had not been stopped."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from killed_runs import Run, assert_same, kill_and_resume, write_flags
+from small_trainings import logged
+from transformers import TrainerCallback
+
+from mmjepa.training.run_folder import newest_checkpoint
+
+
+class SignalCallback(TrainerCallback):
+    """Sends this process a signal in a step, or in the evaluation after it."""
+
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
+
+    def on_substep_end(self, args, state, control, **kwargs):  # the first batch of two
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6], ids=["first", "last of an epoch", "in mid epoch"])
+def test_a_run_that_is_told_to_stop_goes_on_as_if_it_had_not_been(make_trainer, tmp_path, step):
+    """Four steps an epoch, each of two batches; dropout and views on."""
+    settings = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, "max_steps": 8}
+    settings |= {"text_dropout": 0.1, "augmentations": ["crop", "flip"], "eval_strategy": "epoch", "save_steps": 100}
+    settings |= {"save_strategy": "steps"}
+    whole = make_trainer(**settings, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    handler = signal.getsignal(signal.SIGTERM)
+    stopped = make_trainer(**settings)
+    stopped.add_callback(SignalCallback(step, signal.SIGTERM))
+    with pytest.raises(SystemExit) as left:
+        stopped.train()
+    assert left.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is handler
+    assert newest_checkpoint(tmp_path / "checkpoints") == str(tmp_path / "checkpoints" / f"checkpoint-{step}")
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=True)
+    for name in ("loss", "train_align", "train_ce", "grad_norm", "eval_loss"):
+        assert logged(resumed, name) == logged(whole, name), name
+    for name, value in whole.model.state_dict().items():
+        assert value.equal(resumed.model.state_dict()[name]), name
+
+
+def test_a_training_that_is_told_in_its_last_step_keeps_its_model(make_trainer, tmp_path):
+    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=2)
+    trainer.add_callback(SignalCallback(2, signal.SIGINT))
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
+        trainer.train()
+    assert (tmp_path / "checkpoints" / "model.safetensors").exists()
+
+
+def test_a_second_signal_ends_the_run_at_once(make_trainer):
+    class TwiceCallback(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+            trainer.stop_request.time -= 2  # two seconds pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = make_trainer()
+    trainer.add_callback(TwiceCallback())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory) -> str:
+    return write_flags(tmp_path_factory.mktemp("killed"), max_steps=12, dataloader_num_workers=0)
+
+
+@pytest.fixture(scope="module")
+def whole(flags) -> Path:
+    """The folder of a run that was not stopped."""
+    run = Run(flags, Path(flags).with_name("whole"))
+    run.finish()
+    return run.folder
+
+
+def test_a_run_that_is_killed_three_times_ends_bitwise_like_one_that_is_not(flags, whole, tmp_path):
+    struck = kill_and_resume(flags, tmp_path / "killed", 3)
+    assert struck["preparing"] == struck["save"] == struck["evaluation"] == 1
+    assert_same(tmp_path / "killed", whole)
+
+
+def test_the_script_leaves_on_sigterm_with_its_code_and_its_workers_wait_for_it(flags, whole, tmp_path):
+    """All processes of the run get it, as from a scheduler."""
+    workers = json.loads(Path(flags).read_text()) | {"dataloader_num_workers": 2}
+    with_workers = tmp_path / "flags.json"
+    with_workers.write_text(json.dumps(workers))
+    run = Run(str(with_workers), tmp_path / "stopped")
+    run.wait_until(lambda: 3 in run.steps())
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert run.process.wait(timeout=60) == 128 + signal.SIGTERM, run.output()
+    assert run.saved_step() == max(run.steps()) and "go on with --resume_from_checkpoint" in run.output()
+    Run(flags, tmp_path / "stopped").finish()
+    assert_same(tmp_path / "stopped", whole)
