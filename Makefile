@@ -1,11 +1,15 @@
 PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
 KILLS ?= 25
+MODEL ?= runs/demo
 
-.PHONY: demo test bench kill-test test-oldest test-transformers quality style
+.PHONY: demo app test bench kill-test test-oldest test-transformers quality style
 
 demo: runs/drawn_slides/example.png
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
+
+app: .venv/installed
+	$(BIN)/mmjepa app $(MODEL)
 
 # The example is written last.
 runs/drawn_slides/example.png: | .venv/installed

@@ -2,58 +2,43 @@
 
     python app.py runs/demo        # or: mmjepa app runs/demo
 
-On a Hugging Face Space this file is the app; the variable MMJEPA_MODEL names the model.
+On a Hugging Face Space this file is the app; the variable MMJEPA_MODEL names the model (docs/page.md).
 """
 
 import os
 import sys
+import tempfile
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
-import jinja2
+import numpy as np
 import PIL.Image
-import torch
 
+from mmjepa.data.drawn_slides import ask_questions, draw_slide
 from mmjepa.evaluation.asking import Reply, ask, load_saved
-from mmjepa.evaluation.html_report import data_url, with_attention
-from mmjepa.evaluation.model_card import shown_name
+from mmjepa.evaluation.html_report import draw_attention
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor, to_rgb
 
-MAX_QUESTIONS = 8
+MAX_QUESTIONS = 8  # an image of PathVQA has 7.6; others wait meanwhile
 MAX_CHARACTERS = 300  # of a question; PathVQA's longest has 163
-MAX_FILE_SIZE = "20mb"
+MAX_FILE_SIZE = "20mb"  # 2,500 x 2,500 pixels without compression
 MAX_PIXELS = 50_000_000  # decoded, these take 150 MB
+MAX_ASPECT_RATIO = 50  # resized to a fixed shorter side, a thin line would take gigabytes
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")  # Pillow starts other programs for some of the others
+NO_IMAGE = f"This file is no image that can be read: give a whole file in one of the formats {', '.join(FORMATS)}."
 QUEUE_SIZE = 200  # requests that wait; later ones are told to come again
-NO_IMAGE = "This file is no image that can be read: give a PNG, JPEG, TIFF, WebP, BMP or GIF file."
+KEPT_SECONDS = 3600  # after one to two of these, what was uploaded and drawn is deleted
+PICTURE_SIDE = 512  # pixels of the longer side of what is shown
 MIN_PROBABILITY = 0.01  # of another answer that is worth showing
-EXAMPLE = Path("runs/drawn_slides/example.png")
-EXAMPLE_QUESTIONS = "where is the gland?\nis necrosis seen?\nwhat stain is used?"
+COLUMNS = ["question", "answer", "probability", "comes from", "without image", "other answers"]
+WIDTHS: list[str | int] = ["180px", "110px", "110px", "110px", "135px", "145px"]  # a narrow page scrolls
 ABOUT = (
-    "Ask about a pathology image. An answer is *from the image* if it changes when the model sees a black image "
-    "instead; else the question alone gave it. For research; not a medical device."
+    "Ask about a pathology image. An answer comes *from the image* if it changes when the model sees a black image "
+    "instead; else the question alone gave it. The picture below the answers is in colour where the decoder looked "
+    "while it wrote one of them. For research; not a medical device."
 )
-CARDS = jinja2.Environment(autoescape=True).from_string("""
-<div style="display:grid; grid-template-columns:repeat(auto-fill, minmax(220px, 1fr)); gap:1rem">
-{% for card in cards %}<div class="reply" style="border:1px solid #8886; border-radius:8px; padding:.8rem">
-{% if card.picture %}
-<img src="{{ card.picture }}" alt="where the model looked" style="width:100%; border-radius:4px">
-{% endif %}
-<div style="margin-top:.4rem; overflow-wrap:anywhere">{{ card.question }}</div>
-<div style="font-size:1.3rem; font-weight:600; overflow-wrap:anywhere">{{ card.answer or "(no answer)" }}</div>
-<div><meter min="0" max="1" value="{{ card.probability }}" style="width:100%"></meter></div>
-<div>{{ "%.0f"|format(100 * card.probability) }} %, \
-{{ "from the image" if card.from_image else "from the question" }}</div>
-<div style="opacity:.75; overflow-wrap:anywhere">without the image: {{ card.without_image or "(no answer)" }}</div>
-{% if card.others %}<div style="opacity:.75; overflow-wrap:anywhere">or: {% for text, probability in card.others %}\
-{{ text }} ({{ "%.0f"|format(100 * probability) }} %){{ "" if loop.last else ", " }}{% endfor %}</div>{% endif %}
-</div>
-{% endfor %}</div>
-{% if cards[0].picture %}
-<p style="opacity:.75">In colour: where the decoder looked while it wrote the answer.</p>
-{% endif %}
-""")
 
 
 def refusal(message: str) -> gr.Error:
@@ -61,18 +46,21 @@ def refusal(message: str) -> gr.Error:
     return gr.Error(message, print_exception=False)
 
 
-def read_image(path: str | None) -> PIL.Image.Image:
+def read_image(file: bytes | None) -> PIL.Image.Image:
     """The image of an uploaded file, in 8-bit RGB; gr.Error says what is wrong with it."""
-    if path is None:
-        raise refusal("There is no image: choose one, or drop it on the left.")
+    if file is None:
+        raise refusal("There is no image: choose one, or drop it on the page.")
     try:
-        image = PIL.Image.open(path)
+        image = PIL.Image.open(BytesIO(file), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            size = f"{image.width} x {image.height}"
-            raise refusal(f"The image has {size} pixels; at most {MAX_PIXELS:,} are read: make it smaller.")
+            raise PIL.Image.DecompressionBombError
+        if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+            raise refusal(f"The image is a thin line: give one whose sides differ at most {MAX_ASPECT_RATIO} times.")
         return to_rgb(image)
     except gr.Error:
         raise
+    except PIL.Image.DecompressionBombError as error:  # Pillow's own, above 179 million pixels
+        raise refusal(f"The image is too large: give one of at most {MAX_PIXELS:,} pixels.") from error
     except Exception as error:  # Pillow's decoders raise errors of a dozen types
         raise refusal(NO_IMAGE) from error
 
@@ -84,53 +72,84 @@ def read_questions(text: str | None) -> list[str]:
         raise refusal("There is no question: write one in each line.")
     if len(questions) > MAX_QUESTIONS:
         raise refusal(f"There are {len(questions)} questions: ask at most {MAX_QUESTIONS} at once.")
-    if longest := max((len(question) for question in questions if len(question) > MAX_CHARACTERS), default=0):
+    if (longest := max(map(len, questions))) > MAX_CHARACTERS:
         raise refusal(f"A question has {longest} characters: ask in at most {MAX_CHARACTERS}.")
     return questions
 
 
-def card_of(reply: Reply, pixels: torch.Tensor) -> dict[str, Any]:
-    """What the page shows of a reply about an image (3, H, W), uint8, as the model sees it."""
-    return {
-        "question": reply.question,
-        "answer": reply.answer,
-        "probability": reply.probability,
-        "from_image": reply.is_from_image,
-        "without_image": reply.without_image,
-        "others": [(text, p) for text, p in reply.candidates if p >= MIN_PROBABILITY],
-        "picture": None if reply.attention is None else data_url(with_attention(pixels, reply.attention), side=384),
-    }
+def picture_of(image: PIL.Image.Image) -> PIL.Image.Image:
+    """`image` with a longer side of PICTURE_SIDE pixels."""
+    scale = PICTURE_SIDE / max(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), PIL.Image.Resampling.BICUBIC)
 
 
-def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, name: str) -> gr.Blocks:
-    """The page of one model, which `name` names on it."""
+def row_of(reply: Reply) -> list[str]:
+    """The cells of COLUMNS."""
+    others = [f"{text} ({100 * p:.0f} %)" for text, p in reply.candidates if p >= MIN_PROBABILITY]
+    source = "the image" if reply.is_from_image else "the question"
+    probability = f"{100 * reply.probability:.0f} %"
+    return [reply.question, reply.answer, probability, source, reply.without_image, ", ".join(others)]
 
-    def answer(path: str | None, text: str | None) -> str:
-        image, questions = read_image(path), read_questions(text)
+
+def draw_examples(folder: str) -> list[list[str]]:
+    """The files of slides that are drawn in `folder`, each with questions about it."""
+    examples, random = [], np.random.default_rng(1)
+    for path in (f"{folder}/slide_{number}.png" for number in (1, 2, 3)):
+        image, facts = draw_slide(random)
+        image.save(path)
+        questions = [question for question, _ in ask_questions(random, facts)]
+        examples.append([path, "\n".join(questions[:MAX_QUESTIONS])])
+    return examples
+
+
+def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor) -> gr.Blocks:
+    """The page of one model."""
+
+    def show(file: bytes | None) -> gr.Image:
+        return gr.Image(None if file is None else picture_of(read_image(file)), visible=file is not None)
+
+    def answer(file: bytes | None, text: str | None) -> tuple[list[list[str]], gr.Gallery]:
+        image, questions = read_image(file), read_questions(text)
         replies = ask(model, processor, image, questions)
-        seen = processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
-        pixels = seen["pixel_values"][0].round().clamp(0, 255).byte()  # (3, H, W)
-        return CARDS.render(cards=[card_of(reply, pixels) for reply in replies])
+        picture = picture_of(image)
+        drawn = [
+            (draw_attention(picture, reply.attention, processor.image_processor), reply.question)
+            for reply in replies
+            if reply.attention is not None
+        ]
+        return [row_of(reply) for reply in replies], gr.Gallery(drawn, visible=bool(drawn), selected_index=0)
 
-    with gr.Blocks(title="MMJepa", analytics_enabled=False) as page:
-        gr.Markdown(f"# MMJepa\n{ABOUT} Model: `{name}`")
+    with gr.Blocks(title="MMJepa", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+        gr.Markdown(f"# MMJepa\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
-                # Not gradio's image alone: of a file that is none it says "Error", or where this machine keeps it.
-                file = gr.File(label="image file", file_types=["image"], height=120)
-                preview = gr.Image(label="image", interactive=False, height=280, visible=False)
-                questions = gr.Textbox(
-                    label="questions, one in each line", lines=4, max_length=MAX_QUESTIONS * (MAX_CHARACTERS + 1)
-                )
+                # Not gr.Image: it shows no TIFF, and names this machine's folder of a file that is no image.
+                file = gr.File(label="image file", file_types=["image"], type="binary", height=150)
+                preview = gr.Image(label="image", height=280, interactive=False, buttons=[], visible=False)
+                questions = gr.Textbox(label="questions, one in each line", lines=4)
                 button = gr.Button("Ask", variant="primary")
-                if EXAMPLE.exists():
-                    gr.Examples([[str(EXAMPLE), EXAMPLE_QUESTIONS]], [file, questions], label="an example")
+                with tempfile.TemporaryDirectory() as folder:  # gradio copies the files
+                    examples = draw_examples(folder)
+                    names = [Path(path).stem.replace("_", " ") for path, _ in examples]
+                    gr.Examples(examples, [file, questions], example_labels=names, label="drawn examples")
             with gr.Column(scale=2, min_width=320):
-                answers = gr.HTML(label="answers", elem_id="answers", min_height=300)
-        file.change(lambda path: gr.update(value=path and read_image(path), visible=bool(path)), file, preview)
-        # One at a time: two would share the same cores, and each need its memory.
-        button.click(answer, [file, questions], answers, concurrency_limit=1, api_name="ask")
-    return page.queue(max_size=QUEUE_SIZE)
+                answers = gr.Dataframe(
+                    label="answers",
+                    elem_id="answers",
+                    headers=COLUMNS,
+                    column_widths=WIDTHS,
+                    datatype="str",  # HTML and Markdown in a question stay text
+                    wrap=True,
+                    buttons=[],
+                )
+                maps = gr.Gallery(label="maps", elem_id="maps", preview=True, buttons=["fullscreen"], visible=False)
+        # Answers about another image must not stand beside a new one.
+        blank = [None, gr.Gallery(None, visible=False), gr.Image(None, visible=False)]
+        changed = file.change(lambda: blank, None, [answers, maps, preview], queue=False, api_visibility="private")
+        changed.then(show, file, preview, api_visibility="private")
+        button.click(answer, [file, questions], [answers, maps], api_name="ask")
+    # One at a time: two would share the same cores, and each need its memory.
+    return page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
 
 def serve(model: str, host: str | None = None, port: int | None = None, **launch_kwargs) -> gr.Blocks:
@@ -139,22 +158,31 @@ def serve(model: str, host: str | None = None, port: int | None = None, **launch
     Args:
         host, port: where it listens; by default on this machine alone, at the first free port from 7860 on.
         launch_kwargs: for gradio's `launch`.
+
+    Raises:
+        OSError: there is no such model, or the port is not free.
     """
-    page = build_page(*load_saved(model), shown_name(model))
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none are fetched
+    page = build_page(*load_saved(model))
+    fonts = ["system-ui", "sans-serif"]  # none are fetched
     page.launch(
         server_name=host,
         server_port=port,
-        max_file_size=MAX_FILE_SIZE,
-        theme=gr.themes.Default(**fonts),
-        footer_links=[],
-        show_error=False,
         share=False,
+        max_file_size=MAX_FILE_SIZE,
+        theme=gr.themes.Default(font=fonts, font_mono=fonts),
+        footer_links=[],
         ssr_mode=False,
         **launch_kwargs,
     )
     return page
 
 
+def main() -> None:
+    try:
+        serve(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MMJEPA_MODEL", "runs/demo"))
+    except OSError as error:
+        sys.exit(f"app.py: {error}")
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MMJEPA_MODEL", "runs/demo"))
+    main()

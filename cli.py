@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -182,3 +183,23 @@ def ask(
         else:
             origin = "from the image" if reply.is_from_image else "from the question: the same without the image"
             typer.echo(f"{reply.question}\n  {reply.answer}  ({100 * reply.probability:.0f} %, {origin})")
+
+
+@app.command("app")
+def page(
+    model: Annotated[
+        str, typer.Argument(help="A folder or Hub id of a saved model.", envvar="MMJEPA_MODEL")
+    ] = "runs/demo",
+    port: Annotated[int | None, typer.Option(help="Where the page is; the first free port from 7860 on.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
+) -> None:
+    """Serve a web page that asks a model about images."""
+    if find_spec("gradio") is None:
+        raise typer.BadParameter("the page needs gradio: pip install 'mmjepa[app]'.")
+    check_source("model_name_or_path", model)
+    from .app import serve
+
+    try:
+        serve(model, host, port)
+    except OSError as error:
+        raise typer.BadParameter(str(error)) from error

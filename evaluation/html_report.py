@@ -13,6 +13,7 @@ import torch
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
+from transformers import BaseImageProcessor
 
 from ..data.images import VqaData, normalize_pixels
 from ..metrics.vqa_answers.vqa_answers import is_right
@@ -131,6 +132,26 @@ def with_attention(pixels: torch.Tensor, attention: torch.Tensor) -> torch.Tenso
     image = pixels.float()
     faded = image.mean(dim=0, keepdim=True) * 0.35 + 40
     return (weights * image + (1 - weights) * faded).round().to(torch.uint8)
+
+
+def draw_attention(picture: Image.Image, attention: torch.Tensor, image_processor: BaseImageProcessor) -> Image.Image:
+    """`picture` in colour where the decoder looked and grey elsewhere.
+
+    `attention` (h, w) is about what the model sees: all of the picture, or its middle if the image processor crops.
+    """
+    whole, seen = (
+        image_processor(picture, do_center_crop=crop, return_tensors="pt")["pixel_values"].shape[2:]
+        for crop in (False, image_processor.do_center_crop)
+    )
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3, H, W)
+    sides = pixels.shape[1:]
+    height, width = (min(side, round(side * part / all)) for side, part, all in zip(sides, seen, whole, strict=True))
+    top, left = (sides[0] - height) // 2, (sides[1] - width) // 2
+    weights = torch.zeros(sides)  # (H, W)
+    weights[top : top + height, left : left + width] = torch.nn.functional.interpolate(
+        attention[None, None], (height, width), mode="bilinear"
+    )
+    return Image.fromarray(with_attention(pixels, weights).permute(1, 2, 0).numpy())
 
 
 def data_url(pixels: torch.Tensor, side: int = PICTURE_SIDE) -> str:

@@ -1,5 +1,6 @@
 """The page: what it takes and refuses, and asked in a browser."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -15,9 +16,16 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from mmjepa import app
-from mmjepa.app import MAX_CHARACTERS, MAX_QUESTIONS, read_image, read_questions, serve
+from mmjepa.app import MAX_CHARACTERS, MAX_QUESTIONS, PICTURE_SIDE, read_image, read_questions, row_of, serve
+from mmjepa.evaluation.asking import Reply
 
-QUESTIONS = ["what is seen?", "<img src=x onerror=document.title=1> is it red?"]
+HOSTILE = "<img src=x onerror=document.title=1> is it **red**?"
+
+
+def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
 
 
 def test_questions_are_lines_and_empty_lines_are_none():
@@ -34,24 +42,48 @@ def test_questions_are_lines_and_empty_lines_are_none():
     ],
 )
 def test_no_question_or_too_many_or_too_long_ones_are_refused(text, message):
-    with pytest.raises(gr.Error, match=message):
+    with pytest.raises(gr.Error, match=message) as raised:
         read_questions(text)
+    assert not raised.value.print_exception  # no traceback in the server's log
 
 
-def test_no_image_no_image_file_and_too_large_images_are_refused(tmp_path, monkeypatch):
-    (tmp_path / "text.png").write_text("no image")
-    Image.new("RGB", (20, 10)).save(tmp_path / "image.png")
-    cut = (tmp_path / "image.png").read_bytes()[:-30]
-    (tmp_path / "cut.png").write_bytes(cut)
-    assert read_image(str(tmp_path / "image.png")).size == (20, 10)
-    with pytest.raises(gr.Error, match="no image: choose one"):
-        read_image(None)
-    for name in ("text.png", "cut.png", "none.png"):
-        with pytest.raises(gr.Error, match="no image that can be read"):
-            read_image(str(tmp_path / name))
-    monkeypatch.setattr(app, "MAX_PIXELS", 199)
-    with pytest.raises(gr.Error, match="20 x 10 pixels; at most 199"):
-        read_image(str(tmp_path / "image.png"))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF"])
+def test_images_of_the_named_formats_are_read(format):
+    image = read_image(encoded(Image.new("RGB", (20, 10)), format))
+    assert (image.size, image.mode) == ((20, 10), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (None, "no image: choose one"),
+        (b"", "no image that can be read"),
+        (b"no image", "no image that can be read"),
+        (encoded(Image.new("RGB", (20, 10)))[:-30], "no image that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that can be read"),
+        (encoded(Image.new("1", (5001, 100))), "thin line"),
+        (encoded(Image.new("1", (8000, 8000))), "too large: give one of at most 50,000,000 pixels"),
+        (encoded(Image.new("1", (20_000, 10_000))), "too large: give one of at most 50,000,000 pixels"),
+    ],
+    ids=["none", "empty", "text", "cut", "eps", "line", "large", "larger than Pillow opens"],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_no_image_no_image_file_and_too_large_images_are_refused(file, message):
+    with pytest.raises(gr.Error, match=message) as raised:
+        read_image(file)
+    assert not raised.value.print_exception
+
+
+def test_a_reply_becomes_a_row_that_names_only_likely_other_answers():
+    reply = Reply("what?", "yes", 0.714, "Yes.", [("no", 0.2), ("liver", 0.001)], None)
+    assert row_of(reply) == ["what?", "yes", "71 %", "the question", "Yes.", "no (20 %)"]
+
+
+def test_a_model_that_does_not_exist_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["app.py"])
+    monkeypatch.setenv("MMJEPA_MODEL", f"{tmp_path}/nothing")
+    with pytest.raises(SystemExit, match="there is no folder .*/nothing"):
+        app.main()
 
 
 @pytest.fixture(scope="module")
@@ -76,36 +108,71 @@ def browser():
 
 
 def wait(browser, condition):
-    return WebDriverWait(browser, 60).until(condition)
+    return WebDriverWait(browser, 30).until(condition)
 
 
-def ask_in(browser, page, image: str, questions: str) -> None:
+def wait_for_text(browser, text: str, within: str = "body") -> None:
+    wait(browser, lambda browser: text in browser.find_element(By.CSS_SELECTOR, within).text)
+
+
+def button(browser, text: str):
+    return wait(browser, lambda browser: [b for b in browser.find_elements(By.TAG_NAME, "button") if b.text == text])[
+        0
+    ]
+
+
+def give(browser, page, file: str | Path) -> None:
     browser.get(page.local_url)
-    chosen = wait(browser, lambda browser: browser.find_elements(By.CSS_SELECTOR, "input[type=file]"))
-    chosen[0].send_keys(image)
-    wait(browser, lambda browser: Path(image).stem in browser.find_element(By.TAG_NAME, "body").text)
-    browser.find_element(By.TAG_NAME, "textarea").send_keys(questions)
-    next(button for button in browser.find_elements(By.TAG_NAME, "button") if button.text == "Ask").click()
+    wait(browser, lambda browser: browser.find_elements(By.CSS_SELECTOR, "input[type=file]"))[0].send_keys(str(file))
+
+
+def cells(browser) -> list[str]:
+    return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#answers [role=gridcell]")]
 
 
 def test_in_a_browser_questions_about_an_image_are_answered(browser, page, image_file):
-    ask_in(browser, page, image_file, "\n".join(QUESTIONS))
-    cards = wait(browser, lambda browser: browser.find_elements(By.CLASS_NAME, "reply"))
-    assert len(cards) == len(QUESTIONS)
-    for card, question in zip(cards, QUESTIONS, strict=True):
-        assert question in card.text  # its HTML too is text
-        assert "from the image" in card.text or "from the question" in card.text
-        assert "without the image:" in card.text
-        picture = card.find_element(By.TAG_NAME, "img")
-        assert picture.get_property("naturalWidth") == 384
+    give(browser, page, image_file)
+    wait_for_text(browser, Path(image_file).stem)
+    browser.find_element(By.TAG_NAME, "textarea").send_keys("what is seen?\n" + HOSTILE)
+    button(browser, "Ask").click()
+    wait_for_text(browser, HOSTILE, "#answers")  # HTML and Markdown are text
+    assert {"what is seen?", HOSTILE} <= set(cells(browser))
+    assert {"the image", "the question"} & set(cells(browser))
+
+    def shown(browser):
+        return browser.find_elements(By.CSS_SELECTOR, "#maps .media-button img")
+
+    wait(browser, lambda browser: shown(browser) and shown(browser)[0].get_property("naturalWidth") == PICTURE_SIDE)
+    assert shown(browser)[0].get_property("naturalHeight") == PICTURE_SIDE * 30 // 40
+    browser.find_elements(By.CSS_SELECTOR, "#maps .thumbnails button")[1].click()
+    wait_for_text(browser, HOSTILE, "#maps .caption")
     assert browser.title == "MMJepa"
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert all(address.startswith((page.local_url, "data:")) for address in fetched)
 
 
+def test_in_a_browser_an_example_fills_the_page(browser, page):
+    browser.get(page.local_url)
+    button(browser, "slide 1").click()
+    wait(browser, lambda browser: browser.find_element(By.TAG_NAME, "textarea").get_property("value"))
+    button(browser, "Ask").click()
+    wait_for_text(browser, "%", "#answers")
+    asked = browser.find_element(By.TAG_NAME, "textarea").get_property("value").splitlines()
+    assert asked[0] in cells(browser)
+
+
 def test_in_a_browser_a_file_that_is_no_image_is_named(browser, page, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(np.random.default_rng(0).bytes(100))
-    ask_in(browser, page, str(bad), "what?")
-    message = "no image that can be read"
-    assert wait(browser, lambda browser: message in browser.find_element(By.TAG_NAME, "body").text)
+    give(browser, page, bad)
+    wait_for_text(browser, "no image that can be read")
+    assert str(tmp_path) not in browser.page_source
+
+
+def test_in_a_browser_a_too_large_file_and_a_missing_image_are_named(browser, page, tmp_path):
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(21 * 2**20)
+    give(browser, page, tmp_path / "large.png")
+    wait_for_text(browser, "maximum allowed size of 20")
+    button(browser, "Ask").click()
+    wait_for_text(browser, "There is no image")

@@ -21,7 +21,7 @@ def call(monkeypatch):
 
 def test_help_shows_the_commands_in_the_order_in_which_they_are_used(call):
     shown = call("--help").output
-    places = [shown.index(f"│ {name} ") for name in ("check", "train", "evaluate", "score", "export")]
+    places = [shown.index(f"│ {name} ") for name in ("check", "train", "evaluate", "score", "export", "app")]
     assert places == sorted(places)
 
 
@@ -52,6 +52,7 @@ def test_the_help_of_train_is_that_of_the_script_under_its_own_name(call):
         (["evaluate", "./nothing"], "mmjepa evaluate: --model_name_or_path is './nothing': there is no such folder"),
         (["evaluate", "--batch_size", "3"], "name it first, then the flags"),
         (["export", "./nothing", "out"], "'./nothing': there is no such folder"),
+        (["app", "./nothing"], "'./nothing': there is no such folder"),
         (["check", "./nothing"], "'./nothing': there is no such folder"),
     ],
 )
@@ -68,3 +69,18 @@ def test_an_export_without_its_packages_says_how_to_install_them(call, saved_fol
     monkeypatch.setattr("mmjepa.training.command_line.find_spec", lambda name: None)
     run = call("export", saved_folder, "onnx", "--onnx")
     assert run.exit_code == 2 and "pip install 'mmjepa[onnx]'" in " ".join(run.output.replace("│", " ").split())
+
+
+def test_the_page_without_gradio_says_how_to_install_it(call, saved_folder, monkeypatch):
+    monkeypatch.setattr("mmjepa.cli.find_spec", lambda name: None)
+    run = call("app", saved_folder)
+    assert run.exit_code == 2 and "pip install 'mmjepa[app]'" in " ".join(run.output.replace("│", " ").split())
+
+
+def test_the_page_is_served_where_it_is_asked_for(call, saved_folder, monkeypatch):
+    pytest.importorskip("gradio", reason="the page needs gradio, the extra [app]")
+    launched = {}
+    monkeypatch.setattr("gradio.Blocks.launch", lambda page, **options: launched.update(options))
+    run = call("app", saved_folder, "--port", "7999", "--host", "0.0.0.0")
+    assert run.exit_code == 0, run.output
+    assert (launched["server_name"], launched["server_port"], launched["share"]) == ("0.0.0.0", 7999, False)

@@ -53,7 +53,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_all_that_a_file_imports_is_declared(path):
     needs_tests = TESTS in path.parents or path.parent.name == "benchmarks"
-    extra = "test" if needs_tests else "onnx" if "onnx" in path.stem else ""
+    extra = "test" if needs_tests else "onnx" if "onnx" in path.stem else "app" if path.stem == "app" else ""
     allowed = declared()[""] | declared()[extra]
     assert imported(path) <= allowed.keys()
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
 
 from mmjepa.data.images import VqaData
 from mmjepa.evaluation.calibration import calibration_metrics, reliability_curve
 from mmjepa.evaluation.evaluate import evaluate_model
-from mmjepa.evaluation.html_report import EXAMPLES, examples, with_attention, write_html_report
+from mmjepa.evaluation.html_report import EXAMPLES, draw_attention, examples, with_attention, write_html_report
 from mmjepa.evaluation.plain_words import plain_words
 from mmjepa.metrics.vqa_answers.vqa_answers import is_right
 
@@ -89,6 +90,16 @@ def test_colour_is_left_where_the_decoder_looked():
     attention[0, 1] = 0.3
     shown = with_attention(pixels, attention).float()
     assert shown[0, 0, 7] - shown[1, 0, 7] > 190 and shown[0, 7, 0] == shown[1, 7, 0]
+
+
+@pytest.mark.parametrize(("crops", "seen"), [(True, slice(30, 90)), (False, slice(0, 120))])
+def test_a_map_lies_over_what_the_model_sees_of_the_image(crops, seen, image_processor, monkeypatch):
+    """Cropped, it is the middle square of a picture of 120 x 60 pixels. Looked at everywhere, that is in colour."""
+    monkeypatch.setattr(image_processor, "do_center_crop", crops)
+    picture = Image.new("RGB", (120, 60), (250, 0, 0))
+    drawn = np.asarray(draw_attention(picture, torch.full((4, 4), 0.02), image_processor))  # (60, 120, 3)
+    red = (drawn == (250, 0, 0)).all(axis=-1)
+    assert red[:, seen].all() and red.sum() == 60 * (seen.stop - seen.start)
 
 
 def test_the_calibration_error_equals_a_computation_by_hand():
