@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from .answering import batches
+from .controls import named_interval
 
 RECALL_RANKS = (1, 5, 10)
 IMAGES_PER_BLOCK = 256
@@ -32,6 +33,7 @@ def alignment_metrics(
             whose text belongs to the other image too are left out of the second.
         retrieval_recall_at_1, _5, _10: share of images that have one of their own texts among the k nearest of all
             texts. A text just as near as the own one counts as nearer: else a collapsed embedding would score 1.
+        retrieval_recall_at_<k>_low, _high: its 95 % interval, by a bootstrap over images.
         retrieval_recall_at_<k>_chance: what k texts drawn at random would give.
         retrieval_recall_at_<k>_popular: what the k texts that most images share would give, the same for every image.
             Half of PathVQA's images are asked what is present: naming that question says nothing about an image.
@@ -50,7 +52,9 @@ def alignment_metrics(
     own_counts = Counter(map(len, texts_of.values()))
     most_shared = [text_id for text_id, _ in Counter(text_id for _, text_id in pairs).most_common()]
     for k in RECALL_RANKS:
-        metrics[f"retrieval_recall_at_{k}"] = (ranks < k).float().mean().item()
+        metrics |= named_interval(
+            f"retrieval_recall_at_{k}", (ranks < k).double().cpu().numpy(), list(texts_of), seed=0
+        )
         chances = [count * chance_of_hit(own, len(texts), k) for own, count in own_counts.items()]
         metrics[f"retrieval_recall_at_{k}_chance"] = sum(chances) / len(ranks)
         found = sum(not set(most_shared[:k]).isdisjoint(own) for own in texts_of.values())

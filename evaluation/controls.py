@@ -56,9 +56,7 @@ def image_gain(
 ) -> dict[str, float]:
     """What the right image adds to accuracy, `image_gain`, and its 95 % interval, `image_gain_low` and `_high`."""
     gained = np.subtract(correct, correct_shuffled, dtype=float)
-    return dict(
-        zip(("image_gain", "image_gain_low", "image_gain_high"), mean_interval(gained, image_ids, seed), strict=True)
-    )
+    return named_interval("image_gain", gained, image_ids, seed)
 
 
 def images_drawn(image_ids: Sequence[Any], seed: int, draws: int = 1000) -> tuple[np.ndarray, np.ndarray]:
@@ -86,3 +84,9 @@ def mean_interval(values: np.ndarray, image_ids: Sequence[Any], seed: int) -> tu
     means = (times_drawn @ sums)[drawn_rows > 0] / drawn_rows[drawn_rows > 0]
     low, high = np.quantile(means, (0.025, 0.975))
     return float(sums.sum() / rows.sum()), float(low), float(high)
+
+
+def named_interval(name: str, values: np.ndarray, image_ids: Sequence[Any], seed: int) -> dict[str, float]:
+    """`mean_interval` as the numbers `<name>`, `<name>_low` and `<name>_high`."""
+    ends = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(ends, mean_interval(values, image_ids, seed), strict=True))

@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import BaseImageProcessor
 
 from ..data.images import VqaData, normalize_pixels
-from ..metrics.vqa_answers.vqa_answers import is_right
+from ..metrics.vqa_answers.rules import is_yes_no
+from ..metrics.vqa_answers.vqa_answers import is_right, right_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .attention import attention_maps
@@ -28,6 +29,13 @@ from .report import table_rows
 EXAMPLES = 8  # of wrong and of right answers
 PICTURE_SIDE = 192  # pixels
 LOSSES = {"train_align": "alignment", "train_ce": "answer", "train_answer": "predicted answer"}
+# Row of the table -> the column of rows that holds its answers.
+ANSWERS = {
+    "model": "prediction",
+    "model, answers ranked": "ranked",
+    "shuffled images": "shuffled",
+    "blank images": "blank",
+}
 COLOURS = ("#3b82c4", "#d97706", "#2f9e6e")  # read on white and on black
 TEXT_COLOUR = "#010203"  # becomes that of the page's text
 
@@ -61,13 +69,11 @@ def write_html_report(
         "Cosine of image and text": cosine_plot(answers),
     }
     wrong, right = examples(answers)
-    correct = np.array(are_right(answers), dtype=float)
-    _, low, high = mean_interval(correct, [row["image_id"] for row in answers], seed=0)
     page = environment.get_template("report.html.jinja").render(
         title=title,
         sentences=plain_words(metrics),
-        interval=f"{100 * low:.1f} to {100 * high:.1f} %",
         table=table_rows(metrics),
+        intervals=intervals(answers),
         kinds=kind_rows(metrics),
         plots={name: svg(figure) for name, figure in plots.items() if figure is not None},
         galleries={
@@ -78,8 +84,26 @@ def write_html_report(
     Path(path).write_text(page, encoding="utf-8")
 
 
-def are_right(answers: list[dict[str, Any]]) -> list[bool]:
-    return [is_right(row["prediction"], row.get("answers") or row["answer"]) for row in answers]
+def are_right(answers: list[dict[str, Any]], column: str = "prediction") -> list[bool]:
+    """Whether what the rows have in `column` is right."""
+    return [is_right(row[column], row.get("answers") or row["answer"]) for row in answers]
+
+
+def intervals(answers: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """95 % intervals of the accuracies in `table_rows`, in percent, by row and column, of answers that rows have."""
+    image_ids = [row["image_id"] for row in answers]
+    yes_no = np.array([is_yes_no(right_answers(row.get("answers") or row["answer"])[0]) for row in answers])
+    counted = {"yes/no": yes_no, "open": ~yes_no, "overall": np.ones_like(yes_no)}
+    shown: dict[str, dict[str, str]] = {}
+    for name, column in ANSWERS.items():
+        if column in answers[0]:
+            correct = np.array(are_right(answers, column), dtype=float)
+            shown[name] = {}
+            for kind, counts in counted.items():
+                if counts.any():
+                    _, low, high = mean_interval(np.where(counts, correct, np.nan), image_ids, seed=0)
+                    shown[name][kind] = f"{100 * low:.1f} to {100 * high:.1f}"
+    return shown
 
 
 def kind_rows(metrics: dict[str, float]) -> list[dict[str, Any]]:

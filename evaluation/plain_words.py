@@ -37,6 +37,11 @@ def image_sentence(metrics: dict[str, float]) -> str:
     interval = f"95 % interval {low:.1f} to {high:.1f}"
     if low > 0:
         return f"Shuffling the images costs {gain:.1f} points of accuracy ({interval}): the model reads them."
+    if high < 0:
+        return (
+            f"The model answers better about the wrong images, by {-gain:.1f} points ({interval}): look with `mmjepa "
+            "check` whether each question stands beside its own image."
+        )
     return (
         f"Shuffling the images costs nothing that can be told from chance ({gain:.1f} points, {interval}): the model "
         f"answers from the question. {TO_TRY}"
@@ -44,14 +49,17 @@ def image_sentence(metrics: dict[str, float]) -> str:
 
 
 def retrieval_sentence(metrics: dict[str, float]) -> str:
-    recall, chance, popular = (metrics[f"retrieval_recall_at_1{end}"] for end in ("", "_chance", "_popular"))
-    if recall <= 1.5 * chance:
+    recall, low, high, chance, popular = (
+        metrics[f"retrieval_recall_at_1{end}"] for end in ("", "_low", "_high", "_chance", "_popular")
+    )
+    if low <= chance:
         judgement = "the alignment tells images apart no better than chance"
-    elif recall <= popular:
+    elif low <= popular:
         judgement = "the alignment tells images apart, but naming the text that most images share finds more"
     else:
         judgement = "the alignment tells images apart"
     return (
-        f"An image finds a text of its own first in {100 * recall:.1f} % of cases, by chance in {100 * chance:.1f} %, "
+        f"An image finds a text of its own first in {100 * recall:.1f} % of cases (95 % interval "
+        f"{100 * low:.1f} to {100 * high:.1f}), by chance in {100 * chance:.1f} %, "
         f"by the text that most images share in {100 * popular:.1f} %: {judgement}."
     )

@@ -50,6 +50,16 @@ def imported(path: Path) -> set[str]:
     return {normal(DISTRIBUTIONS.get(module, [module])[0]) for module in modules - sys.stdlib_module_names - own}
 
 
+def test_what_the_code_reads_beside_it_is_installed_with_it():
+    beside = {path for folder in PACKAGES for path in folder.glob("*.*") if folder != ROOT}
+    installed = {
+        path
+        for package, pattern in SETUP["options.package_data"].items()
+        for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    assert installed and {path for path in beside if path.suffix not in (".py", ".md", ".yaml")} == installed
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_all_that_a_file_imports_is_declared(path):
     needs_tests = TESTS in path.parents or path.parent.name == "benchmarks"

@@ -21,6 +21,7 @@ import yaml
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import FAST, FROM_RANDOM, TEXT, VISION
 from transformers import BartForConditionalGeneration, Dinov2Model, GenerationConfig
 from transformers.training_args import ParallelMode
@@ -344,7 +345,9 @@ def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folder
     assert results["eval_accuracy"] == pytest.approx(correct)
     assert PILImage.open(checkpoints / "eval_answers.png").size[0] > 500
     assert len(list(checkpoints.glob("checkpoint-*"))) <= 2
-    assert list((tmp_path / "logs" / "mmjepa_joint").glob("events*"))
+    events = EventAccumulator(str(tmp_path / "logs" / "mmjepa_joint"))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"eval_answers", "test_answers"}
 
     saved = MMJepaForConditionalGeneration.from_pretrained(checkpoints)
     rebuilt = rebuild_from_parts(export)

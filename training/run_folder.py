@@ -35,7 +35,7 @@ VERSIONS = ("mmjepa", "torch", "transformers", "datasets", "accelerate")
 # A run's results. What else it left, a later run overwrites.
 RESULTS = re.compile(
     r"(all|train|eval|test|predict)_results\.json|(eval|test|predict)_answers\.(jsonl|png)|predictions\.parquet"
-    r"|README\.md|run\.json"
+    r"|((test|predict)_)?report\.html|README\.md|run\.json"
 )
 
 

@@ -15,7 +15,7 @@ from ..evaluation.report import answer_table, draw_answers
 from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from .arguments import ModelArguments
-from .trainer import MMJepaTrainer
+from .trainer import MMJepaTensorBoardCallback, MMJepaTrainer
 
 PREDICTIONS = "predictions.parquet"
 
@@ -75,24 +75,38 @@ def evaluate_split(
         if trainer.is_world_process_zero():
             trainer.model.config.save_pretrained(folder)
     if trainer.is_world_process_zero() and answers:
-        numbers = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
         with open(answers_file, "w") as file:
             file.writelines(map(json_line, answers))
-        files = {"picture": folder / f"{prefix}_answers.png"}
-        files["report"] = folder / ("report.html" if prefix == "eval" else f"{prefix}_report.html")
-        draw_answers(files["picture"], data, answers, seed=args.seed)
-        title = f"{folder.absolute().name}: answers to {len(answers)} questions of {SPLITS.get(f'{prefix}_', prefix)}"
-        log_history = trainer.state.log_history
-        write_html_report(
-            files["report"], title, numbers, data, answers, log_history, evaluated, trainer.processing_class
-        )
-        print("\n".join([answer_table(numbers), "", *plain_words(numbers), ""]))
-        if prefix != "eval":
-            files["answers"] = folder / PREDICTIONS
-            write_predictions(files["answers"], answers)
-        files["numbers"] = folder / "all_results.json"
-        print("\n".join(f"{name + ':':9}{file}" for name, file in files.items()))
+        show_evaluation(trainer, evaluated, data, prefix, metrics, answers)
     return metrics
+
+
+def show_evaluation(
+    trainer: MMJepaTrainer,
+    model: MMJepaForConditionalGeneration,
+    data: VqaData,
+    prefix: str,
+    metrics: dict[str, float],
+    answers: list[dict],
+) -> None:
+    """Writes picture, report and table of predictions, and prints what was measured and where it is to be found."""
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    numbers = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
+    files = {"picture": folder / f"{prefix}_answers.png"}
+    files["report"] = folder / ("report.html" if prefix == "eval" else f"{prefix}_report.html")
+    draw_answers(files["picture"], data, answers, seed=args.seed)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, MMJepaTensorBoardCallback):
+            callback.add_picture(files["picture"], trainer.state.global_step)
+    title = f"{folder.absolute().name}: answers to {len(answers)} questions of {SPLITS.get(f'{prefix}_', prefix)}"
+    log_history = trainer.state.log_history
+    write_html_report(files["report"], title, numbers, data, answers, log_history, model, trainer.processing_class)
+    print("\n".join([answer_table(numbers), "", *plain_words(numbers), ""]))
+    if prefix != "eval":
+        files["answers"] = folder / PREDICTIONS
+        write_predictions(files["answers"], answers)
+    files["numbers"] = folder / "all_results.json"
+    print("\n".join(f"{name + ':':9}{file}" for name, file in files.items()))
 
 
 def answer_new_images(trainer: MMJepaTrainer, data: VqaData) -> dict[str, float]:

@@ -32,7 +32,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD
@@ -95,6 +97,13 @@ class MMJepaTensorBoardCallback(TensorBoardCallback):
             if isinstance(value, (int, float)):
                 self.tb_writer.add_scalar(shown, value, state.global_step)
         self.tb_writer.flush()
+
+    def add_picture(self, path: Path, step: int) -> None:
+        """Shows an image file under its name."""
+        if self.tb_writer is not None:
+            with Image.open(path) as picture:
+                self.tb_writer.add_image(path.stem, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            self.tb_writer.flush()
 
 
 class SamplerEpochCallback(TrainerCallback):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mmjepa.data.images import VqaData
 from mmjepa.evaluation.calibration import calibration_metrics, reliability_curve
+from mmjepa.evaluation.controls import mean_interval
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.evaluation.html_report import EXAMPLES, draw_attention, examples, with_attention, write_html_report
 from mmjepa.evaluation.plain_words import plain_words
@@ -57,10 +58,13 @@ def test_what_users_wrote_is_shown_as_text(reported):
 
 def test_the_report_shows_the_numbers_of_the_evaluation(reported):
     prefix, page, metrics, answers = reported
-    cells = re.findall(r"<td>([^<]*)</td>", page)
+    cells = re.findall(r"<td>([^<]*)(?:<small>[^<]*</small>)?</td>", page)
     model = cells[cells.index("model") + 1 :][:3]
     shown = [metrics[name] for name in ("yes_no_accuracy", "open_accuracy", "accuracy") if name in metrics]
     assert [cell for cell in model if cell != "-"] == [f"{100 * value:.1f}" for value in shown]
+    correct = np.array([is_right(row["prediction"], row["answer"]) for row in answers], dtype=float)
+    _, low, high = mean_interval(correct, [row["image_id"] for row in answers], seed=0)
+    assert f"<small>{100 * low:.1f} to {100 * high:.1f}</small>" in page
     assert all(sentence.split("(")[0] in page for sentence in plain_words(metrics))
     assert page.count("<svg") == 3 and "currentColor" in page
     assert page.count("where the decoder looked") > 0 if prefix == "patches" else "decoder looked" not in page
@@ -127,6 +131,10 @@ def test_answers_that_are_right_as_often_as_they_say_are_calibrated():
     [
         (GAIN, "costs 20.0 points of accuracy (95 % interval 10.0 to 30.0): the model reads them"),
         (GAIN | {"image_gain_low": -0.01}, "the model answers from the question"),
+        (
+            GAIN | {"image_gain": -0.2, "image_gain_low": -0.3, "image_gain_high": -0.1},
+            "better about the wrong images, by 20.0 points",
+        ),
         ({"accuracy": 0.4, "accuracy_majority_question": 0.5}, "the model is 10.0 points worse"),
     ],
 )
@@ -139,4 +147,5 @@ def test_the_controls_are_told_in_words(metrics, said):
 )
 def test_retrieval_is_told_beside_chance_and_the_most_shared_text(recall, said):
     beside = {"retrieval_recall_at_1_chance": 0.015, "retrieval_recall_at_1_popular": 0.1}
+    beside |= {"retrieval_recall_at_1_low": recall - 0.01, "retrieval_recall_at_1_high": recall + 0.01}
     assert said in plain_words({"retrieval_recall_at_1": recall} | beside)[0]
