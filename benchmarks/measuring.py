@@ -149,7 +149,8 @@ def show(results: dict, as_json: bool) -> None:
         return
     print(", ".join(f"{name} {value}" for name, value in results["environment"].items()))
     numbers = {name: value for name, value in results.items() if not isinstance(value, (list, dict))}
-    for rows in [value for value in results.values() if isinstance(value, list)] + [[numbers]]:
+    lists = [value for value in results.values() if isinstance(value, list)]
+    for rows in [*lists, [numbers]] if numbers else lists:
         print("\n" + table(rows))
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from transformers import TrainerCallback
 
+from .nonfinite import NonfiniteStepsCallback
 from .progress import LinePrinterCallback
 from .trainer import MMJepaTrainer
 
@@ -58,6 +59,7 @@ def overfit(trainer: MMJepaTrainer) -> dict[str, float]:
     progress = OverfitCallback()
     trainer.eval_dataset = trainer.train_dataset
     trainer.pop_callback(LinePrinterCallback)
+    trainer.pop_callback(NonfiniteStepsCallback)  # a loss that is no number is a result here
     trainer.add_callback(progress)
     trainer.train()
     steps, rows = trainer.state.global_step, sum(map(bool, trainer.train_dataset.questions["question"]))
