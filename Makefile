@@ -38,7 +38,7 @@ kill-test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/killed_runs.py --kills $(KILLS) $(KILL_FLAGS)
 
 bench: .venv/installed
-	set -e; for name in training answering data; do $(BIN)/python benchmarks/bench_$$name.py; done
+	set -e; for name in training answering data memory; do $(BIN)/python benchmarks/bench_$$name.py; done
 
 quality: .venv/installed
 	$(BIN)/ruff check

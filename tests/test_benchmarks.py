@@ -168,6 +168,17 @@ NAMES = {
 }
 
 
+def test_each_recipe_saves_the_memory_that_it_is_for():
+    from bench_memory import measure
+
+    rows = {row["flags"]: row for row in measure("tiny")["recipes"]}
+    plain, large = rows["as it stands"], "step of 64 questions, GB"
+    assert rows["--gradient_checkpointing"][large] < 0.7 * plain[large]
+    assert rows["--bf16_text_encoder"]["weights, GB"] < plain["weights, GB"]
+    assert rows["--optim adafactor"]["optimizer, GB"] < 0.1 * plain["optimizer, GB"]
+    assert all(rows["all three"][name] <= plain[name] for name in plain if name != "flags")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_prints_one_json_object_and_nothing_else(name, capsys):
     benchmark = __import__(name)

@@ -11,18 +11,23 @@ from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from fresh_process import run_fresh
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM
 from torch.distributed.run import get_args_parser as torchrun_parser
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from mmjepa import run_pathvqa
 from mmjepa.cli import app
-from mmjepa.data.drawn_slides import write_drawn_slides
+from mmjepa.data.drawn_slides import ask_questions, draw_slide, write_drawn_slides
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import (
@@ -34,8 +39,9 @@ from mmjepa.training.arguments import (
 )
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "docs/experiments.md", "docs/performance.md"]
-PROGRAMS = {"make", "python", "python3", "pip", "uv", "torchrun", "accelerate", "source"}
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md"]
+DOCUMENTS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = {"make", "python", "python3", "pip", "uv", "torchrun", "accelerate", "source", "hf", "tensorboard"}
 # What a word of a command begins with that names a file of the repository.
 FOLDERS = ("benchmarks/", "configs/", "experiments/", "tests/")
 # README's commands that are parsed and not run, by a word in them, with the reason.
@@ -44,14 +50,15 @@ NOT_RUN = {
     "pip": "it installs",
     "venv": "it installs",
     "source": "it only sets the shell's paths",
-    "torchrun": "several GPUs; tests/training/test_processes.py runs several processes",
-    "accelerate": "several GPUs; tests/training/test_processes.py runs several processes",
     "mmjepa": "tests/test_cli.py and tests of evaluation run it",
+    "hf": "it asks for a password",
+    "app": "it serves until it is stopped; tests/test_app.py asks it",
+    "--push_to_hub": "tests/test_push_to_hub.py pushes",
     "mmjepa.experiments.run_study": "hours of training",
     "mmjepa.export.onnx": "tests/export/test_onnx.py runs it, where its packages are installed",
-    "--streaming": "10,000 steps; tests/data/test_streaming.py trains on a stream",
 }
 PYTHON = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+IN_A_LANGUAGE = re.compile(r"^```\w+\n.*?^```\n", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```\n(.*?)^```\n|(?<=\n\n)((?: {4}[^\n]*\n)+)", re.DOTALL | re.MULTILINE)
 
 
@@ -61,7 +68,7 @@ def python_blocks(document: str) -> list[str]:
 
 def commands(document: str) -> list[list[str]]:
     """The words of all commands: each line of a block, and code in the text that begins with a program's name."""
-    text = PYTHON.sub("", (ROOT / document).read_text())
+    text = IN_A_LANGUAGE.sub("", (ROOT / document).read_text())
     blocks = "".join(fenced or indented for fenced, indented in BLOCK.findall(text))
     lines = blocks.replace("\\\n", " ").splitlines()
     lines += [code for code in re.findall(r"`([^`]+)`", BLOCK.sub("", text)) if program(code.split()) in PROGRAMS]
@@ -117,8 +124,10 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
     for word in words:
         assert not word.startswith(FOLDERS) or "NAME" in word or (ROOT / word).exists()
     match [program(words), *words[1:]]:
-        case ["make", *targets]:
-            assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in targets)
+        case ["make", target, *variables]:
+            makefile = (ROOT / "Makefile").read_text()
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+            assert all(f"{variable.partition('=')[0]} ?=" in makefile for variable in variables)
         case ["python3" | "python", "-m", "venv", _] | ["uv", "venv"] | ["source", _]:
             pass
         case ["pip", "install", *arguments] | ["uv", "pip", "install", *arguments]:
@@ -127,16 +136,20 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
             for extra in re.findall(r"\.\[(\w+)\]", " ".join(arguments)):
                 assert extra in setup["options.extras_require"]
             assert "-c" not in arguments or (ROOT / arguments[arguments.index("-c") + 1]).exists()
-        case ["python", "-m", "pytest", file, "-k", name]:
-            assert re.search(rf"def test_\w*{name}", (ROOT / file).read_text())
+        case ["python", "-m", "pytest", file, "-k", names]:
+            assert all(re.search(rf"def test_\w*{name}", (ROOT / file).read_text()) for name in names.split(" or "))
+        case ["python", "-m", "pytest", *files]:
+            assert all(file.startswith("tests/") for file in files)
         case ["mmjepa", "train", *flags]:
             check_flags(flags)
+        case ["mmjepa", "evaluate", model, *flags]:
+            check_flags([*flags, "--model_name_or_path", model, "--do_train", "false"])
         case ["mmjepa", command, *arguments]:
             get_command(app).commands[command].make_context(command, arguments)
         case ["python", "-m", module, *arguments]:
             only_parse(module, arguments)
         case ["python", "run_pathvqa.py", *flags]:
-            check_flags(flags)
+            check_flags([flag for flag in flags if not flag.endswith("/run.json")])  # only a run has it
         case ["torchrun", *arguments]:
             parsed = torchrun_parser().parse_args(arguments)
             assert parsed.training_script == "run_pathvqa.py"
@@ -146,8 +159,10 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
             load_config_from_file(str(ROOT / parsed.config_file))
             assert parsed.training_script == "run_pathvqa.py"
             check_flags(parsed.training_script_args)
-        case ["python", script]:
-            assert script.startswith("benchmarks/")
+        case ["hf", "auth", "login"] | ["tensorboard", "--logdir", _]:
+            pass
+        case ["python", script, *_]:
+            assert script.startswith(("benchmarks/", "tests/"))
         case _:
             pytest.fail(f"{document}: what is this command, and does it work? {shlex.join(words)}")
 
@@ -211,6 +226,56 @@ def test_the_readmes_python_answers_about_the_slide_that_the_demo_leaves_without
     assert answers == answers_of(clone / "runs" / "demo", image, questions)
 
 
+@pytest.fixture
+def with_own_images(clone, monkeypatch) -> Path:
+    """The clone as working directory, with a folder of images and one table."""
+    monkeypatch.chdir(clone)
+    folder, random, rows = clone / "my_data", np.random.default_rng(0), []
+    (folder / "slides").mkdir(parents=True, exist_ok=True)
+    for number in range(1, 9):
+        slide, facts = draw_slide(random)
+        slide.save(folder / "slides" / f"{number:04}.png")
+        rows += [(f"slides/{number:04}.png", *pair) for pair in ask_questions(random, facts)]
+    pd.DataFrame(rows, columns=["image", "question", "answer"]).to_csv(folder / "train.csv", index=False)
+    pd.DataFrame(rows[:5], columns=["image", "question", "answer"]).to_csv(folder / "test.csv", index=False)
+    return clone
+
+
+def test_the_way_to_a_model_of_ones_own_images_runs_step_by_step(with_own_images):
+    """Each command of docs/own_images.md as it stands; new models are made small by flags after it."""
+    ran = []
+    for words in commands("docs/own_images.md"):
+        if {"hf", "app", "--push_to_hub"} & set(words) or words[0] != "mmjepa" or "NAME" in words:
+            continue
+        ran.append(words[1])
+        if words[1] in ("train", "evaluate"):
+            words = [*words, *FAST]
+        if words[1] == "train" and not words[2].startswith("configs/"):
+            words += FROM_RANDOM
+        if "--overfit" in words:
+            words += ["--max_steps", "2"]
+        run = CliRunner().invoke(app, words[1:], prog_name="mmjepa")
+        assert run.exit_code == 0, f"{words}: {run.output} {run.exception}"
+    assert ran == ["check", "train", "train", "train", "train", "ask", "evaluate", "score", "score", "evaluate"]
+    assert (with_own_images / "runs" / "mine" / "report.html").exists()
+    assert (with_own_images / "runs" / "mine_test" / "predictions.parquet").exists()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_python_of_the_documents_trains_measures_and_adapts_a_saved_model(with_own_images, capsys):
+    pytest.importorskip("peft")
+    exec("".join(python_blocks("docs/python.md")), {})
+    assert "Shuffling the images" in capsys.readouterr().out
+    demo, trained, adapted = (
+        load_file(with_own_images / "runs" / name / "model.safetensors") for name in ("demo", "python", "lora")
+    )
+    name = "decoder.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(trained[name], demo[name]) and not torch.equal(adapted[name], trained[name])
+    name = "decoder.layers.0.fc1.weight"
+    assert torch.equal(adapted[name], trained[name])
+
+
 def test_no_other_document_has_python_to_run():
-    """README's is run above and in tests/export/test_onnx.py, the model card's in tests/evaluation/."""
-    assert not any(python_blocks(document) for document in DOCUMENTS if document != "README.md")
+    """That of two is run above and in tests/export/test_onnx.py, the model card's in tests/evaluation/."""
+    others = set(DOCUMENTS) - {"README.md", "docs/python.md"}
+    assert not any(python_blocks(document) for document in others)
