@@ -1,10 +1,9 @@
 """Does memory stay flat in a long training, and how much do many rows need?
 
-python benchmarks/long_runs.py [--steps 2000] [--images 20000] [--json]
+python benchmarks/long_runs.py [--steps 2000] [--images 20000]
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -101,10 +100,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The memory of long runs and of many rows.")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    results = {"long": [flat_memory(arguments.steps)], "many": many_rows(arguments.images)}
-    print(json.dumps(results) if arguments.json else "\n\n".join(map(table, results.values())))
+    print(table([flat_memory(arguments.steps)]), flush=True)
+    print("\n" + table(many_rows(arguments.images)))
 
 
 if __name__ == "__main__":
