@@ -49,6 +49,9 @@ def check(
     answer_column: Annotated[str | None, typer.Option(help="The column of answers.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions a step of the run that is counted.")] = 16,
     epochs: Annotated[float, typer.Option(help="Epochs of that run.")] = 3,
+    allow_outside_images: Annotated[
+        bool, typer.Option("--allow-outside-images", help="Read images outside of the folder too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at a data set before training: what is wrong with it, and what the questions alone give.
@@ -63,7 +66,8 @@ def check(
     if as_json:
         disable_progress_bars()
     given = {"image": image_column, "question": question_column, "answer": answer_column}
-    report = check_data(dataset_name, config_name, {name: column for name, column in given.items() if column})
+    columns = {name: column for name, column in given.items() if column}
+    report = check_data(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
     if report["errors"]:
         raise typer.Exit(1)

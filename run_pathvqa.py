@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     new_rows = None
     if training_args.predict_data:
         questions = training_args.predict_question or ()
-        new_rows = load_new_rows(training_args.predict_data, questions, data_args.columns())
+        new_rows = load_new_rows(
+            training_args.predict_data, questions, data_args.columns(), data_args.allow_outside_images
+        )
 
     # Build.
     processor, model = build(model_args, rows.get("train"))

@@ -207,8 +207,8 @@ def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_s
     names = " and ".join(repr(name) for name in unreadable[:2])
     raise ValueError(
         f"{split}: {len(unreadable)} of {num_images} images ({share:.0%}) are missing or can't be decoded, such as "
-        f"{names}. A relative path was looked for in the data set's folder, then in the working directory. Check the "
-        "paths, --image_column and, in a CSV file, the quotes around texts with commas"
+        f"{names}. A relative path was looked for in the data set's folder; addresses of the web are not fetched. "
+        "Check the paths, --image_column and, in a CSV file, the quotes around texts with commas"
         + ("." if share == 1 else f", or allow more than a share of {max_share} by --max_unreadable_images.")
     )
 

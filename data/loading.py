@@ -21,7 +21,9 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
+from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.constants import HF_HUB_CACHE
 
 logger = logging.getLogger("mmjepa")
 
@@ -48,6 +50,7 @@ def load_rows(
     columns: dict[str, str] | None = None,
     wanted: Collection[str] | None = None,
     optional: Collection[str] = (),
+    allow_outside_images: bool = False,
 ) -> DatasetDict:
     """The splits of a data set with columns `image`, `question`, `answer` and, where it has them, `caption`, `text`.
 
@@ -68,10 +71,11 @@ def load_rows(
         wanted: the splits, by their names here, that are read; all by default. A missing validation split is no error
             where there is train, from which `hold_out` makes one.
         optional: splits that are read where there are such.
+        allow_outside_images: images may lie outside of the data set's folder.
 
     Raises:
-        ValueError: a wanted split or a column is missing, a table can't be read, or a folder has no data in one of
-            these forms.
+        ValueError: a wanted split or a column is missing, a table can't be read, a folder has no data in one of these
+            forms, or an image lies outside of it.
     """
     splits = load_splits(dataset_name, config_name)
     found = {split_name(split, splits): rows for split, rows in splits.items()}
@@ -79,7 +83,10 @@ def load_rows(
         check_splits(dataset_name, found, [name for name in wanted if name != "validation" or "train" not in found])
         found = {split: rows for split, rows in found.items() if split in (*wanted, *optional)}
     return DatasetDict(
-        {split: with_own_columns(rows, columns or {}, folder, split) for split, (rows, folder) in found.items()}
+        {
+            split: with_own_columns(rows, columns or {}, folder, split, allow_outside_images)
+            for split, (rows, folder) in found.items()
+        }
     )
 
 
@@ -202,7 +209,9 @@ def csv_format(path: Path) -> dict[str, Any]:
     return {"encoding": encoding, "sep": separator, "skipinitialspace": True}
 
 
-def with_own_columns(rows: Dataset, columns: Mapping[str, str], folder: Path, split: str) -> Dataset:
+def with_own_columns(
+    rows: Dataset, columns: Mapping[str, str], folder: Path, split: str, allow_outside_images: bool
+) -> Dataset:
     """`rows` with this project's columns by their names here, images encoded, texts without None; then the others."""
     if "conversations" in rows.column_names and not {"question", "answer"} & set(rows.column_names):
         rows = with_turns(rows)
@@ -221,7 +230,7 @@ def with_own_columns(rows: Dataset, columns: Mapping[str, str], folder: Path, sp
     # In a table of its own: of a table put together from columns, blocks without columns and rows would stay behind.
     file_names = images.flatten()["image.path"][:]
     files = Dataset.from_dict({"image_file": file_names}, features=Features({"image_file": Value("string")}))
-    parts = [with_absolute_paths(images, folder), filled, files]
+    parts = [with_absolute_paths(images, folder, allow_outside_images), filled, files]
     if not isinstance(rows.features["answer"], Value):
         answers = rows.select_columns("answer").map(
             answer_list,
@@ -342,16 +351,20 @@ def is_answered(row: dict[str, Any]) -> bool:
     return texts["answer"] != "" or (texts["question"] == "" and texts["caption"] + texts["text"] != "")
 
 
-def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
+def with_absolute_paths(images: Dataset, folder: Path, allow_outside: bool) -> Dataset:
     """Encoded `images` with absolute paths, where an image has a path and no bytes."""
     parts = images.flatten()
     if not parts.data["image.bytes"].null_count:
         return images  # a map would copy the bytes
-    files = [absolute_path(path, folder) for path in parts.unique("image.path") if path]
+    files = [absolute_path(path, folder, allow_outside) for path in parts.unique("image.path") if path]
     return images.map(
         with_absolute_path,
         # They are in the fingerprint: an image that was moved, replaced or repaired must not come from the cache.
-        fn_kwargs={"folder": str(folder), "states": [(file, file_state(Path(file))) for file in files]},
+        fn_kwargs={
+            "folder": str(folder),
+            "allow_outside": allow_outside,
+            "states": [(file, file_state(Path(file))) for file in files],
+        },
         input_columns="image",
         features=images.features,
         desc="Finding images",
@@ -359,17 +372,30 @@ def with_absolute_paths(images: Dataset, folder: Path) -> Dataset:
 
 
 def with_absolute_path(
-    image: dict[str, Any] | None, folder: str, states: list | None = None
+    image: dict[str, Any] | None, folder: str, allow_outside: bool, states: list | None = None
 ) -> dict[str, dict[str, Any] | None]:
     if image is None or image["bytes"] or not image["path"]:
         return {"image": image}
-    return {"image": {**image, "path": absolute_path(image["path"], Path(folder))}}
+    return {"image": {**image, "path": absolute_path(image["path"], Path(folder), allow_outside)}}
 
 
-def absolute_path(path: str, folder: Path) -> str:
-    """Where an image file lies: in `folder`, or else in the working directory, where `datasets` would read it."""
-    file = folder / path
-    return os.path.abspath(path) if os.path.exists(path) and not os.path.exists(file) else str(file)
+def absolute_path(path: str, folder: Path, allow_outside: bool) -> str:
+    """Where an image file lies: in `folder`, or else in the working directory, where `datasets` would read it.
+
+    Raises:
+        ValueError: it lies outside of `folder`, by its path or by a link, and that is not allowed.
+    """
+    file = os.path.abspath(path) if os.path.exists(path) and not os.path.exists(folder / path) else str(folder / path)
+    if not allow_outside and os.path.exists(file):
+        lies_in = Path(os.path.realpath(file)).is_relative_to
+        # What `datasets` downloaded and unpacked lies in the caches.
+        if not any(lies_in(os.path.realpath(place)) for place in (folder, HF_DATASETS_CACHE, HF_HUB_CACHE)):
+            raise ValueError(
+                f"the image {path!r} lies outside of the data set's folder {folder}. A table from elsewhere could "
+                "name any file of this machine: put the image into the folder, or allow such paths by "
+                "--allow_outside_images."
+            )
+    return file
 
 
 def file_state(path: Path) -> tuple[int, int] | None:

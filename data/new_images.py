@@ -13,7 +13,10 @@ COLUMNS = [*REQUIRED_COLUMNS, "image_file"]
 
 
 def load_new_rows(
-    sources: Sequence[str], questions: Sequence[str] = (), columns: Mapping[str, str] | None = None
+    sources: Sequence[str],
+    questions: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    allow_outside_images: bool = False,
 ) -> Dataset:
     """Rows as those of `load_rows`, with image, question, answer and image_file; answer is "" where there is none.
 
@@ -22,12 +25,13 @@ def load_new_rows(
             of images and, if they have them, of questions and answers. Image paths are relative to the table.
         questions: asked about each image that has no question.
         columns: as for `load_rows`; a table may lack the answers'.
+        allow_outside_images: images of a table may lie outside of its folder.
 
     Raises:
         ValueError: a source is missing or holds no image, a table has no column of images, or an image has no question
             and `questions` is empty.
     """
-    rows = concatenate_datasets([load_source(Path(source), columns or {}) for source in sources])
+    rows = concatenate_datasets([load_source(Path(source), columns or {}, allow_outside_images) for source in sources])
     asked = list(rows["question"])
     if "" in asked and not questions:
         name = rows[asked.index("")]["image_file"] or "an image"
@@ -39,9 +43,9 @@ def load_new_rows(
     return rows.select(order).remove_columns("question").add_column("question", texts)
 
 
-def load_source(source: Path, columns: Mapping[str, str]) -> Dataset:
+def load_source(source: Path, columns: Mapping[str, str], allow_outside_images: bool) -> Dataset:
     if source.is_file() and source.suffix in TABLES:
-        return load_new_table(source, columns)
+        return load_new_table(source, columns, allow_outside_images)
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if is_image_file(path))
     if not files:
         raise ValueError(
@@ -49,7 +53,7 @@ def load_source(source: Path, columns: Mapping[str, str]) -> Dataset:
         )
     paths, nothing = [str(path) for path in files], [""] * len(files)
     rows = Dataset.from_dict({"image": paths, "question": nothing, "answer": nothing})
-    return with_own_columns(rows, {}, Path.cwd(), str(source))
+    return with_own_columns(rows, {}, Path.cwd(), str(source), allow_outside_images=True)  # the user named it
 
 
 def is_image_file(path: Path) -> bool:
@@ -58,7 +62,7 @@ def is_image_file(path: Path) -> bool:
     return image_format in PIL.Image.OPEN and not path.name.startswith(".")
 
 
-def load_new_table(path: Path, columns: Mapping[str, str]) -> Dataset:
+def load_new_table(path: Path, columns: Mapping[str, str], allow_outside_images: bool) -> Dataset:
     """The rows of a table, which may lack questions and answers."""
     rows = load_table(path)
     # A name of the answers' column is the data set's that the model was trained on.
@@ -67,4 +71,5 @@ def load_new_table(path: Path, columns: Mapping[str, str]) -> Dataset:
     for name in ("question", "answer"):
         if name not in found:
             rows = rows.add_column(name, [""] * len(rows))
-    return with_own_columns(rows, own, path.parent.absolute(), path.name).select_columns(COLUMNS)
+    own_rows = with_own_columns(rows, own, path.parent.absolute(), path.name, allow_outside_images)
+    return own_rows.select_columns(COLUMNS)

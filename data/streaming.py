@@ -35,6 +35,7 @@ def stream_rows(
     config_name: str | None = None,
     columns: dict[str, str] | None = None,
     wanted: Collection[str] | None = None,
+    allow_outside_images: bool = False,
 ) -> tuple[IterableDataset, DatasetDict]:
     """The training rows as a stream, and the splits as `load_rows` gives them, but `train` with its texts alone.
 
@@ -46,6 +47,7 @@ def stream_rows(
         config_name: which configuration of a Hub data set.
         columns: name in the data set by name here; other columns are found by their name.
         wanted: the splits that are read, train among them; all by default.
+        allow_outside_images: images may lie outside of the folder.
 
     Raises:
         ValueError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
@@ -73,12 +75,15 @@ def stream_rows(
     }
     for split in (split for split in wanted or files if split != "train"):
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
-        rows[split] = with_own_columns(others, columns, folder, split)
+        rows[split] = with_own_columns(others, columns, folder, split, allow_outside_images)
     train = train.select_columns(list(names)).cast_column(image_column, Image(decode=False))
     # A table's column can be renamed to the name it has, a stream's can't.
     train = train.rename_columns({column: name for column, name in names.items() if column != name})
     train = train.map(
-        with_absolute_path, fn_kwargs={"folder": str(folder)}, input_columns="image", features=train.features
+        with_absolute_path,
+        fn_kwargs={"folder": str(folder), "allow_outside": allow_outside_images},
+        input_columns="image",
+        features=train.features,
     )
     return train, DatasetDict(rows)
 

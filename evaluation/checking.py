@@ -26,11 +26,12 @@ def check_data(
     config_name: str | None = None,
     columns: dict[str, str] | None = None,
     max_unreadable: float = 0.1,
+    allow_outside_images: bool = False,
 ) -> dict[str, Any]:
     """Looks at every row and every image of a data set.
 
     Args:
-        dataset_name, config_name, columns: as for `load_rows`.
+        dataset_name, config_name, columns, allow_outside_images: as for `load_rows`.
         max_unreadable: the share of a split's images that may be missing or broken.
 
     Returns:
@@ -45,7 +46,7 @@ def check_data(
         split, (first, _) = next(iter(found.items()))
         if "conversations" not in first.column_names:
             report["columns"] = find_columns(first.column_names, columns or {}, split)
-        splits = load_rows(dataset_name, config_name, columns)
+        splits = load_rows(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
     except (ValueError, OSError) as error:
         report["errors"].append(str(error))
         return report

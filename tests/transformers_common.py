@@ -26,8 +26,8 @@ from mmjepa.processing_mmjepa import MMJepaProcessor
 # What can't hold for this model. The tests skip by themselves what needs other hardware or another architecture; the
 # summary names the reason of every skip.
 SKIPS = {
-    "test_apply_chat_template_image_0": "wants to go on with an answer that has begun: here a chat ends with a question",
-    "test_apply_chat_template_image_1": "wants to go on with an answer that has begun: here a chat ends with a question",
+    "test_apply_chat_template_image_0": "wants to go on with a begun answer: here a chat ends with a question",
+    "test_apply_chat_template_image_1": "wants to go on with a begun answer: here a chat ends with a question",
     "test_attention_outputs": (
         "wants the outputs of a text model: here the decoder also reads visual tokens, and the image encoder's "
         "attentions and the two embeddings are returned too"
@@ -77,7 +77,7 @@ class ModelTester:
         self.fields = fields
 
     def prepare_config_and_inputs_for_common(self):
-        # With the tiny model's large weights, attention by other kernels differs by more rounding than the tests allow.
+        # With the tiny model's large weights, other attention kernels differ by more rounding than the tests allow.
         vision, text = {**VISION, "initializer_range": 0.05}, {**TEXT, "init_std": 0.05}
         config = MMJepaConfig(vision_config=vision, text_config=text, num_image_tokens=4, **self.fields)
         tokens = torch.randint(5, TEXT["vocab_size"], (2, self.batch_size, self.seq_length), device=torch_device)

@@ -444,6 +444,10 @@ class DataArguments:
     max_unreadable_images: float = HfArg(
         default=0.1, help="Share of a split's images that may be missing or broken; they are read as zeros."
     )
+    allow_outside_images: bool = HfArg(
+        default=False,
+        help="Read images that a table names outside of its folder too. Give it for tables that you trust.",
+    )
     blank_images: bool = HfArg(
         default=False, help="Train and evaluate on black images: what can be answered from the questions alone?"
     )

@@ -32,7 +32,10 @@ def read_rows(
     # The other processes read what the first one leaves in the cache of `datasets`.
     with training_args.main_process_first():
         try:
-            stream, rows = stream_rows(*source) if data_args.streaming else (None, load_rows(*source, ["train"]))
+            if data_args.streaming:
+                stream, rows = stream_rows(*source, data_args.allow_outside_images)
+            else:
+                stream, rows = None, load_rows(*source, ["train"], data_args.allow_outside_images)
         except (DatasetNotFoundError, ConnectionError) as error:
             raise ValueError(
                 f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "

@@ -1,14 +1,16 @@
 """Data sets in every form, and with every fault of their files and columns."""
 
 import json
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from data_sets import SPLIT_ROWS, WRITERS, image_table, noise, pathvqa_split, write_table
-from datasets import DatasetDict, Image
+from datasets import Dataset, DatasetDict, Image
 
-from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.images import check_readable, normalize_pixels, prepare
 from mmjepa.data.loading import drop_unanswered, load_rows
 
 
@@ -243,5 +245,41 @@ def test_a_path_leads_into_the_data_sets_folder_before_the_working_directory(tmp
     write_table(
         folder, [{"image": f"{name}.png", "question": "?", "answer": "yes"} for name in ("both", "here", "no")]
     )
-    paths = [image["path"] for image in load_rows("rows")["train"]["image"]]
+    with pytest.raises(ValueError, match="'here.png' lies outside of the data set's folder .*rows"):
+        load_rows("rows")
+    paths = [image["path"] for image in load_rows("rows", allow_outside_images=True)["train"]["image"]]
     assert paths == [str(folder / "both.png"), str(tmp_path / "here.png"), str(folder / "no.png")]
+
+
+@pytest.mark.parametrize("kind", ["absolute", "parent", "link", "linked folder"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_no_table_reads_images_outside_of_its_folder_unless_that_is_allowed(tmp_path, kind, suffix):
+    outside, folder = tmp_path / "private", tmp_path / "rows"
+    for path in (outside, folder):
+        path.mkdir()
+        noise(0).save(path / "image.png")
+    (folder / "link.png").symlink_to(outside / "image.png")
+    (folder / "linked").symlink_to(outside)
+    name = {
+        "absolute": str(outside / "image.png"),
+        "parent": "../private/image.png",
+        "link": "link.png",
+        "linked folder": "linked/image.png",
+    }[kind]
+    inside = [{"image": path, "question": "?", "answer": "yes"} for path in ("image.png", str(folder / "image.png"))]
+    write = {"csv": "to_csv", "jsonl": "to_json", "parquet": "to_parquet"}[suffix]
+    getattr(Dataset.from_list(inside), write)(folder / f"train.{suffix}")
+    assert len(load_rows(str(folder))["train"]) == 2
+    getattr(Dataset.from_list([*inside, {**inside[0], "image": name}]), write)(folder / f"train.{suffix}")
+    with pytest.raises(ValueError, match=f"{re.escape(repr(name))} lies outside .* --allow_outside_images"):
+        load_rows(str(folder))
+    rows = load_rows(str(folder), allow_outside_images=True)["train"]
+    assert Path(rows[2]["image"]["path"]).read_bytes() == (outside / "image.png").read_bytes()
+
+
+def test_addresses_are_not_fetched_and_the_error_says_so(tmp_path, image_processor, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something is fetched"))
+    write_table(tmp_path, [{"image": "http://127.0.0.1/a.png", "question": "?", "answer": "yes"}])
+    data = prepare(load_rows(str(tmp_path))["train"], image_processor)
+    with pytest.raises(ValueError, match="addresses of the web are not fetched"):
+        check_readable("train", list(data.unreadable.values()), 1, 0.1)
