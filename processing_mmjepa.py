@@ -2,11 +2,22 @@
 
 import base64
 import os
+import time
 from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPSConnection
 from io import BytesIO
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    Request,
+)
 
 import numpy as np
 import PIL.Image
@@ -17,6 +28,9 @@ from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+MAX_DOWNLOAD = 50_000_000  # bytes of an image behind a URL
+MAX_SECONDS = 30  # for all of them
 
 # The model answers one question at a time: of a chat it is the last turn's text. Earlier turns only bring the image.
 CHAT_TEMPLATE = (
@@ -149,8 +163,7 @@ def open_image(source: str) -> PIL.Image.Image:
     """The image of a URL, a path or a base64 string, in the mode it is stored in."""
     # transformers' load_image answers in RGB, where 16-bit values are already cut off and transparency is lost.
     if source.startswith(("http://", "https://")):
-        with urlopen(Request(source, headers={"User-Agent": "mmjepa"}), timeout=30) as response:
-            return PIL.Image.open(BytesIO(response.read()))
+        return PIL.Image.open(BytesIO(fetch(source)))
     if os.path.isfile(source):
         return PIL.Image.open(source)
     try:
@@ -162,6 +175,64 @@ def open_image(source: str) -> PIL.Image.Image:
             f"{shown!r} is no file, no URL and no image in base64: give the path of an image file that exists, or one "
             "of the others."
         ) from None
+
+
+def fetch(url: str) -> bytes:
+    """What a public machine has under `url`, at most `MAX_DOWNLOAD` bytes in `MAX_SECONDS`. No proxy is used.
+
+    Raises:
+        ValueError: it is larger or slower, or `url`, or what it redirects to, is of this machine or a private network.
+            Where others give the URLs, they must not reach what this machine alone can reach.
+        OSError: it can't be had.
+    """
+    opener, end = OpenerDirector(), time.monotonic() + MAX_SECONDS
+    for handler in (PublicHTTPHandler(), PublicHTTPSHandler(), HTTPRedirectHandler(), HTTPErrorProcessor()):
+        opener.add_handler(handler)
+    opener.add_handler(HTTPDefaultErrorHandler())  # a status such as 404 is an error
+    content = BytesIO()
+    with opener.open(Request(url, headers={"User-Agent": "mmjepa"}), timeout=MAX_SECONDS) as response:
+        while chunk := response.read1(2**16):
+            content.write(chunk)
+            if content.tell() > MAX_DOWNLOAD or time.monotonic() > end:
+                raise ValueError(
+                    f"{url} has more than {MAX_DOWNLOAD // 10**6} MB or takes more than {MAX_SECONDS} seconds: "
+                    "download it, and give the path of the file."
+                )
+    return content.getvalue()
+
+
+def check_public(address: str) -> None:
+    """Raises ValueError where an IP address is not one of the public internet."""
+    ip = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if not ip.is_global or ip.is_multicast:
+        raise ValueError(
+            f"the URL of an image leads to {ip}, an address of this machine or of a private network, from which "
+            "nothing is fetched: download the image, and give the path of the file."
+        )
+
+
+class PublicHTTPConnection(HTTPConnection):
+    """Checks the machine that it is connected to, by whatever name, before anything is asked of it."""
+
+    def connect(self):
+        super().connect()
+        check_public(self.sock.getpeername()[0])
+
+
+class PublicHTTPSConnection(PublicHTTPConnection, HTTPSConnection):
+    pass
+
+
+class PublicHTTPHandler(HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(PublicHTTPConnection, request)
+
+
+class PublicHTTPSHandler(HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(PublicHTTPSConnection, request, context=self._context)
 
 
 def decode_image(encoded: bytes) -> PIL.Image.Image:

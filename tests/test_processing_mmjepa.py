@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from mmjepa.processing_mmjepa import MMJepaProcessor, to_rgb
+from mmjepa import processing_mmjepa
+from mmjepa.processing_mmjepa import MMJepaProcessor, check_public, to_rgb
 
 QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is the tumour?"]
 
@@ -38,21 +39,30 @@ def image_file(image, tmp_path_factory):
 
 
 @pytest.fixture
-def image_url(image_file, monkeypatch):
-    """The address of the image on a server that runs as long as the test."""
-    monkeypatch.setenv("no_proxy", "*")
-    folder = str(image_file.parent)
+def server(image_file):
+    """A server of the image's folder; `asked` are the paths that it was asked for. /moved leads to the image."""
+    folder, asked = str(image_file.parent), []
 
     class Handler(SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=folder)
 
+        def do_GET(self):
+            asked.append(self.path)
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", f"/{image_file.name}")
+                self.end_headers()
+            else:
+                super().do_GET()
+
         def log_message(self, *args):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.address = asked, f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/{image_file.name}"
+    yield server
     server.shutdown()
     server.server_close()
 
@@ -138,9 +148,45 @@ def test_an_image_gives_the_same_pixels_in_every_form(processor, pixels, image, 
     torch.testing.assert_close(given, expected, rtol=0, atol=0)
 
 
-def test_an_image_is_read_from_a_url(processor, image, image_url):
+@pytest.mark.parametrize("path", ["slide.png", "moved"])
+def test_an_image_is_read_from_a_url(processor, image, server, path, monkeypatch):
+    monkeypatch.setattr(processing_mmjepa, "check_public", lambda address: None)
     expected = processor(images=image, return_tensors="pt")["pixel_values"]
-    assert processor(images=[image_url], return_tensors="pt")["pixel_values"].equal(expected)
+    given = processor(images=[f"{server.address}/{path}"], return_tensors="pt")["pixel_values"]
+    assert given.equal(expected)
+
+
+def test_nothing_is_asked_of_this_machine_or_a_private_network_by_a_url_or_a_redirect(processor, server, monkeypatch):
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1, an address of this machine .* download the image"):
+        processor(images=f"{server.address}/slide.png")
+    assert server.asked == []
+    public_once = iter([lambda address: None])
+    monkeypatch.setattr(processing_mmjepa, "check_public", lambda address: next(public_once, check_public)(address))
+    with pytest.raises(ValueError, match="an address of this machine"):
+        processor(images=f"{server.address}/moved")
+    assert server.asked == ["/moved"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"]
+    + ["::1", "::ffff:10.0.0.1", "fe80::1%eth0", "fc00::1"],
+)
+def test_addresses_that_are_not_public_are_refused(address):
+    with pytest.raises(ValueError, match="nothing is fetched"):
+        check_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
+def test_public_addresses_are_not_refused(address):
+    check_public(address)
+
+
+def test_of_a_url_no_more_is_read_than_is_allowed(processor, server, monkeypatch):
+    monkeypatch.setattr(processing_mmjepa, "check_public", lambda address: None)
+    monkeypatch.setattr(processing_mmjepa, "MAX_DOWNLOAD", 100)
+    with pytest.raises(ValueError, match="slide.png has more than 0 MB or takes more than 30 seconds: download it"):
+        processor(images=f"{server.address}/slide.png")
 
 
 def test_an_ambiguous_array_is_read_as_input_data_format_says(processor):
