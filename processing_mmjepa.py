@@ -232,7 +232,7 @@ class PublicHTTPHandler(HTTPHandler):
 
 class PublicHTTPSHandler(HTTPSHandler):
     def https_open(self, request):
-        return self.do_open(PublicHTTPSConnection, request, context=self._context)
+        return self.do_open(PublicHTTPSConnection, request)
 
 
 def decode_image(encoded: bytes) -> PIL.Image.Image:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fresh_process import run_fresh
-from hub_server import running_hub
+from hub_server import TOKEN, running_hub
 from huggingface_hub import ModelCard
 from tiny import FAST, FROM_RANDOM
 
@@ -57,7 +57,7 @@ def hub():
 def run_folder(hub, slides, tmp_path_factory) -> Path:
     """The output folder of a run of the script that pushed to the Hub."""
     folder = tmp_path_factory.mktemp("run")
-    flags = [*FROM_RANDOM, *FAST, "--fast_dev_run", "--push_to_hub", "--hub_model_id", "slides"]
+    flags = [*FROM_RANDOM, *FAST, "--fast_dev_run", "--push_to_hub", "--hub_model_id", "slides", "--hub_token", TOKEN]
     flags += ["--dataset_name", slides, "--ckpt_dir", folder / "output", "--log_dir", folder / "logs"]
     process = subprocess.run(
         [sys.executable, ROOT / "run_pathvqa.py", *map(str, flags)],
@@ -66,6 +66,7 @@ def run_folder(hub, slides, tmp_path_factory) -> Path:
         text=True,
     )
     assert process.returncode == 0, process.stderr
+    (folder / "printed").write_text(process.stdout + process.stderr)
     return folder / "output"
 
 
@@ -83,6 +84,16 @@ def test_the_run_pushes_its_model_processor_code_numbers_and_card(hub, run_folde
     code = {name for name in files if name.endswith(".py")}
     assert code == {"configuration_mmjepa.py", "modeling_mmjepa.py", "processing_mmjepa.py"}
     assert not any(name.startswith("checkpoint-") for name in files)
+
+
+def test_the_token_is_in_no_file_and_no_line_that_the_run_leaves(hub, run_folder):
+    files = hub.files("somebody/slides") | {
+        str(path): path.read_bytes()
+        for place in ("output", "logs", "printed")
+        for path in [run_folder.parent / place, *(run_folder.parent / place).rglob("*")]
+        if path.is_file()
+    }
+    assert len(files) > 20 and not [name for name, content in files.items() if TOKEN.encode() in content]
 
 
 def test_the_pushed_card_has_the_measured_numbers_and_the_controls(hub, run_folder):

@@ -247,6 +247,10 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             )
             self._n_gpu = 1
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the Hub's token: the Trainer pickles its arguments beside the model, and pushes them with it."""
+        return {**self.__dict__, "hub_token": None}
+
     def _set_overfitting(self):
         """What --overfit fixes: the same rows again and again at a constant rate, and nothing beside that."""
         self.do_eval = self.do_predict = False
