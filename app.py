@@ -2,7 +2,8 @@
 
     python app.py runs/demo        # or: mmjepa app runs/demo
 
-On a Hugging Face Space this file is the app; the variable MMJEPA_MODEL names the model (docs/page.md).
+On a Hugging Face Space this file is the app; the variables MMJEPA_MODEL and MMJEPA_REVISION name the model
+(docs/page.md).
 """
 
 import os
@@ -152,17 +153,20 @@ def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor
     return page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
 
-def serve(model: str, host: str | None = None, port: int | None = None, **launch_kwargs) -> gr.Blocks:
+def serve(
+    model: str, host: str | None = None, port: int | None = None, revision: str | None = None, **launch_kwargs
+) -> gr.Blocks:
     """Loads a model by folder or Hub id and serves its page, until it is stopped.
 
     Args:
         host, port: where it listens; by default on this machine alone, at the first free port from 7860 on.
+        revision: branch, tag or commit of the model on the Hub.
         launch_kwargs: for gradio's `launch`.
 
     Raises:
         OSError: there is no such model, or the port is not free.
     """
-    page = build_page(*load_saved(model))
+    page = build_page(*load_saved(model, revision))
     fonts = ["system-ui", "sans-serif"]  # none are fetched
     page.launch(
         server_name=host,
@@ -179,7 +183,8 @@ def serve(model: str, host: str | None = None, port: int | None = None, **launch
 
 def main() -> None:
     try:
-        serve(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MMJEPA_MODEL", "runs/demo"))
+        model = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MMJEPA_MODEL", "runs/demo")
+        serve(model, revision=os.environ.get("MMJEPA_REVISION"))
     except OSError as error:
         sys.exit(f"app.py: {error}")
 

@@ -196,6 +196,7 @@ def page(
     ] = "runs/demo",
     port: Annotated[int | None, typer.Option(help="Where the page is; the first free port from 7860 on.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
 ) -> None:
     """Serve a web page that asks a model about images."""
     if find_spec("gradio") is None:
@@ -204,6 +205,6 @@ def page(
     from .app import serve
 
     try:
-        serve(model, host, port)
+        serve(model, host, port, revision)
     except OSError as error:
         raise typer.BadParameter(str(error)) from error

@@ -339,6 +339,7 @@ class ModelArguments:
     _argument_group_name = "model"
 
     model_name_or_path: str | None = HfArg(default=None, help="A saved MMJepa to train on or evaluate.")
+    model_revision: str | None = HfArg(default=None, help="Its branch, tag or commit on the Hub.")
     image_encoder: str | None = HfArg(
         default=None, help=f"A DINOv2 checkpoint; where no model is named, {PUBLISHED['image_encoder']}."
     )

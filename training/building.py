@@ -56,9 +56,9 @@ def build(
 
 def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
     """A saved processor and model; flags change the losses' weights, the attention and the size of images."""
-    name, own = arguments.model_name_or_path, arguments.config_fields()
-    processor = MMJepaProcessor.from_pretrained(name)
-    saved = MMJepaConfig.from_pretrained(name)
+    name, revision, own = arguments.model_name_or_path, arguments.model_revision, arguments.config_fields()
+    processor = MMJepaProcessor.from_pretrained(name, revision=revision)
+    saved = MMJepaConfig.from_pretrained(name, revision=revision)
     if arguments.image_size is not None:
         check_image_size(arguments.image_size, saved.vision_config)
         processor.image_processor = whole_images(processor.image_processor, arguments.image_size)
@@ -70,7 +70,7 @@ def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForCon
             f"can't change: leave out {', '.join(f'--{field}' for field in fixed)}, or start a new model."
         )
     model = MMJepaForConditionalGeneration.from_pretrained(
-        name, attn_implementation=arguments.attn_implementation, **own
+        name, revision=revision, attn_implementation=arguments.attn_implementation, **own
     )
     return processor, model
 

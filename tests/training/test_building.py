@@ -1,6 +1,9 @@
 """Processor and model from flags: the size of images, their borders, and checkpoints that lack a file."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +108,35 @@ def test_exported_parts_start_a_new_model(make_model, processor, tmp_path):
     for part in ("encoder.image_encoder", "decoder"):
         expected, found = (dict(one.get_submodule(part).state_dict()) for one in (model, new_model))
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+LOAD_A_REVISION = """
+import sys
+from mmjepa.evaluation.asking import load_saved
+from mmjepa.training.arguments import parse_arguments
+from mmjepa.training.building import build
+model, _ = load_saved("somebody/model", sys.argv[1])
+flags = ["--model_name_or_path", "somebody/model", "--model_revision", sys.argv[1], "--use_cpu"]
+_, same = build(parse_arguments(flags)[0])
+print(model.device, same.num_parameters() == model.num_parameters())
+"""
+
+
+@pytest.mark.parametrize("revision", ["v1", "main"])
+def test_a_pinned_revision_is_that_of_every_part_that_is_loaded(saved_folder, tmp_path, revision):
+    """In the Hub's cache v1 is the whole model, and main lacks all but its configuration."""
+    cache = tmp_path / "models--somebody--model"
+    hashes = {"v1": "1" * 40, "main": "2" * 40}
+    shutil.copytree(saved_folder, cache / "snapshots" / hashes["v1"])
+    (cache / "snapshots" / hashes["main"]).mkdir(parents=True)
+    shutil.copy(Path(saved_folder, "config.json"), cache / "snapshots" / hashes["main"])
+    (cache / "refs").mkdir()
+    for name, commit in hashes.items():
+        (cache / "refs" / name).write_text(commit)
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LOAD_A_REVISION, revision]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if revision == "v1":
+        assert run.stdout.split()[-1] == "True", run.stderr
+    else:
+        assert run.returncode == 1 and "somebody/model" in run.stderr
