@@ -1,5 +1,6 @@
 """The model card, by which the Hub shows and finds a trained model: its measured numbers beside their controls."""
 
+from hashlib import sha256
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -7,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .plain_words import plain_words
 from .report import TABLE_COLUMNS, TABLE_ROWS, answer_table
 
+CODE_FILES = [f"{name}_mmjepa.py" for name in ("configuration", "modeling", "processing")]
 # Prefix of a split's numbers in all_results.json -> its name.
 SPLITS = {"eval_": "validation", "test_": "test"}
 
@@ -46,7 +48,14 @@ image: `image_index=[0, 0, 0]` beside one image and three questions.
 The controls are asked the same questions: the model with each image exchanged for another, the model with black
 images, and the training set's most frequent answer to questions of the same first words, or to the same question. The
 model's lead over shuffled images is due to the image itself.
-{% endif %}"""
+{% endif %}
+## The code
+
+`trust_remote_code=True` runs the three Python files of this repository. Their SHA-256 hashes (`sha256sum *.py`), to
+compare with those of other copies, and a `revision` that names a commit keep them the ones that you have read:
+
+{% for name, hash in code_hashes.items() %}    {{ hash }}  {{ name }}
+{% endfor %}"""
 
 
 def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalResult]:
@@ -115,6 +124,9 @@ def model_card(
         template_str=TEMPLATE,
         model_name=model_name,
         model_id=model_id,
+        code_hashes={
+            name: sha256(Path(__file__).parents[1].joinpath(name).read_bytes()).hexdigest() for name in CODE_FILES
+        },
         origin=f"{'Fine-tuned' if fine_tuned else 'Trained'} from {start} on {dataset}.",
         tables={split: answer_table(of_split) for split, of_split in numbers.items()},
         sentences={split: plain_words(of_split) for split, of_split in numbers.items()},

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,13 @@ def test_the_token_is_in_no_file_and_no_line_that_the_run_leaves(hub, run_folder
         if path.is_file()
     }
     assert len(files) > 20 and not [name for name, content in files.items() if TOKEN.encode() in content]
+
+
+def test_the_hashes_of_the_pushed_card_are_those_of_the_pushed_code(hub):
+    files = hub.files("somebody/slides")
+    hashes = {name: sha256(content).hexdigest() for name, content in files.items() if name.endswith(".py")}
+    assert len(hashes) == 3
+    assert all(f"{value}  {name}" in files["README.md"].decode() for name, value in hashes.items())
 
 
 def test_the_pushed_card_has_the_measured_numbers_and_the_controls(hub, run_folder):
