@@ -29,6 +29,9 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+PIL.Image.init()
+# All that Pillow reads but EPS, which is a program: Pillow lets Ghostscript run it.
+FORMATS = sorted(set(PIL.Image.OPEN) - {"EPS"})
 MAX_DOWNLOAD = 50_000_000  # bytes of an image behind a URL
 MAX_SECONDS = 30  # for all of them
 
@@ -148,10 +151,10 @@ def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Im
     """An image in any of the forms that [`MMJepaProcessor`] takes as 8-bit RGB; `layout` says where an array's
     channels are, which its shape tells if it does not."""
     if isinstance(image, (str, Path)):
-        image = open_image(str(image))
-    elif isinstance(image, bytes):
-        image = decode_image(image)
-    elif not is_valid_image(image):
+        return decode_image(encoded_image(str(image)))
+    if isinstance(image, bytes):
+        return decode_image(image)
+    if not is_valid_image(image):
         raise TypeError(
             f"an image is a {type(image).__name__}: give a PIL image, a numpy array or torch tensor, a path, a URL or "
             "the bytes of an image file."
@@ -159,22 +162,39 @@ def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Im
     return to_rgb(image if isinstance(image, PIL.Image.Image) else array_image(to_numpy_array(image), layout))
 
 
-def open_image(source: str) -> PIL.Image.Image:
-    """The image of a URL, a path or a base64 string, in the mode it is stored in."""
-    # transformers' load_image answers in RGB, where 16-bit values are already cut off and transparency is lost.
+def encoded_image(source: str) -> bytes:
+    """The bytes of the image file that a URL, a path or a base64 string stands for."""
     if source.startswith(("http://", "https://")):
-        return PIL.Image.open(BytesIO(fetch(source)))
+        return fetch(source)
     if os.path.isfile(source):
-        return PIL.Image.open(source)
+        return Path(source).read_bytes()
     try:
         encoded = base64.b64decode(source.partition(",")[2] if source.startswith("data:image/") else source)
-        return PIL.Image.open(BytesIO(encoded))
-    except (ValueError, PIL.UnidentifiedImageError):
+        PIL.Image.open(BytesIO(encoded), formats=FORMATS)
+        return encoded
+    except Exception:  # whatever a text that is no image is taken for
         shown = source if len(source) <= 200 else f"{source[:200]}..."
         raise ValueError(
             f"{shown!r} is no file, no URL and no image in base64: give the path of an image file that exists, or one "
             "of the others."
         ) from None
+
+
+def decode_image(encoded: bytes) -> PIL.Image.Image:
+    """The image of an image file's bytes as 8-bit RGB, of an animation the first one.
+
+    transformers' `load_image` would cut off 16-bit values and lose transparency.
+
+    Raises:
+        ValueError: it can't be decoded.
+    """
+    try:
+        return to_rgb(PIL.Image.open(BytesIO(encoded), formats=FORMATS))
+    except Exception as error:  # broken files make Pillow's decoders raise errors of a dozen types
+        raise ValueError(
+            f"an image is {len(encoded)} bytes that Pillow can't read ({type(error).__name__}: {error}): give the "
+            "bytes of a whole image file, such as a PNG or a JPEG; an array of pixels goes in as a numpy array."
+        ) from error
 
 
 def fetch(url: str) -> bytes:
@@ -233,17 +253,6 @@ class PublicHTTPHandler(HTTPHandler):
 class PublicHTTPSHandler(HTTPSHandler):
     def https_open(self, request):
         return self.do_open(PublicHTTPSConnection, request)
-
-
-def decode_image(encoded: bytes) -> PIL.Image.Image:
-    """The image of an image file's bytes, in the mode it is stored in."""
-    try:
-        return PIL.Image.open(BytesIO(encoded))
-    except PIL.UnidentifiedImageError:
-        raise ValueError(
-            f"an image is {len(encoded)} bytes that Pillow can't read: give the bytes of a whole image file, such as "
-            "a PNG or a JPEG; an array of pixels goes in as a numpy array."
-        ) from None
 
 
 def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None) -> PIL.Image.Image:

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from datasets import (
 )
 from transformers import BaseImageProcessor
 
-from ..processing_mmjepa import to_rgb
+from ..processing_mmjepa import decode_image
 
 
 @dataclass
@@ -174,10 +173,9 @@ def prepare_image(
 ) -> dict[str, Any]:
     """Pixels (3, H, W), uint8, of an encoded image; zeros, and not readable, where it can't be decoded and resized."""
     try:
-        image = to_rgb(PIL.Image.open(BytesIO(image_bytes(example["image"]))))
+        image = decode_image(image_bytes(example["image"]))
         return {"pixels": resized_pixels(image, image_processor), "readable": True}
-    # Broken files make Pillow's decoders raise errors of a dozen types; one image must not end the run.
-    except Exception:
+    except Exception:  # it can't be decoded, or resized: one image must not end the run
         # Where the settings are at fault an ordinary image fails too, and its error ends the run.
         resized_pixels(PIL.Image.new("RGB", shape[:0:-1]), image_processor)
         return {"pixels": np.zeros(shape, np.uint8), "readable": False}

@@ -2,18 +2,16 @@
 
 import hashlib
 from collections import Counter
-from io import BytesIO
 from itertools import combinations
 from typing import Any
 
-import PIL.Image
 from datasets import Dataset, Features, Value
 
 from ..data.images import image_bytes, image_hashes, image_name
 from ..data.loading import find_columns, is_answered, load_rows, load_splits
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import question_kind, score_answers
-from ..processing_mmjepa import to_rgb
+from ..processing_mmjepa import decode_image
 from .controls import majority_answers
 
 # BART reads 1,024 tokens, and answers have 32 by default (--max_answer_tokens); a word has one token or more.
@@ -141,7 +139,7 @@ def check_split(
 def pixel_hash(example: dict[str, Any]) -> dict[str, str]:
     """A hash of an encoded image's pixels, "" where it can't be decoded: the same image, saved again, has the same."""
     try:
-        image = to_rgb(PIL.Image.open(BytesIO(image_bytes(example["image"]))))
+        image = decode_image(image_bytes(example["image"]))
     except Exception:  # Pillow's decoders raise errors of a dozen types
         return {"pixels": ""}
     return {"pixels": hashlib.blake2b(image.tobytes() + str(image.size).encode(), digest_size=16).hexdigest()}

@@ -182,6 +182,22 @@ def test_public_addresses_are_not_refused(address):
     check_public(address)
 
 
+def test_an_image_that_is_a_program_is_not_run(processor, image, tmp_path, monkeypatch):
+    image.save(tmp_path / "program.eps")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("the program is run"))
+    for given in (tmp_path / "program.eps", (tmp_path / "program.eps").read_bytes()):
+        with pytest.raises(ValueError, match="can't read"):
+            processor(images=given)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"])
+def test_half_of_an_image_is_refused_and_none_of_its_pixels_are_read(processor, image, tmp_path, image_format):
+    image.save(tmp_path / "image", image_format)
+    whole = (tmp_path / "image").read_bytes()
+    with pytest.raises(ValueError, match="bytes that Pillow can't read"):
+        processor(images=whole[: len(whole) // 2])
+
+
 def test_of_a_url_no_more_is_read_than_is_allowed(processor, server, monkeypatch):
     monkeypatch.setattr(processing_mmjepa, "check_public", lambda address: None)
     monkeypatch.setattr(processing_mmjepa, "MAX_DOWNLOAD", 100)
@@ -307,7 +323,7 @@ def test_an_unknown_argument_is_reported(processor, warnings_again):
         ),
         ({"images": Path("slides", "none.png")}, ValueError, "'slides/none.png' is no file"),
         ({"images": "data:image/png;base64,AAAA"}, ValueError, "no image in base64"),
-        ({"images": b"GIF8"}, ValueError, "an image is 4 bytes that Pillow can't read: give the bytes of a whole"),
+        ({"images": b"GIF8"}, ValueError, "an image is 4 bytes that Pillow can't read .*: give the bytes of a whole"),
         ({"images": np.zeros((5, 30, 30))}, ValueError, r"an array \(5, 30, 30\): give \(H, W\)"),
         ({"images": np.full((3, 30, 30), -0.5)}, ValueError, "values from -0.5 to -0.5: give 0 to 1, 0 to 255"),
         ({"images": [[], []], "text": 2}, ValueError, "question 0 comes with 0 images: give one image a question"),

@@ -25,6 +25,7 @@ BAD_IMAGES = {
     "a path to a folder": {"bytes": None, "path": os.sep},
     "a path too long": {"bytes": None, "path": "a" * 5000},
     "text": {"bytes": b"no image", "path": "notes.txt"},
+    "a program": {"bytes": encoded(noise(1), "EPS"), "path": "program.eps"},
     "a truncated image": {"bytes": truncated(), "path": None},
     "too many pixels": {"bytes": encoded(noise(2, 100, 100)), "path": "bomb.png"},
     "values that are no brightness": {
@@ -96,6 +97,10 @@ IMAGES = {
     "rotated": rotated(),
     "smaller than the crop": encoded(noise(0, 9, 12)),
     "long": encoded(noise(0, 20, 300)),
+    "one pixel": encoded(noise(0, 1, 1)),
+    "animated": encoded(noise(0), "GIF", save_all=True, append_images=[noise(1)]),
+    "TIFF": encoded(noise(0), "TIFF"),
+    "WebP": encoded(noise(0), "WEBP"),
 }
 
 
