@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import time
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPSConnection
@@ -93,8 +94,8 @@ class MMJepaProcessor(ProcessorMixin):
             with -100; `image_index` (B,).
 
         Raises:
-            ValueError: the numbers of images, questions, answers and indices do not fit each other; or there is no
-                image at a path, or in bytes.
+            ValueError: the numbers of images, questions, answers and indices do not fit each other; there is no image
+                at a path, or in bytes; or a text has half of a character.
             TypeError: an image, a question or an answer is of a type that is not listed above.
         """
         if images is None and text is None and answers is None:
@@ -262,7 +263,7 @@ def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None
         layout = ChannelDimension.FIRST if values.shape[0] in channels else ChannelDimension.LAST
     if layout is not None and ChannelDimension(layout) == ChannelDimension.FIRST:
         values = np.moveaxis(values, 0, -1)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] not in channels):
+    if values.ndim not in (2, 3) or 0 in values.shape or (values.ndim == 3 and values.shape[-1] not in channels):
         raise ValueError(f"an image is an array {values.shape}: give (H, W), (H, W, C) or (C, H, W) with 1 <= C <= 4.")
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
@@ -304,13 +305,21 @@ def check_strings(name: str, texts: Any, like: list[str] | None = None) -> list[
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"`{name}` holds a {type(text).__name__}: give a string or a list of strings.")
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError(
+                f"`{name}` holds {text[:80]!r}, which has half of a character (a surrogate): decode it anew."
+            )
+    if not texts:
+        raise ValueError(f"`{name}` is an empty list: give at least one string.")
     if like is not None and len(texts) != len(like):
         raise ValueError(f"{len(texts)} {name} for {len(like)} questions: give one for each question.")
     return texts
 
 
 def check_counts(images: list | None, questions: list | None, image_index: list[int] | None) -> None:
-    """Raises ValueError where images, questions and indices do not fit each other."""
+    """Raises ValueError where there is no image, or images, questions and indices do not fit each other."""
+    if images == []:
+        raise ValueError("`images` is empty: give at least one image.")
     if image_index is None:
         if images is not None and questions is not None and len(images) != len(questions):
             raise ValueError(

@@ -22,7 +22,6 @@ from datasets import (
     load_from_disk,
 )
 from datasets.config import HF_DATASETS_CACHE
-from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.constants import HF_HUB_CACHE
 
 logger = logging.getLogger("mmjepa")
@@ -175,13 +174,15 @@ def load_table(path: Path) -> Dataset:
         raise ValueError(f"{path} is no table that can be read: give a {', '.join(TABLE_SUFFIXES)} or .parquet file.")
     if builder == "csv":
         options = csv_format(path)
-        # Names as pandas reads them: `datasets` reads with it, and it names a column that has no name.
-        names = pd.read_csv(path, nrows=0, **options).columns
-        options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
     try:
+        if builder == "csv":
+            # Names as pandas reads them: `datasets` reads with it, and it names a column that has no name.
+            names = pd.read_csv(path, nrows=0, **options).columns
+            options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
         return load_dataset(builder, data_files=str(path), split="train", **options)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{path} can't be read: {error.__cause__ or error}") from error
+    except Exception as error:  # pandas, pyarrow and `datasets` raise errors of a dozen types
+        cause = error.__cause__ or error
+        raise ValueError(f"{path} can't be read ({type(cause).__name__}: {cause}).") from error
 
 
 def csv_format(path: Path) -> dict[str, Any]:

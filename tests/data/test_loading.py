@@ -69,7 +69,7 @@ def test_a_csv_is_read_in_its_encoding_and_by_its_separator(tmp_path, encoding, 
     ("content", "words"),
     [
         (b"image,question,answer\na.png,what?,\x81\x8d", "train.csv is in none of the encodings .*: save it as UTF-8"),
-        (b"image,question,answer\na,b,c\na,b,c,d,e\n", "train.csv can't be read: .*line 3"),
+        (b"image,question,answer\na,b,c\na,b,c,d,e\n", "train.csv can't be read .*line 3"),
     ],
 )
 def test_a_csv_that_cannot_be_read_is_named_with_the_reason(tmp_path, content, words):
