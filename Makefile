@@ -2,8 +2,9 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
 KILLS ?= 25
 MODEL ?= runs/demo
+SECONDS ?= 600
 
-.PHONY: demo app test bench kill-test test-oldest test-transformers quality style
+.PHONY: demo app test bench fuzz kill-test test-oldest test-transformers quality style
 
 demo: runs/drawn_slides/example.png
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
@@ -36,6 +37,9 @@ build/transformers/tests: .venv/installed
 # Kills a training run, resumes it, and compares it with one that was not killed. Flags of the script: KILL_FLAGS.
 kill-test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/killed_runs.py --kills $(KILLS) $(KILL_FLAGS)
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzzing.py --seconds $(SECONDS)
 
 bench: .venv/installed
 	set -e; for name in training answering data memory; do $(BIN)/python benchmarks/bench_$$name.py; done

@@ -4,7 +4,8 @@ import codecs
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def load_splits(dataset_name: str, config_name: str | None = None) -> dict[str, 
     """Each split, whatever its columns and its name, and the folder in which its relative image paths lie."""
     path = Path(dataset_name).absolute()
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        rows = load_from_disk(str(path))
+        with naming_unreadable(path):
+            rows = load_from_disk(str(path))
         splits = rows if isinstance(rows, DatasetDict) else {"train": rows}
     elif tables := find_tables(path):
         # Table by table: by itself `datasets` reads the metadata of an image folder with other types and NA for none.
@@ -129,8 +131,21 @@ def load_splits(dataset_name: str, config_name: str | None = None) -> dict[str, 
     elif path.suffix.lower() in TABLE_SUFFIXES and not path.exists():
         raise ValueError(f"there is no file {path}.")
     else:
-        splits = load_dataset(dataset_name, config_name)
+        with naming_unreadable(path):
+            splits = load_dataset(dataset_name, config_name)
     return {split: (rows, path) for split, rows in splits.items()}
+
+
+@contextmanager
+def naming_unreadable(path: Path) -> Iterator[None]:
+    """What goes wrong while `path`, if there is such a file or folder, is read becomes a ValueError that names it."""
+    try:
+        yield
+    except Exception as error:  # pandas, pyarrow and `datasets` raise errors of a dozen types
+        if not path.exists():  # it is an id on the Hub
+            raise
+        cause = error.__cause__ or error
+        raise ValueError(f"{path} can't be read ({type(cause).__name__}: {cause}).") from error
 
 
 def find_tables(path: Path) -> dict[str, Path]:
@@ -174,15 +189,12 @@ def load_table(path: Path) -> Dataset:
         raise ValueError(f"{path} is no table that can be read: give a {', '.join(TABLE_SUFFIXES)} or .parquet file.")
     if builder == "csv":
         options = csv_format(path)
-    try:
+    with naming_unreadable(path):
         if builder == "csv":
             # Names as pandas reads them: `datasets` reads with it, and it names a column that has no name.
             names = pd.read_csv(path, nrows=0, **options).columns
             options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
         return load_dataset(builder, data_files=str(path), split="train", **options)
-    except Exception as error:  # pandas, pyarrow and `datasets` raise errors of a dozen types
-        cause = error.__cause__ or error
-        raise ValueError(f"{path} can't be read ({type(cause).__name__}: {cause}).") from error
 
 
 def csv_format(path: Path) -> dict[str, Any]:

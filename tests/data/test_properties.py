@@ -4,6 +4,7 @@ import json
 
 import pytest
 from data_sets import encoded, noise
+from fuzzing import IMAGE_FORMATS, TABLES, fuzz
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -81,3 +82,16 @@ def test_any_table_gives_batches_or_says_what_is_wrong(tmp_path_factory, process
     batch = VqaCollator(processor)(data.__getitems__(list(range(len(data)))))
     assert len(batch["labels"]) == len(batch["image_index"]) == max(len(data), 1)
     assert batch["image_index"].max() < len(batch["pixel_values"]) and batch["pixel_values"].isfinite().all()
+
+
+def test_changed_bytes_of_images_and_tables_are_read_or_refused_with_a_clear_error(tmp_path):
+    counts, found = fuzz(seconds=15, seed=0, kept=tmp_path)
+    assert found == []
+    assert len({name for name, _ in counts}) == len(IMAGE_FORMATS) + len(TABLES)
+    assert all(counts[name, "refused"] for name in IMAGE_FORMATS)
+
+
+def test_what_is_no_clear_error_is_found_and_its_file_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("fuzzing.read_image", lambda *_: 1 / 0)
+    counts, found = fuzz(seconds=0.5, seed=0, kept=tmp_path)
+    assert "ZeroDivisionError" in found[0] and len(list(tmp_path.iterdir())) == len(found)
