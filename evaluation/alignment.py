@@ -53,7 +53,7 @@ def alignment_metrics(
     most_shared = [text_id for text_id, _ in Counter(text_id for _, text_id in pairs).most_common()]
     for k in RECALL_RANKS:
         metrics |= named_interval(
-            f"retrieval_recall_at_{k}", (ranks < k).double().cpu().numpy(), list(texts_of), seed=0
+            f"retrieval_recall_at_{k}", (ranks < k).cpu().float().numpy(), list(texts_of), seed=0
         )
         chances = [count * chance_of_hit(own, len(texts), k) for own, count in own_counts.items()]
         metrics[f"retrieval_recall_at_{k}_chance"] = sum(chances) / len(ranks)
