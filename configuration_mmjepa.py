@@ -26,7 +26,8 @@ class MMJepaConfig(PreTrainedConfig):
             half writes the answers. Generation takes its special tokens from it.
         num_image_tokens: M, how many visual tokens the decoder reads for an image.
         visual_prefix: how an image becomes M tokens. "patches": the first is the aligned image embedding, the others
-            are made by M - 1 learned queries that cross-attend to the patch states. "pooled": an MLP makes all of the
+            are made by M - 1 learned queries that cross-attend to the patch states; each starts as the reader of its
+            own cell of the image. "pooled": an MLP makes all of the
             aligned image embedding. Trained from random weights, "pooled" was seen to stay at the answers that the
             questions alone give.
         aligned_token: False leaves the aligned image embedding out of "patches"; M queries read the patches then.
@@ -48,10 +49,8 @@ class MMJepaConfig(PreTrainedConfig):
             the model has no weights for it.
         tie_word_embeddings: whether the decoder's output head is its embedding matrix. The text encoder's embeddings
             are always a matrix of their own: tied, training the decoder would move the text encoder.
-        position_turns: the highest frequency of the position codes of "patches", in turns over the image. With 8
-            turns a query's nearest patches were not its most similar ones (docs/experiments.md).
-        position_sharpness: how many times the keys of "patches" carry their position code. With 6, each of 3 x 3
-            visual tokens starts by reading its own ninth of the image.
+        position_turns: the highest frequency of the position codes that the queries of "patches" start as, in turns
+            over the image.
         initializer_factor: standard deviation of the new linear layers' initial weights, in units of
             1 / sqrt(inputs of the layer).
 
@@ -88,7 +87,6 @@ class MMJepaConfig(PreTrainedConfig):
     rank_threshold: float | None = None
     tie_word_embeddings: bool = True
     position_turns: float = 2.0
-    position_sharpness: float = 6.0
     initializer_factor: float = 1.0
     is_encoder_decoder: bool = True
 
@@ -100,6 +98,10 @@ class MMJepaConfig(PreTrainedConfig):
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict.fromkeys(AUTO_MODEL_CLASSES, "modeling_mmjepa.MMJepaForConditionalGeneration")
         self._check_choice("visual_prefix", VISUAL_PREFIXES)
+        if self.visual_prefix == "patches" and "position_sharpness" in kwargs:
+            raise ValueError(
+                "position_sharpness is no field: a model saved with it read only a part of its images; train it again."
+            )
         self._check_choice("image_pooling", IMAGE_POOLINGS)
         self._check_choice("alignment_loss", ALIGNMENT_LOSSES)
         self._check_choice("alignment_target", ALIGNMENT_TARGETS)
@@ -117,7 +119,7 @@ class MMJepaConfig(PreTrainedConfig):
         # The library's Trainers look for them here.
         for name in ("bos", "eos", "pad", "decoder_start"):
             setattr(self, f"{name}_token_id", getattr(self.text_config, f"{name}_token_id"))
-        for name in ("position_turns", "position_sharpness", "initializer_factor"):
+        for name in ("position_turns", "initializer_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number above 0.")
         # Questions without a mask are read by their padding, and answers are shifted by these two.

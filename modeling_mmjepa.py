@@ -24,6 +24,8 @@ from .configuration_mmjepa import MMJepaConfig
 # Logarithms of the scale of contrastive scores, at the start and at most (CLIP, arXiv 2103.00020).
 CLIP_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100)
+# How likely a visual token is to read a patch outside of its cell at the start, relative to one inside.
+OUTSIDE_CELL = 0.003
 
 
 @dataclass
@@ -32,11 +34,14 @@ class MMJepaImageFeatures(ModelOutput):
 
     image_embeds (I, D): the aligned image embedding p, not normalised.
     visual_tokens (I, M, D): what the decoder reads.
+    visual_token_attentions (I, M, P): how much each visual token reads of each patch, the mean over heads; the aligned
+    embedding's row is 0. None with the pooled prefix.
     last_hidden_state (I, 1+P, Dv), hidden_states, attentions: of the image encoder; answering does without them.
     """
 
     image_embeds: torch.Tensor | None = None
     visual_tokens: torch.Tensor | None = None
+    visual_token_attentions: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -123,20 +128,45 @@ def padding_last(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple
     return input_ids.gather(1, order), attention_mask.gather(1, order)
 
 
-def sincos_positions(height: int, width: int, channels: int, turns: float, device=None) -> torch.Tensor:
-    """Two-dimensional sine and cosine position codes (height * width, channels), float32, row by row.
+def sincos_positions(places: torch.Tensor, channels: int, turns: float) -> torch.Tensor:
+    """Sine and cosine position codes (N, channels), float32, of `places` (N, 2), rows and columns as fractions.
 
-    Half of the channels code the row and half the column, both as fractions of the image, so that a place has the
-    same code at every image size. Frequencies run from a quarter turn to `turns` turns over the image.
+    Half of the channels code the row and half the column. Frequencies run from a quarter turn to `turns` turns over
+    the image.
     """
-    frequencies = torch.pi / 2 * (4 * turns) ** torch.linspace(0, 1, channels // 4, device=device)  # (C/4,)
+    frequencies = torch.pi / 2 * (4 * turns) ** torch.linspace(0, 1, channels // 4)  # (C/4,)
+    angles = places[..., None] * frequencies  # (N, 2, C/4)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)  # (N, C)
+
+
+def image_cells(count: int) -> torch.Tensor:
+    """Cuts the image into `count` cells of equal area -> (Q, 2, 2): from and to, of rows and of columns, as fractions.
+
+    The cells lie in about as many rows as columns. Rows differ by at most one cell, the longer ones in the middle. A
+    row of n cells has n / count of the image's height.
+    """
+    num_rows = max(1, round(count**0.5))
+    from_the_middle = sorted(range(num_rows), key=lambda row: abs(row - (num_rows - 1) / 2))
+    longer_rows = from_the_middle[: count % num_rows]
+    cells: list[list[list[float]]] = []
+    for row in range(num_rows):
+        in_row = count // num_rows + (row in longer_rows)
+        rows = [len(cells) / count, (len(cells) + in_row) / count]
+        cells += [[rows, [column / in_row, (column + 1) / in_row]] for column in range(in_row)]
+    return torch.tensor(cells)
+
+
+def cell_shares(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Which share of each of the `cells` (Q, 2, 2) lies on which patch of a grid of h x w -> (Q, P).
+
+    A cell's shares add up to 1. Those of a patch add up to Q / P, as the cells are of equal area and are the image.
+    """
     axes = []
-    for size in (height, width):
-        angles = (torch.arange(size, device=device) + 0.5).div(size)[:, None] * frequencies  # (size, C/4)
-        axes.append(torch.cat([angles.sin(), angles.cos()], dim=-1))  # (size, C/2)
-    rows = axes[0][:, None].expand(height, width, -1)
-    columns = axes[1][None].expand(height, width, -1)
-    return torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (height * width, C)
+    for (start, end), size in zip(cells.permute(1, 2, 0), grid, strict=True):  # (Q,) each
+        edges = torch.arange(size + 1) / size  # (size+1,)
+        overlap = torch.minimum(end[:, None], edges[1:]) - torch.maximum(start[:, None], edges[:-1])  # (Q, size)
+        axes.append(overlap.clamp(min=0) / (end - start)[:, None])
+    return (axes[0][:, :, None] * axes[1][:, None]).flatten(1)  # (Q, P)
 
 
 class PooledPrefix(nn.Module):
@@ -149,25 +179,28 @@ class PooledPrefix(nn.Module):
         self.fc1 = nn.Linear(width, width)
         self.fc2 = nn.Linear(width, config.num_image_tokens * width)
 
-    def forward(self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def forward(
+        self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, None]:
+        """Visual tokens (I, M, D); they attend to no patch."""
         tokens = self.fc2(F.gelu(self.fc1(image_embeds)))  # (I, M*D)
-        return tokens.unflatten(-1, (self.num_image_tokens, -1))  # (I, M, D)
+        return tokens.unflatten(-1, (self.num_image_tokens, -1)), None
 
 
 class PatchesPrefix(nn.Module):
     """The aligned embedding as a visual token, and others by learned queries that cross-attend to the patch states (a
     resampler, arXiv 2204.14198).
 
-    Keys carry the position codes of their patches and the queries start as the codes of M places spread over the
-    image: from the first step each token reads, and says by its own content, a place of its own. Queries that start
-    alike make all tokens start as the mean of the image, and training from random weights stayed there.
+    The image is cut into as many cells as there are queries. A query starts as the code of its cell's centre and reads
+    its cell: a bias on the attention scores makes all other patches unlikely, and what a patch shows can outweigh it.
+    Queries that start alike make all tokens start as the mean of the image, and training from random weights stayed
+    there. The bias follows from the grid of patches, so images of other sizes and shapes are read the same way.
     """
 
     def __init__(self, config: MMJepaConfig):
         super().__init__()
         width = config.text_config.d_model
         self.num_heads = config.text_config.decoder_attention_heads
-        self.position_turns, self.position_sharpness = config.position_turns, config.position_sharpness
         self.aligned_token = config.aligned_token
         # Q = M - 1 where the aligned embedding is a token, else M.
         self.queries = nn.Parameter(torch.empty(config.num_image_tokens - config.aligned_token, width))  # (Q, D)
@@ -179,38 +212,36 @@ class PatchesPrefix(nn.Module):
         self.fc1 = nn.Linear(width, 2 * width)
         self.fc2 = nn.Linear(2 * width, width)
 
-    def forward(self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        query, key, patches = self._query_and_key(patch_states, grid)
-        value = self._split_heads(self.v_proj(patches))
-        read = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (I, Q, D)
+    def forward(
+        self, image_embeds: torch.Tensor, patch_states: torch.Tensor, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Visual tokens (I, M, D), and how much each of them reads of each patch (I, M, P), the mean over heads.
+
+        What a token reads adds up to 1; the aligned embedding attends to no patch, its row is 0.
+        """
+        patches = self.patch_norm(patch_states)  # (I, P, Dv)
+        query = self._split_heads(self.queries[None])  # (1, heads, Q, D/heads)
+        key = self._split_heads(self.k_proj(patches))  # (I, heads, P, D/heads)
+        value = self._split_heads(self.v_proj(patches))  # (I, heads, P, D/heads)
+        # Not by the library's attention interface: its flash attention leaves a bias out without a word, and only its
+        # eager form returns the weights. Q is small.
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # (I, heads, Q, P)
+        weights = (scores.float() + self._cell_bias(grid).to(scores.device)).softmax(dim=-1)  # (I, heads, Q, P)
+        read = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)  # (I, Q, D)
         tokens = self.queries + self.o_proj(read)
         tokens = tokens + self.fc2(F.gelu(self.fc1(self.mlp_norm(tokens))))
         # Without it, training enlarges what a token saw relative to where it is, and "where" questions are not learnt.
         tokens = tokens + self.queries  # (I, Q, D)
-        return torch.cat([image_embeds[:, None], tokens], dim=1) if self.aligned_token else tokens  # (I, M, D)
+        attention = weights.mean(dim=1)  # (I, Q, P)
+        if self.aligned_token:
+            tokens = torch.cat([image_embeds[:, None], tokens], dim=1)  # (I, M, D)
+            attention = F.pad(attention, (0, 0, 1, 0))  # (I, M, P)
+        return tokens, attention
 
-    def attention(self, patch_states: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """How much each token reads of each patch (I, M, P), the mean over heads; rows add up to 1.
-
-        The row of the aligned embedding, which attends to no patches, is 0.
-        """
-        query, key, _ = self._query_and_key(patch_states, grid)
-        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # (I, heads, Q, P)
-        weights = scores.float().softmax(dim=-1).mean(dim=1)  # (I, Q, P)
-        return F.pad(weights, (0, 0, int(self.aligned_token), 0))
-
-    def _query_and_key(
-        self, patch_states: torch.Tensor, grid: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries (I, heads, Q, D/heads), keys (I, heads, P, D/heads), and the normalised patches (I, P, Dv)."""
-        patches = self.patch_norm(patch_states)  # (I, P, Dv)
-        # A position code per head, so that every head can tell places apart.
-        head_width = self.queries.shape[-1] // self.num_heads
-        positions = sincos_positions(*grid, head_width, self.position_turns, patches.device)
-        positions = positions.to(patches.dtype).repeat(1, self.num_heads)  # (P, D)
-        query = self._split_heads(self.queries.expand(patches.shape[0], -1, -1))
-        key = self._split_heads(self.k_proj(patches) + self.position_sharpness * positions)
-        return query, key, patches
+    def _cell_bias(self, grid: tuple[int, int]) -> torch.Tensor:
+        """What is added to the scores (Q, P): 0 in a query's own cell, log OUTSIDE_CELL outside of it."""
+        shares = cell_shares(image_cells(len(self.queries)), grid)  # (Q, P)
+        return (shares * shares.shape[1] / shares.shape[0] + OUTSIDE_CELL).log()
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -428,7 +459,12 @@ class MMJepaPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, PatchesPrefix):
-            init.copy_(module.queries, self._query_positions(len(module.queries), module.num_heads))
+            centres = image_cells(len(module.queries)).mean(dim=-1)  # (Q, 2)
+            head_width = module.queries.shape[1] // module.num_heads
+            codes = sincos_positions(centres, head_width, self.config.position_turns)  # (Q, D/heads)
+            init.copy_(module.queries, codes.repeat(1, module.num_heads))
+            # Keys of 0 leave the start to the cells: random ones, and what an image shows, would hide patches.
+            init.zeros_(module.k_proj.weight)
         elif isinstance(module, AnswerPrediction):
             init.constant_(module.logit_scale, CLIP_LOGIT_SCALE)
             init.zeros_(module.answer_mean)
@@ -439,14 +475,6 @@ class MMJepaPreTrainedModel(PreTrainedModel):
                 init.constant_(module.logit_bias, -10.0)  # this and the scale of 10 as in SigLIP
             if module.target == "centered":
                 init.zeros_(module.text_mean)
-
-    def _query_positions(self, count: int, num_heads: int) -> torch.Tensor:
-        """Position codes (Q, D) of Q places on a grid as square as Q allows, the last row of the grid cut short."""
-        width = self.config.text_config.d_model
-        rows = max(1, round(count**0.5))
-        columns = -(-count // rows)
-        codes = sincos_positions(rows, columns, width // num_heads, self.config.position_turns)
-        return codes[:count].repeat(1, num_heads)
 
 
 class MMJepaEncoder(MMJepaPreTrainedModel):
@@ -495,8 +523,15 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         image_embeds = self.image_projector(l2_normalize(pooled))  # (I, D)
         patch_height, patch_width = self.image_encoder.embeddings.patch_embeddings.patch_size
         grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
-        visual_tokens = self.prefix_norm(self.visual_prefix(image_embeds, states[:, 1:], grid))  # (I, M, D)
-        return MMJepaImageFeatures(image_embeds, visual_tokens, states, outputs.hidden_states, outputs.attentions)
+        tokens, read = self.visual_prefix(image_embeds, states[:, 1:], grid)  # (I, M, D), (I, M, P)
+        return MMJepaImageFeatures(
+            image_embeds=image_embeds,
+            visual_tokens=self.prefix_norm(tokens),
+            visual_token_attentions=read,
+            last_hidden_state=states,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
     @torch.no_grad()
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

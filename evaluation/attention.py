@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures, PatchesPrefix
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
 from .answering import evaluating, written_labels
 
@@ -41,17 +41,15 @@ def attention_maps(
     Returns:
         None where the visual tokens are made of the image's embedding alone (`visual_prefix="pooled"`).
     """
-    prefix = model.encoder.visual_prefix
-    if not isinstance(prefix, PatchesPrefix):
+    if model.config.visual_prefix != "patches":
         return None
     text = processor(text=list(questions), return_tensors="pt").to(model.device)
     labels = written_labels(processor, list(answers)).to(model.device)  # (B, A)
     with evaluating(model):
         features: MMJepaImageFeatures = model.get_image_features(pixel_values.to(model.device))
-        states = features.last_hidden_state[:, 1:]  # (B, P, Dv)
+        read = features.visual_token_attentions  # (B, M, P)
         patch_height, patch_width = model.encoder.image_encoder.embeddings.patch_embeddings.patch_size
         grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
-        read = prefix.attention(states, grid)  # (B, M, P)
         with weights_returned(model):
             output = model(
                 **text,

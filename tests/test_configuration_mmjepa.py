@@ -32,3 +32,10 @@ def test_config_round_trips_with_its_parts_as_dicts_or_objects(make_config, tmp_
     loaded = MMJepaConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
     assert loaded.text_config.d_model == config.text_config.d_model
+
+
+def test_a_model_with_the_old_visual_tokens_is_refused_in_one_line(make_config):
+    saved = make_config().to_dict() | {"position_sharpness": 6.0}
+    with pytest.raises(ValueError, match="read only a part of its images; train it again.$"):
+        MMJepaConfig.from_dict(saved)
+    assert MMJepaConfig.from_dict(saved | {"visual_prefix": "pooled"}).visual_prefix == "pooled"

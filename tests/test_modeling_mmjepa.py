@@ -10,8 +10,10 @@ from transformers import BartForConditionalGeneration, BartModel, Dinov2Model
 
 from mmjepa.modeling_mmjepa import (
     MMJepaForConditionalGeneration,
+    PatchesPrefix,
+    cell_shares,
+    image_cells,
     masked_mean,
-    sincos_positions,
 )
 
 PREFIXES = ("patches", "pooled")
@@ -246,10 +248,58 @@ def test_bfloat16_sums_keep_their_digits():
     assert mean.dtype == torch.bfloat16 and mean.item() == states[0, 0, 0].item()
 
 
-def test_a_place_has_the_same_code_at_every_image_size():
-    small, large = sincos_positions(3, 3, 16, turns=2), sincos_positions(9, 9, 16, turns=2)
-    torch.testing.assert_close(small[4], large[40])  # the centre
-    torch.testing.assert_close(small[0], large[10])  # the centre of the upper left ninth
+GRIDS = [(16, 16), (4, 4), (6, 9), (3, 17), (37, 37), (1, 1)]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_cells_cut_up_the_image_without_gap_or_overlap(grid):
+    for count in range(1, 34):
+        shares = cell_shares(image_cells(count), grid)  # (Q, P)
+        num_patches = grid[0] * grid[1]
+        assert shares.shape == (count, num_patches)
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(count), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            shares.sum(dim=0), torch.full((num_patches,), count / num_patches), atol=1e-4, rtol=0
+        )
+
+
+def test_cells_are_compact_and_the_longer_rows_lie_in_the_middle():
+    def row_lengths(count: int) -> list[int]:
+        return image_cells(count)[:, 0, 0].unique(return_counts=True)[1].tolist()
+
+    assert row_lengths(7) == [2, 3, 2] and row_lengths(9) == [3, 3, 3] and row_lengths(15) == [4, 4, 4, 3]
+    for count in range(1, 34):
+        height, width = (image_cells(count)[..., 1] - image_cells(count)[..., 0]).unbind(dim=1)
+        assert (height / width).max() < 3.01 and (width / height).max() < 3.01, count
+
+
+@pytest.mark.parametrize("num_image_tokens", [1, *range(2, 34)])
+def test_at_the_start_every_patch_is_read_whatever_the_image_shows(make_config, num_image_tokens):
+    """At least half as much as if the tokens shared themselves out evenly; at every size and shape of image."""
+    config = make_config(num_image_tokens=num_image_tokens, aligned_token=num_image_tokens > 1)
+    prefix = PatchesPrefix(config)
+    MMJepaForConditionalGeneration(config)._init_weights(prefix)
+    for grid in GRIDS:
+        num_patches = grid[0] * grid[1]
+        patches = 10 * torch.randn(2, num_patches, config.vision_config.hidden_size)
+        read = prefix(torch.zeros(2, config.text_config.d_model), patches, grid)[1]  # (2, M, P)
+        even = (num_image_tokens - config.aligned_token) / num_patches
+        assert read.sum(dim=1).min() >= even / 2, grid
+
+
+def test_a_visual_token_may_learn_to_look_outside_of_its_cell(make_config):
+    config = make_config(num_image_tokens=4, aligned_token=False)
+    prefix = MMJepaForConditionalGeneration(config).encoder.visual_prefix
+    target = torch.randint(16, (8,))  # each image has its one marked patch, which every token has to find
+    patches = torch.randn(8, 16, config.vision_config.hidden_size)
+    patches[range(8), target, :4] += 4
+    optimizer = torch.optim.Adam(prefix.parameters(), lr=0.02)
+    for _ in range(60):
+        read = prefix(None, patches, (4, 4))[1]  # (8, Q, P)
+        (-read[range(8), :, target].log().mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert prefix(None, patches, (4, 4))[1][range(8), :, target].min() > 0.5
 
 
 def test_each_visual_token_starts_reading_little_but_its_own_place(make_config):
@@ -258,8 +308,8 @@ def test_each_visual_token_starts_reading_little_but_its_own_place(make_config):
     prefix = MMJepaForConditionalGeneration(config).encoder.visual_prefix
     patches = torch.zeros(36, 36, config.vision_config.hidden_size)
     patches[range(36), range(36), :8] = 5.0  # image i has its one bright patch at patch i
-    blank = prefix(None, torch.zeros_like(patches), (6, 6))
-    change = (prefix(None, patches, (6, 6)) - blank).norm(dim=-1)  # (36 images, 9 tokens)
+    blank = prefix(None, torch.zeros_like(patches), (6, 6))[0]
+    change = (prefix(None, patches, (6, 6))[0] - blank).norm(dim=-1)  # (36 images, 9 tokens)
     own = change.unflatten(0, (3, 2, 3, 2)).sum(dim=(1, 3)).flatten(0, 1).diagonal()  # (9,)
     assert (own / change.sum(dim=0) > 0.75).all()
 
@@ -268,7 +318,7 @@ def test_a_visual_token_tells_its_place_however_much_it_saw_there(make_config):
     """Placed by the nearest of the other image's tokens: what is seen must not drown where."""
     encoder = MMJepaForConditionalGeneration(make_config(num_image_tokens=9, aligned_token=False)).encoder
     patches = 10 * torch.randn(2, 36, encoder.config.vision_config.hidden_size)
-    tokens = encoder.prefix_norm(encoder.visual_prefix(None, patches, (6, 6)))  # (2, 9, D)
+    tokens = encoder.prefix_norm(encoder.visual_prefix(None, patches, (6, 6))[0])  # (2, 9, D)
     assert torch.equal(torch.cdist(tokens[0], tokens[1]).argmin(dim=1), torch.arange(9))
 
 

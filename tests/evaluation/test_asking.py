@@ -71,8 +71,7 @@ def test_the_attention_over_patches_is_that_which_the_visual_tokens_are_made_wit
     prefix, seen = model.encoder.visual_prefix, {}
     prefix.o_proj.register_forward_pre_hook(lambda module, inputs: seen.update(read=inputs[0]))
     prefix.v_proj.register_forward_hook(lambda module, inputs, output: seen.update(value=output))
-    states = model.get_image_features(torch.randn(2, 3, 28, 28)).last_hidden_state[:, 1:]  # (2, 16, Dv)
-    attention = prefix.attention(states, (4, 4))  # (2, 5, 16)
+    attention = model.get_image_features(torch.randn(2, 3, 28, 28)).visual_token_attentions  # (2, 5, 16)
     assert attention.shape == (2, 5, 16)
     torch.testing.assert_close(attention[:, int(aligned_token) :] @ seen["value"], seen["read"])
     assert not aligned_token or attention[:, 0].count_nonzero() == 0
