@@ -24,7 +24,7 @@ COLUMNS = ("question", "answer", "prediction")
 IMAGE_COLUMNS = ("image", "image_id", "file_name")
 GROUPS = ("all", "yes_no", "open")
 CLOSED_LIST_RULE = "closed_list_exact_match"
-OWN_RULE = "squad_exact_match"  # by which kinds of question and floors are compared
+OWN_RULE = "accuracy"  # by which kinds of question and floors are compared
 Interval = tuple[float, float, float]  # a mean, and the 95 % interval around it
 
 

@@ -46,6 +46,9 @@ def test_vqas_normalisation(answer, normalized):
         ("squad_exact_match", "The liver.", "liver", 1),
         ("vqa_exact_match", "two", "2", 1),
         ("squad_exact_match", "two", "2", 0),
+        ("squad_exact_match", "CD20+", "CD20-", 1),  # as published
+        ("accuracy", "CD20+", "CD20-", 0),
+        ("accuracy", "The liver.", "liver", 1),
         ("token_f1", "left lobe", "the left lobe of liver", 2 / 3),
         ("word_overlap", "left lobe", "left lobe of the liver", 1),
         ("word_overlap", "left left lung", "left lobe", 1 / 3),
