@@ -1,4 +1,4 @@
-"""A web page that asks a model about an image: answers, how sure it is, where it looked, what it says without it.
+"""A web page that asks a model about an image: answers, how sure it is, where it looked, what it says of a black one.
 
     python app.py runs/demo        # or: mmjepa app runs/demo
 
@@ -33,12 +33,13 @@ QUEUE_SIZE = 200  # requests that wait; later ones are told to come again
 KEPT_SECONDS = 3600  # after one to two of these, what was uploaded and drawn is deleted
 PICTURE_SIDE = 512  # pixels of the longer side of what is shown
 MIN_PROBABILITY = 0.01  # of another answer that is worth showing
-COLUMNS = ["question", "answer", "probability", "comes from", "without image", "other answers"]
+COLUMNS = ["question", "prediction", "probability", "with a black image", "its probability there", "other answers"]
 WIDTHS: list[str | int] = ["180px", "110px", "110px", "110px", "135px", "145px"]  # a narrow page scrolls
 ABOUT = (
-    "Ask about a pathology image. An answer comes *from the image* if it changes when the model sees a black image "
-    "instead; else the question alone gave it. The picture below the answers is in colour where the decoder looked "
-    "while it wrote one of them. For research; not a medical device."
+    "Ask about a pathology image. Beside each prediction stands what the model answers about a black image, and how "
+    "probable the prediction is there. Where the two answers are the same, the image may still have been read. The "
+    "picture below the answers is in colour where the decoder looked while it wrote one of them. For research; not a "
+    "medical device."
 )
 
 
@@ -87,9 +88,9 @@ def picture_of(image: PIL.Image.Image) -> PIL.Image.Image:
 def row_of(reply: Reply) -> list[str]:
     """The cells of COLUMNS."""
     others = [f"{text} ({100 * p:.0f} %)" for text, p in reply.candidates if p >= MIN_PROBABILITY]
-    source = "the image" if reply.is_from_image else "the question"
-    probability = f"{100 * reply.probability:.0f} %"
-    return [reply.question, reply.answer, probability, source, reply.without_image, ", ".join(others)]
+    probability, blank_probability = (f"{100 * p:.0f} %" for p in (reply.probability, reply.blank_probability))
+    blank = "the same" if reply.is_same_without_image else reply.blank
+    return [reply.question, reply.prediction, probability, blank, blank_probability, ", ".join(others)]
 
 
 def draw_examples(folder: str) -> list[list[str]]:

@@ -146,16 +146,19 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score anybody's predictions by every rule that published PathVQA numbers use."""
-    from .data.loading import load_rows
+    from datasets import disable_progress_bars
+
+    from .data.loading import check_splits, load_rows
     from .evaluation.score_text import report_text
     from .evaluation.scoring import read_predictions, score_report
 
+    disable_progress_bars()
     try:
         tables = [read_predictions(path) for path in (predictions, other) if path is not None]
-        train = None
-        if dataset_name is not None:
-            train = load_rows(dataset_name, wanted=["train"])["train"].select_columns(["question", "answer"])
-        report = score_report(tables[0], train, tables[1] if len(tables) > 1 else None)
+        splits = None if dataset_name is None else load_rows(dataset_name)
+        if splits is not None:
+            check_splits(dataset_name, splits, ["train"])
+        report = score_report(tables[0], splits, tables[1] if len(tables) > 1 else None)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(json.dumps(report, indent=2) if as_json else report_text(report))
@@ -169,7 +172,7 @@ def ask(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
 ) -> None:
-    """Ask a model about an image: answers, how sure it is, and whether the image decided them."""
+    """Ask a model about an image: answers, how sure it is, and what it says about a black image."""
     if not image.is_file():
         raise typer.BadParameter(f"{image} is no file: give an image file that exists.", param_hint="IMAGE")
     from .evaluation.asking import ask as ask_model
@@ -181,12 +184,22 @@ def ask(
         raise typer.BadParameter(str(error)) from error
     for reply in replies:
         if as_json:
-            known = {"question": reply.question, "answer": reply.answer, "probability": reply.probability}
-            known |= {"without_image": reply.without_image, "from_image": reply.is_from_image}
-            typer.echo(json.dumps(known | {"candidates": dict(reply.candidates)}))
+            known = {
+                "question": reply.question,
+                "prediction": reply.prediction,
+                "prediction_probability": reply.probability,
+                "blank": reply.blank,
+                "blank_probability": reply.blank_probability,
+                "from_image": reply.from_image,
+                "candidates": dict(reply.candidates),
+            }
+            typer.echo(json.dumps(known))
         else:
-            origin = "from the image" if reply.is_from_image else "from the question: the same without the image"
-            typer.echo(f"{reply.question}\n  {reply.answer}  ({100 * reply.probability:.0f} %, {origin})")
+            blank = "the same" if reply.is_same_without_image else reply.blank
+            typer.echo(
+                f"{reply.question}\n  {reply.prediction}  ({100 * reply.probability:.0f} %; with a black image "
+                f"{100 * reply.blank_probability:.0f} %, and the answer is {blank})"
+            )
 
 
 @app.command("app")

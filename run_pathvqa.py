@@ -34,7 +34,7 @@ from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.arguments import MAX_ANSWER_TOKENS, parse_arguments
 from mmjepa.training.building import build, center_targets
 from mmjepa.training.overfitting import overfit
-from mmjepa.training.reading import prepare_split, prepare_splits, read_rows
+from mmjepa.training.reading import floor_rows, prepare_split, prepare_splits, read_rows
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint, write_run_file
 from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
 from mmjepa.training.trainer import MMJepaTrainer
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     elif training_args.do_predict:
         split = training_args.predict_split
         prefix = "test" if split == "test" else "predict"
-        results |= evaluate_split(trainer, data[split], rows["train"], prefix)
+        results |= evaluate_split(trainer, data[split], floor_rows(rows, split), prefix)
 
     # Hand out.
     if training_args.do_train and trainer.is_world_process_zero():

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ TEXT_COLUMNS = ("question", "answer", "caption", "text")
 # Names that rows get later, of their images and of the model's answers.
 LATER_COLUMNS = (
     *("image_file", "image_id", "pixels", "row", "answers"),
-    *("prediction", "prediction_probability", "shuffled", "blank", "from_image", "ranked", "probability"),
-    *("align_cosine", "align_cosine_wrong"),
+    *("prediction", "prediction_probability", "shuffled", "blank", "blank_probability", "from_image"),
+    *("ranked", "ranked_probability", "align_cosine", "align_cosine_wrong"),
 )
 # Other names that columns go by: of images in the metadata of an image folder, of lists of answers in VQA.
 COLUMN_NAMES = {"file_name": "image", "answers": "answer"}
@@ -314,10 +315,18 @@ def fill_missing(*texts: Any, columns: list[str]) -> dict[str, str]:
 
 
 def as_text(value: Any) -> str:
-    """A text as it is, of a list the most frequent answer; "" for none."""
+    """A text as it is, of a list the most frequent answer; "" for none and for NaN.
+
+    A whole number has no point: a column of them with a gap is read as one of fractions. A day has no time: from JSON
+    it is read with one.
+    """
     if isinstance(value, list | dict):
         return next(iter(distinct_answers(value)), "")
-    return "" if value is None else str(value)
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).removesuffix(" 00:00:00") if isinstance(value, datetime) else str(value)
 
 
 def answer_list(answer: Any) -> dict[str, list[str]]:
@@ -350,7 +359,10 @@ def drop_unanswered(rows: Dataset, split: str) -> Dataset:
     if not dropped:
         return rows
     if len(dropped) == len(rows):
-        raise ValueError(f"{split}: none of the {len(rows)} rows has an answer: check --answer_column.")
+        raise ValueError(
+            f"{split}: none of the {len(rows)} rows has an answer: check --answer_column, or ask about "
+            "rows without answers by --predict_data."
+        )
     logger.warning(
         "%s: %d of %d rows have no answer and are left out; the first, counted from 0: %s",
         *(split, len(dropped), len(rows), ", ".join(dropped[:10])),

@@ -20,6 +20,8 @@ def load_new_rows(
 ) -> Dataset:
     """Rows as those of `load_rows`, with image, question, answer and image_file; answer is "" where there is none.
 
+    Where a table has lists of right answers, all rows have a column answers.
+
     Args:
         sources: images, folders that are searched for images, and tables (.csv, .json, .jsonl, .parquet) with a column
             of images and, if they have them, of questions and answers. Image paths are relative to the table.
@@ -31,7 +33,10 @@ def load_new_rows(
         ValueError: a source is missing or holds no image, a table has no column of images, or an image has no question
             and `questions` is empty.
     """
-    rows = concatenate_datasets([load_source(Path(source), columns or {}, allow_outside_images) for source in sources])
+    parts = [load_source(Path(source), columns or {}, allow_outside_images) for source in sources]
+    if any("answers" in part.column_names for part in parts):
+        parts = [part if "answers" in part.column_names else with_answer_lists(part) for part in parts]
+    rows = concatenate_datasets(parts)
     asked = list(rows["question"])
     if "" in asked and not questions:
         name = rows[asked.index("")]["image_file"] or "an image"
@@ -72,4 +77,9 @@ def load_new_table(path: Path, columns: Mapping[str, str], allow_outside_images:
         if name not in found:
             rows = rows.add_column(name, [""] * len(rows))
     own_rows = with_own_columns(rows, own, path.parent.absolute(), path.name, allow_outside_images)
-    return own_rows.select_columns(COLUMNS)
+    return own_rows.select_columns([*COLUMNS, *(["answers"] if "answers" in own_rows.column_names else [])])
+
+
+def with_answer_lists(rows: Dataset) -> Dataset:
+    """`rows` with a column answers, which holds the answer of each alone."""
+    return rows.add_column("answers", [[answer] for answer in rows["answer"]])

@@ -31,6 +31,7 @@ def alignment_metrics(
     Returns:
         align_cosine, align_cosine_wrong: mean cosine of the rows' texts to their own and to the other image. Rows
             whose text belongs to the other image too are left out of the second.
+        retrieval_images: how many images have a text.
         retrieval_recall_at_1, _5, _10: share of images that have one of their own texts among the k nearest of all
             texts. A text just as near as the own one counts as nearer: else a collapsed embedding would score 1.
         retrieval_recall_at_<k>_low, _high: its 95 % interval, by a bootstrap over images.
@@ -50,6 +51,7 @@ def alignment_metrics(
         texts_of[image_id].append(text_id)
     ranks = own_text_ranks(images, texts, texts_of)
     own_counts = Counter(map(len, texts_of.values()))
+    metrics["retrieval_images"] = len(texts_of)
     most_shared = [text_id for text_id, _ in Counter(text_id for _, text_id in pairs).most_common()]
     for k in RECALL_RANKS:
         metrics |= named_interval(

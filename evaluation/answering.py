@@ -156,17 +156,16 @@ def answer_without_image(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
     questions: Sequence[str],
-    shape: Sequence[int],
+    blank: MMJepaImageFeatures,
     batch_size: int,
     on_batch: Callable[[Sequence[int], list[str]], None] | None = None,
     **generate_kwargs,
 ) -> list[str]:
-    """An answer to each question about one black image of `shape` (3, H, W).
+    """An answer to each question about `blank`, the black image of `encode_blank_image`.
 
     Equal questions are answered once; `on_batch` is called as by `answer_questions` for the distinct ones.
     """
     distinct = sorted(set(questions))
-    blank = encode_blank_image(model, processor.image_processor, shape)
     image_ids = [0] * len(distinct)
     answers = answer_questions(model, processor, distinct, blank, image_ids, batch_size, on_batch, **generate_kwargs)
     answer_of = dict(zip(distinct, answers, strict=True))
@@ -194,6 +193,25 @@ def answer_probabilities(
         return (-losses.sum(dim=1)).exp().tolist()
 
     return map_questions(model, processor, questions, image_features, image_ids, batch_size, score)
+
+
+def probabilities_without_image(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    blank: MMJepaImageFeatures,
+    batch_size: int,
+) -> list[float]:
+    """The probability of each of `answers` where the question is asked about `blank`, as `answer_probabilities`.
+
+    Equal pairs of question and answer are scored once.
+    """
+    distinct = sorted(set(zip(questions, answers, strict=True)))
+    asked, given = ([pair[place] for pair in distinct] for place in (0, 1))
+    found = answer_probabilities(model, processor, asked, given, blank, [0] * len(distinct), batch_size)
+    probability_of = dict(zip(distinct, found, strict=True))
+    return [probability_of[pair] for pair in zip(questions, answers, strict=True)]
 
 
 def written_labels(processor: MMJepaProcessor, answers: Sequence[str]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""One image, some questions: what the model answers, how sure it is, and whether the image decided it."""
+"""One image, some questions: what the model answers, how sure it is, and what it says about a black image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,14 @@ from transformers.utils.logging import disable_progress_bar
 from ..metrics.vqa_answers.vqa_answers import normalize_answer
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
-from .answering import answer_probabilities, answer_questions, answer_without_image, evaluating
+from .answering import (
+    answer_probabilities,
+    answer_questions,
+    answer_without_image,
+    encode_blank_image,
+    evaluating,
+    probabilities_without_image,
+)
 from .attention import attention_maps
 
 
@@ -19,23 +26,31 @@ from .attention import attention_maps
 class Reply:
     """An answer, and what is to be known about it.
 
-    probability: that the decoder gives to the answer, the product over its tokens.
-    without_image: the answer to the same question about a black image.
+    prediction: the answer.
+    probability: that the decoder gives to it, the product over its tokens.
+    blank: the answer to the same question about a black image.
+    blank_probability: that the decoder gives to `prediction` about a black image.
     candidates: other answers and their probabilities, the most probable first.
     attention (h, w): the share of the decoder's attention that reaches each patch; None with a pooled prefix.
     """
 
     question: str
-    answer: str
+    prediction: str
     probability: float
-    without_image: str
+    blank: str
+    blank_probability: float
     candidates: list[tuple[str, float]]
     attention: torch.Tensor | None
 
     @property
-    def is_from_image(self) -> bool:
-        """Whether the answer changes without the image."""
-        return normalize_answer(self.answer) != normalize_answer(self.without_image)
+    def from_image(self) -> float:
+        """By how much the image makes the prediction more probable than a black one does."""
+        return self.probability - self.blank_probability
+
+    @property
+    def is_same_without_image(self) -> bool:
+        """Whether a black image gives the same answer, which can still be the right one, read from the image."""
+        return normalize_answer(self.prediction) == normalize_answer(self.blank)
 
 
 def load_saved(
@@ -84,18 +99,21 @@ def ask(
     image_ids = [0] * len(questions)
     asked = (model, processor, questions)
     about_image = (features, image_ids, len(questions))
-    answers = answer_questions(*asked, *about_image, **generate_kwargs)
-    probabilities = answer_probabilities(*asked, answers, *about_image)
-    blank = answer_without_image(*asked, pixel_values.shape[1:], len(questions), **generate_kwargs)
-    maps = attention_maps(*asked, answers, pixel_values.expand(len(questions), -1, -1, -1))
+    predictions = answer_questions(*asked, *about_image, **generate_kwargs)
+    probabilities = answer_probabilities(*asked, predictions, *about_image)
+    black = encode_blank_image(model, processor.image_processor, pixel_values.shape[1:])
+    blank = answer_without_image(*asked, black, len(questions), **generate_kwargs)
+    blank_probabilities = probabilities_without_image(*asked, predictions, black, len(questions))
+    maps = attention_maps(*asked, predictions, pixel_values.expand(len(questions), -1, -1, -1))
     return [
         Reply(
             question=question,
-            answer=answers[row],
+            prediction=predictions[row],
             probability=probabilities[row],
-            without_image=blank[row],
+            blank=blank[row],
+            blank_probability=blank_probabilities[row],
             candidates=other_answers(
-                model, processor, question, answers[row], pixel_values, num_candidates, **generate_kwargs
+                model, processor, question, predictions[row], pixel_values, num_candidates, **generate_kwargs
             ),
             attention=None if maps is None else maps[row],
         )

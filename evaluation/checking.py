@@ -12,7 +12,7 @@ from ..data.loading import find_columns, is_answered, load_rows, load_splits
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import question_kind, score_answers
 from ..processing_mmjepa import decode_image
-from .controls import majority_answers
+from .controls import majority_answers, with_answers
 
 # BART reads 1,024 tokens, and answers have 32 by default (--max_answer_tokens); a word has one token or more.
 MAX_WORDS = {"question": 512, "answer": 24}
@@ -148,8 +148,7 @@ def pixel_hash(example: dict[str, Any]) -> dict[str, str]:
 def questions_alone(train: Dataset, validation: Dataset) -> dict[str, float]:
     """Accuracies of the training answers to questions that start alike, and to equal questions; and the share of the
     validation answers that stand in train, the most that a list of its answers can reach."""
-    rows = validation.filter(lambda question, answer: bool(question and answer), input_columns=["question", "answer"])
-    train = train.filter(lambda question, answer: bool(question and answer), input_columns=["question", "answer"])
+    rows, train = with_answers(validation), with_answers(train)
     if not len(rows) or not len(train):
         return {}
     questions, answers = rows["question"][:], rows["answer"][:]

@@ -6,6 +6,7 @@ import torch
 from torch import distributed
 
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from .plain_words import MIN_IMAGES
 
 logger = logging.getLogger("mmjepa")
 
@@ -28,9 +29,10 @@ def warn_of_collapse(
 ) -> None:
     """Logs a sentence where visual tokens (N, M, D), or the alignment by its `metrics`, do not tell images apart.
 
-    The first process does it. One image, such as that of a blanked data set, can't be told from another.
+    The first process does it. Of fewer than `MIN_IMAGES` images, such as the one of a blanked data set, nothing is
+    said.
     """
-    if len(visual_tokens) < 2 or (distributed.is_initialized() and distributed.get_rank() > 0):
+    if len(visual_tokens) < MIN_IMAGES or (distributed.is_initialized() and distributed.get_rank() > 0):
         return
     share = variance_share(visual_tokens)
     if share < LEAST_VARIANCE:
@@ -40,7 +42,9 @@ def warn_of_collapse(
             *(len(visual_tokens), share),
         )
     own, wrong = metrics.get("align_cosine"), metrics.get("align_cosine_wrong")
-    if model.config.lambda_align > 0 and own is not None and wrong is not None and own - wrong < LEAST_COSINE_GAP:
+    if metrics.get("retrieval_images", 0) < MIN_IMAGES or model.config.lambda_align == 0 or wrong is None:
+        return
+    if own - wrong < LEAST_COSINE_GAP:
         logger.warning(
             "The images are as near to the texts of others as to their own (cosines %.3f and %.3f), as one mean "
             "embedding for all of them would be: try --alignment_loss infonce, --alignment_target centered, a larger "

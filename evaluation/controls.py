@@ -1,7 +1,7 @@
 """How much of an accuracy is due to the image: majority answers, other images, and the gain over them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,17 @@ def other_images(image_ids: Sequence[int], seed: int) -> list[int]:
     ring = np.random.default_rng(seed).permutation(np.unique(image_ids))
     other_of = dict(zip(ring.tolist(), np.roll(ring, 1).tolist(), strict=True))
     return [other_of[image_id] for image_id in image_ids]
+
+
+def right_answers_of_row(row: Mapping[str, Any]) -> list[str]:
+    """What counts as right in a row: its `answers` where it has a list of them, else its `answer`."""
+    return row.get("answers") or [row["answer"]]
+
+
+def with_answers(questions: Dataset) -> Dataset:
+    """The rows of columns question and answer that have both: no others are learnt from or scored."""
+    texts = zip(questions["question"], questions["answer"], strict=True)
+    return questions.select([row for row, pair in enumerate(texts) if all(text.strip() for text in pair)])
 
 
 def are_correct(answers: Sequence[str], truths: Sequence[str | Sequence[str]]) -> list[bool]:

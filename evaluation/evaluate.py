@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import distributed
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.batches import alignment_text
 from ..data.images import VqaData
+from ..data.loading import is_answered
 from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
@@ -27,14 +29,17 @@ from .answering import (
     answer_without_image,
     encode_all_images,
     encode_all_texts,
+    encode_blank_image,
     own_share,
+    probabilities_without_image,
 )
 from .calibration import calibration_metrics
 from .collapse import warn_of_collapse
-from .controls import are_correct, image_gain, majority_answers, other_images
+from .controls import are_correct, image_gain, majority_answers, named_interval, other_images, with_answers
 from .ranking import best_threshold, rank_questions, training_answers
 
 CONTROL_SCORES = ("accuracy", "yes_no_accuracy", "open_accuracy")
+WHOLE_QUESTION = (None, 3, 2, 1, 0)  # first words, for `majority_answers`
 
 
 def evaluate_model(
@@ -52,31 +57,35 @@ def evaluate_model(
     """Answers every question of `data` and scores the answers, the controls and the alignment.
 
     Args:
-        data: a row without a question counts for the alignment alone. Where questions have a column `answers`, an
-            answer that equals any of a row's is right.
+        data: a row without a question counts for the alignment alone; one with a question and no answer counts for
+            nothing. Where questions have a column `answers`, an answer that equals any of a row's is right.
         train_questions: columns question and answer, from which the majority answers are learnt and answers are
-            ranked; without a row in it neither is done. With None each question is answered about its own image
-            alone, as is done while training: no controls, no ranking, no alignment.
+            ranked; none of the rows of `data` may be among them. Without a row in it neither is done. With None each
+            question is answered about its own image alone, as is done while training: no controls, no ranking, no
+            alignment.
         batch_size: questions, images or texts at once.
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
         show_progress: a bar of this process's answers, those of the controls too; the first process's alone.
-        with_probabilities: gives the probabilities of the answers that were written, and `calibration_metrics`.
+        with_probabilities: gives the probabilities of the answers that were written, and `calibration_metrics`; with
+            controls also the probabilities of the same answers about a black image.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
         The numbers, and one row per question. Numbers are those of `score_answers`; for each control
         `accuracy_<control>`, `yes_no_accuracy_<control>` and `open_accuracy_<control>` with the controls
         shuffled_images, blank_images, majority (of the question's first words) and majority_question; those of
-        `image_gain` and `alignment_metrics`; those of `score_ranking`, if the model ranks answers. Rows have row (the
-        question's place in `data`), image_id, question, answer (the right one), the other columns of `data`'s
-        questions, such as answers (all, where there are lists), and prediction; with controls shuffled and blank,
-        from_image (whether the answer changes without the image), and align_cosine and align_cosine_wrong of the row's
-        own and of another image, None where it has no alignment text or shares it with the other; with ranking ranked
-        and its probability; with probabilities prediction_probability. With torch.distributed every process gets them
-        all.
+        `image_gain` and `majority_lead`, and num_images, of how many images they are; those of `alignment_metrics`;
+        those of `score_ranking`, if the model ranks answers. Rows have row (the question's place in `data`), image_id,
+        question, answer (the right one), the other columns of `data`'s questions, such as answers (all, where there
+        are lists), and prediction; with controls shuffled and blank, the predictions about another and about a black
+        image, and align_cosine and align_cosine_wrong of the row's own and of another image, None where it has no
+        alignment text or shares it with the other; with ranking ranked and ranked_probability; with probabilities
+        prediction_probability, and with controls too blank_probability, that of the same prediction about a black
+        image, and from_image, the first less the second. With torch.distributed every process gets them all.
     """
-    rows = [row for row, question in enumerate(data.questions["question"]) if question != ""]
+    texts = zip(data.questions["question"], data.questions["answer"], strict=True)
+    rows = [row for row, (question, answer) in enumerate(texts) if question != "" and answer.strip() != ""]
     asked = data.questions.select(rows)
     names = dict.fromkeys(("image_id", "question", "answer", *asked.column_names))
     columns: dict[str, list] = {"row": rows} | {name: list(asked[name]) for name in names}
@@ -125,24 +134,30 @@ def evaluate_model(
             metrics |= calibration_metrics(columns["prediction_probability"], correct)
     if train_questions is not None and questions:
         columns["shuffled"] = answer(questions, features, other_images(image_ids, seed))
+        blank = encode_blank_image(model, processor.image_processor, data.image_shape)
         columns["blank"] = answer_without_image(
             model,
             processor,
             questions,
-            data.image_shape,
+            blank,
             batch_size,
             lambda rows, _: bar.update(len(rows)),
             **generate_kwargs,
         )
-        columns["from_image"] = [
-            normalize_answer(prediction) != normalize_answer(blank)
-            for prediction, blank in zip(columns["prediction"], columns["blank"], strict=True)
-        ]
-        metrics |= score_controls(columns, train_questions, image_ids, seed)
-        if model.config.lambda_answer > 0 and len(train_questions) > 0:
-            answers = training_answers(model, processor, train_questions, batch_size)
+        if with_probabilities:
+            columns["blank_probability"] = probabilities_without_image(
+                model, processor, questions, columns["prediction"], blank, batch_size
+            )
+            columns["from_image"] = [
+                seen - unseen
+                for seen, unseen in zip(columns["prediction_probability"], columns["blank_probability"], strict=True)
+            ]
+        learnt_from = with_answers(train_questions)
+        metrics |= score_controls(columns, learnt_from, image_ids, seed)
+        if model.config.lambda_answer > 0 and len(learnt_from) > 0:
+            answers = training_answers(model, processor, learnt_from, batch_size)
             ranked = rank_questions(model, processor, questions, features, image_ids, batch_size, answers)
-            columns["ranked"], columns["probability"] = map(list, zip(*ranked, strict=True))
+            columns["ranked"], columns["ranked_probability"] = map(list, zip(*ranked, strict=True))
             metrics |= score_ranking(columns, answers.texts, model.config.rank_threshold)
     bar.close()
     if train_questions is not None:
@@ -168,7 +183,8 @@ def right_answers_of(columns: dict[str, list]) -> list:
 def score_controls(
     columns: dict[str, list[str]], train_questions: Dataset, image_ids: Sequence[int], seed: int
 ) -> dict[str, float]:
-    """Scores of the four controls, in the three numbers of the table, and the image gain.
+    """Scores of the four controls, in the three numbers of the table; the image gain, and the lead over the majority
+    answers of the question, each with its interval; and the number of images.
 
     Args:
         train_questions: without a row in it there are no majority answers.
@@ -180,15 +196,23 @@ def score_controls(
         scores = score_answers(columns[column], truths, questions)
         metrics |= {f"{name}_{control}": scores[name] for name in CONTROL_SCORES if name in scores}
     correct, correct_shuffled = (are_correct(columns[name], truths) for name in ("prediction", "shuffled"))
-    return metrics | image_gain(correct, correct_shuffled, image_ids, seed)
+    metrics |= image_gain(correct, correct_shuffled, image_ids, seed)
+    if len(train_questions) > 0:
+        majority = are_correct(majority_answers(train_questions, questions, WHOLE_QUESTION), truths)
+        metrics |= named_interval("majority_lead", np.subtract(correct, majority, dtype=float), image_ids, seed)
+    return metrics | {"num_images": len(set(image_ids))}
 
 
 def score_majority(train_questions: Dataset, questions: list[str], truths: list[str]) -> dict[str, float]:
-    """Scores of the two controls that need no model, majority and majority_question; none without training rows."""
+    """Scores of the two controls that need no model, majority and majority_question.
+
+    They are learnt from the training rows that ask and have an answer; without such rows there are none.
+    """
     metrics: dict[str, float] = {}
+    train_questions = with_answers(train_questions)
     if len(train_questions) == 0:
         return metrics
-    for control, first_words in (("majority", (3, 2, 1, 0)), ("majority_question", (None, 3, 2, 1, 0))):
+    for control, first_words in (("majority", (3, 2, 1, 0)), ("majority_question", WHOLE_QUESTION)):
         answers = majority_answers(train_questions, questions, first_words)
         scores = score_answers(answers, truths, questions)
         metrics |= {f"{name}_{control}": scores[name] for name in CONTROL_SCORES if name in scores}
@@ -199,7 +223,7 @@ def score_ranking(columns: dict[str, list], answers: list[str], threshold: float
     """Scores of the answers that were ranked, and of ranking where it is sure and decoding where it is not.
 
     Args:
-        columns: question, answer, prediction, ranked and probability, as in the rows of `evaluate_model`.
+        columns: question, answer, prediction, ranked and ranked_probability, as in the rows of `evaluate_model`.
         answers: the list that was ranked.
         threshold: the probability from which ranking is sure; None takes the best one for these questions.
 
@@ -211,8 +235,8 @@ def score_ranking(columns: dict[str, list], answers: list[str], threshold: float
     questions, truths, ranked = columns["question"], right_answers_of(columns), columns["ranked"]
     if threshold is None:
         correct, decoded_correct = are_correct(ranked, truths), are_correct(columns["prediction"], truths)
-        threshold = best_threshold(correct, decoded_correct, columns["probability"])
-    sure = [probability >= threshold for probability in columns["probability"]]
+        threshold = best_threshold(correct, decoded_correct, columns["ranked_probability"])
+    sure = [probability >= threshold for probability in columns["ranked_probability"]]
     either = [
         rank if is_sure else decoded
         for rank, decoded, is_sure in zip(ranked, columns["prediction"], sure, strict=True)
@@ -239,7 +263,7 @@ def score_alignment(
     Returns:
         The numbers of `alignment_metrics`; and align_cosine and align_cosine_wrong of the rows that have one.
     """
-    texts = [alignment_text(row, model.config.alignment_text) for row in data.questions]
+    texts = [alignment_text(row, model.config.alignment_text) if is_answered(row) else "" for row in data.questions]
     rows = [row for row, text in enumerate(texts) if text != ""]
     if not rows:
         return {}, {"align_cosine": {}, "align_cosine_wrong": {}}

@@ -17,12 +17,12 @@ from transformers import BaseImageProcessor
 
 from ..data.images import VqaData, normalize_pixels
 from ..metrics.vqa_answers.rules import is_yes_no
-from ..metrics.vqa_answers.vqa_answers import is_right, right_answers
+from ..metrics.vqa_answers.vqa_answers import is_right
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .attention import attention_maps
 from .calibration import reliability_curve
-from .controls import mean_interval
+from .controls import mean_interval, right_answers_of_row
 from .plain_words import plain_words
 from .report import table_rows
 
@@ -86,13 +86,13 @@ def write_html_report(
 
 def are_right(answers: list[dict[str, Any]], column: str = "prediction") -> list[bool]:
     """Whether what the rows have in `column` is right."""
-    return [is_right(row[column], row.get("answers") or row["answer"]) for row in answers]
+    return [is_right(row[column], right_answers_of_row(row)) for row in answers]
 
 
 def intervals(answers: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     """95 % intervals of the accuracies in `table_rows`, in percent, by row and column, of answers that rows have."""
     image_ids = [row["image_id"] for row in answers]
-    yes_no = np.array([is_yes_no(right_answers(row.get("answers") or row["answer"])[0]) for row in answers])
+    yes_no = np.array([is_yes_no(right_answers_of_row(row)[0]) for row in answers])
     counted = {"yes/no": yes_no, "open": ~yes_no, "overall": np.ones_like(yes_no)}
     shown: dict[str, dict[str, str]] = {}
     for name, column in ANSWERS.items():
@@ -139,6 +139,7 @@ def pictures(
     return [
         row
         | {
+            "same_without_image": is_right(row["blank"], row["prediction"]),
             "picture": data_url(pixels[place]),
             "attention": None if maps is None else data_url(with_attention(pixels[place], maps[place])),
         }

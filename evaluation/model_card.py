@@ -46,8 +46,8 @@ image: `image_index=[0, 0, 0]` beside one image and three questions.
 {% for sentence in sentences[split] %}{{ sentence }}
 {% endfor %}{% endfor %}{% if tables %}
 The controls are asked the same questions: the model with each image exchanged for another, the model with black
-images, and the training set's most frequent answer to questions of the same first words, or to the same question. The
-model's lead over shuffled images is due to the image itself.
+images, and the training set's most frequent answer to questions of the same first words, or to the same question. What
+the model has over shuffled images, beyond chance, is due to the image itself.
 {% endif %}
 ## The code
 

@@ -1,5 +1,9 @@
-"""What an evaluation's numbers say, in sentences."""
+"""What an evaluation's numbers say, in sentences. Few images allow no conclusion, and then none is drawn."""
 
+MIN_IMAGES = 30  # below, the interval of a bootstrap over images is too narrow
+MAX_WIDTH = 0.2  # of a 95 % interval from which something is concluded
+SMALL = 0.05  # a difference is none where its whole interval lies within this
+TOO_FEW = "too few images to tell"
 TO_TRY = (
     "To try: train longer, look at the images with `mmjepa check`, use --visual_prefix patches, and look at the "
     "learning rate of the image encoder, --lr_img."
@@ -9,57 +13,86 @@ TO_TRY = (
 def plain_words(metrics: dict[str, float]) -> list[str]:
     """Sentences on what the image contributes, what the alignment finds and how far probabilities can be trusted.
 
+    Of fewer than 30 images, and where a 95 % interval is wider than 20 points, the numbers are said without a
+    conclusion; that a difference is none, only where its whole interval lies within 5 points.
+
     Args:
         metrics: the numbers of `evaluate_model`, by their names without prefix. What has no numbers has no sentence.
     """
     sentences = []
     if "image_gain" in metrics:
         sentences.append(image_sentence(metrics))
-    if "accuracy_majority_question" in metrics:
-        lead = 100 * (metrics["accuracy"] - metrics["accuracy_majority_question"])
-        sentences.append(
-            f"The most frequent training answer to a question, without any image, is right in "
-            f"{100 * metrics['accuracy_majority_question']:.1f} % of cases; the model is {abs(lead):.1f} points "
-            f"{'better' if lead >= 0 else 'worse'}."
-        )
+    if "majority_lead" in metrics:
+        sentences.append(majority_sentence(metrics))
     if "retrieval_recall_at_1" in metrics:
         sentences.append(retrieval_sentence(metrics))
     if "calibration_error" in metrics:
-        sentences.append(
+        sentence = (
             f"Its probabilities are off by {100 * metrics['calibration_error']:.1f} points on average; of the half of "
-            f"the answers that it is surest of, {100 * metrics['accuracy_at_coverage_50']:.1f} % are right."
+            f"the answers that it is surest of, {100 * metrics['accuracy_at_coverage_50']:.1f} % are right"
         )
+        enough = metrics.get("num_images", 0) >= MIN_IMAGES
+        sentences.append(f"{sentence}." if enough else f"{sentence}: {TOO_FEW} how far they can be trusted.")
     return sentences
 
 
+def allows_conclusion(num_images: float, low: float, high: float) -> bool:
+    """Whether enough images were asked about, and the 95 % interval from `low` to `high` is narrow enough."""
+    return num_images >= MIN_IMAGES and high - low <= MAX_WIDTH
+
+
 def image_sentence(metrics: dict[str, float]) -> str:
-    gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
-    interval = f"95 % interval {low:.1f} to {high:.1f}"
+    gain, low, high = (metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
+    measured = f"Shuffling the images costs {100 * gain:.1f} points of accuracy ({interval_text(low, high)})"
+    if not allows_conclusion(metrics.get("num_images", 0), low, high):
+        return f"{measured}: {TOO_FEW} whether the model reads them."
     if low > 0:
-        return f"Shuffling the images costs {gain:.1f} points of accuracy ({interval}): the model reads them."
+        return f"{measured}: the model reads them."
     if high < 0:
         return (
-            f"The model answers better about the wrong images, by {-gain:.1f} points ({interval}): look with `mmjepa "
-            "check` whether each question stands beside its own image."
+            f"The model answers better about the wrong images, by {-100 * gain:.1f} points ({interval_text(low, high)}"
+            "): look with `mmjepa check` whether each question stands beside its own image."
         )
+    if max(-low, high) > SMALL:
+        return f"{measured}: {TOO_FEW} whether the model reads them."
     return (
-        f"Shuffling the images costs nothing that can be told from chance ({gain:.1f} points, {interval}): the model "
+        f"Shuffling the images costs next to nothing ({100 * gain:.1f} points, {interval_text(low, high)}): the model "
         f"answers from the question. {TO_TRY}"
     )
+
+
+def majority_sentence(metrics: dict[str, float]) -> str:
+    lead, low, high = (metrics[f"majority_lead{end}"] for end in ("", "_low", "_high"))
+    measured = (
+        "The most frequent training answer to a question, without any image, is right in "
+        f"{100 * metrics['accuracy_majority_question']:.1f} % of cases, the model in {100 * metrics['accuracy']:.1f} %"
+    )
+    if not allows_conclusion(metrics.get("num_images", 0), low, high) or low <= 0 <= high:
+        return f"{measured}: {TOO_FEW} which is better ({100 * lead:+.1f} points, {interval_text(low, high)})."
+    judgement = "better" if low > 0 else "worse"
+    return f"{measured}: it is {100 * abs(lead):.1f} points {judgement} ({interval_text(low, high)})."
 
 
 def retrieval_sentence(metrics: dict[str, float]) -> str:
     recall, low, high, chance, popular = (
         metrics[f"retrieval_recall_at_1{end}"] for end in ("", "_low", "_high", "_chance", "_popular")
     )
-    if low <= chance:
+    enough = allows_conclusion(metrics.get("retrieval_images", 0), low, high)
+    if not enough or low <= chance < high - SMALL:
+        judgement = f"{TOO_FEW} whether the alignment tells images apart"
+    elif low <= chance:
         judgement = "the alignment tells images apart no better than chance"
-    elif low <= popular:
+    elif high < popular:
         judgement = "the alignment tells images apart, but naming the text that most images share finds more"
+    elif low <= popular:
+        judgement = "the alignment tells images apart, but perhaps no better than the text that most images share"
     else:
         judgement = "the alignment tells images apart"
     return (
-        f"An image finds a text of its own first in {100 * recall:.1f} % of cases (95 % interval "
-        f"{100 * low:.1f} to {100 * high:.1f}), by chance in {100 * chance:.1f} %, "
-        f"by the text that most images share in {100 * popular:.1f} %: {judgement}."
+        f"An image finds a text of its own first in {100 * recall:.1f} % of cases ({interval_text(low, high)}), by "
+        f"chance in {100 * chance:.1f} %, by the text that most images share in {100 * popular:.1f} %: {judgement}."
     )
+
+
+def interval_text(low: float, high: float) -> str:
+    return f"95 % interval {100 * low:.1f} to {100 * high:.1f}"

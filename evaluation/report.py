@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from ..data.images import VqaData
 from ..metrics.vqa_answers.vqa_answers import is_right
+from .controls import right_answers_of_row
 
 # Name of a row of the table -> suffix of the names of its scores.
 TABLE_ROWS = {
@@ -66,7 +67,7 @@ def markdown_table(rows: Sequence[dict[str, str]]) -> str:
 def draw_answers(
     path: str | Path, data: VqaData, answers: list[dict[str, Any]], image_count: int = 12, seed: int = 0
 ) -> None:
-    """Writes a PNG of some images, each with a question, the model's answer (green: right, red: wrong) and the truth.
+    """Writes a PNG of some images, each with a question, the prediction (green: right, red: wrong) and the answer.
 
     The images, and one question about each, are drawn at random by `seed`, whatever the answers are.
 
@@ -87,11 +88,11 @@ def draw_answers(
         axes.set_axis_off()
     for axes, image_id, image in zip(grid, image_ids, pixels, strict=False):
         row = rows_of[image_id][random.integers(len(rows_of[image_id]))]
-        correct = is_right(row["prediction"], row.get("answers") or row["answer"])
+        correct = is_right(row["prediction"], right_answers_of_row(row))
         axes.imshow(image.permute(1, 2, 0).numpy())
         # A dollar sign is text here, not the start of a formula.
         axes.set_title(textwrap.fill(row["question"], 32), fontsize=9, parse_math=False)
-        lines = (f"answer: {row['prediction']} {'✓' if correct else '✗'}", f"truth: {row['answer']}")
+        lines = (f"prediction: {row['prediction']} {'✓' if correct else '✗'}", f"answer: {row['answer']}")
         axes.text(
             0.5,
             -0.04,

@@ -22,6 +22,7 @@ def report_text(report: dict[str, Any]) -> str:
     parts = [
         f"{report['questions']} questions about {report['images']} images. In brackets: 95 % interval, by a bootstrap "
         "over images.",
+        *report["notes"],
         markdown_table(rules),
     ]
     if "floors" in report:
@@ -32,7 +33,7 @@ def report_text(report: dict[str, Any]) -> str:
     if "differences" in report:
         differences = [{"rule": rule, **cells(scores)} for rule, scores in report["differences"].items()]
         parts += [
-            "The first file less the second; an interval without 0 is a difference:",
+            "The first file less the second; an interval without 0 is a difference, one with 0 decides nothing:",
             markdown_table(differences),
         ]
     return "\n\n".join(parts)

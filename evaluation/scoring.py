@@ -1,56 +1,82 @@
 """Scores predictions of any program by every published rule, beside what the questions alone give."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, Image
 
+from ..data.images import image_hashes
+from ..data.loading import as_text, distinct_answers, load_table
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
-from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, row_scores
+from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
 from .controls import images_drawn, majority_answers, mean_interval
+from .floors import unscored_rows
+from .plain_words import MIN_IMAGES, TOO_FEW
 
-READERS = {
-    ".jsonl": lambda path: pd.read_json(path, lines=True),
-    ".json": pd.read_json,
-    ".csv": pd.read_csv,
-    ".parquet": pd.read_parquet,
-}
 COLUMNS = ("question", "answer", "prediction")
-IMAGE_COLUMNS = ("image", "image_id", "file_name")
+IMAGE_COLUMNS = ("image", "image_id", "file_name", "image_file")
+NAME_COLUMNS = ("image_file", "file_name", "image")  # of these, what names the image in the data set
 GROUPS = ("all", "yes_no", "open")
 CLOSED_LIST_RULE = "closed_list_exact_match"
-OWN_RULE = "squad_exact_match"  # by which kinds of question and floors are compared
+OWN_RULE = "accuracy"  # by which kinds of question and floors are compared
 Interval = tuple[float, float, float]  # a mean, and the 95 % interval around it
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A table of predictions with the columns question, answer, prediction and image, all texts.
+    """A table of predictions with the columns question, answer, answers, prediction, image and image_file.
+
+    They are texts, as they are written, but answers, a list of all that are right, of which answer is the first; "" is
+    a missing one.
 
     Args:
-        path: .jsonl, .json, .csv or .parquet. The image, a name or a number, may also be called image_id or
-            file_name. Only for intervals it is needed: without one, each row is taken for an image of its own.
+        path: any table of `load_table`. The right answers may be lists, as answer or beside it as answers. The image,
+            a name or a number, may also be called image_id, file_name or image_file. Only for intervals it is needed:
+            without one, each row is taken for an image of its own.
 
     Raises:
-        ValueError: the file is of another kind, has no rows, or lacks a column.
+        ValueError: the file is of another kind, has no rows, lacks a column, or is of an earlier version.
     """
-    path = Path(path)
-    if path.suffix not in READERS:
-        raise ValueError(f"{path} is no table of predictions: give a file that ends with {', '.join(READERS)}.")
-    table = READERS[path.suffix](path)
-    if missing := [name for name in COLUMNS if name not in table]:
+    rows = load_table(Path(path))
+    names = rows.column_names
+    if "answer_without_image" in names and "prediction" not in names:
         raise ValueError(
-            f"{path} has the columns {', '.join(map(str, table.columns))} and lacks {', '.join(missing)}: give the "
-            "right answer as answer and the model's as prediction, beside the question."
+            f"{path} is of an earlier version, where answer was the model's: rename answer to prediction and truth to "
+            "answer, or predict again."
         )
-    if table.empty:
-        raise ValueError(f"{path} has no rows.")
-    image = next((table[name] for name in IMAGE_COLUMNS if name in table), pd.Series(range(len(table))))
-    return table[list(COLUMNS)].fillna("").assign(image=image).astype(str)
+    if missing := [name for name in COLUMNS if name not in names and not (name == "answer" and "answers" in names)]:
+        raise ValueError(
+            f"{path} has the columns {', '.join(names)} and lacks {', '.join(missing)}: give the right answer as "
+            "answer and the model's as prediction, beside the question."
+        )
+    if any(isinstance(question, list | dict) for question in rows["question"]):
+        raise ValueError(f"{path} holds its columns as lists: give one object for each row.")
+    table = pd.DataFrame({name: texts_of(rows, (name,)) for name in ("question", "prediction")})
+    given = [map(distinct_answers, rows[name]) for name in ("answer", "answers") if name in names]
+    # `answer` comes first: it decides whether its question is a yes/no question.
+    table["answers"] = [list(dict.fromkeys(chain(*lists))) or [""] for lists in zip(*given, strict=True)]
+    table["answer"] = [texts[0] for texts in table["answers"]]
+    images = image_keys(rows)
+    table["image"] = [image or f"row {row}" for row, image in enumerate(images)]
+    return table.assign(image_file=texts_of(rows, NAME_COLUMNS))
+
+
+def texts_of(rows: Dataset, names: Sequence[str]) -> list[str]:
+    """The texts of the first of the columns `names` that there is; empty ones where there is none."""
+    found = [name for name in names if name in rows.column_names and not isinstance(rows.features[name], Image)]
+    return [as_text(value) for value in rows[found[0]]] if found else [""] * len(rows)
+
+
+def image_keys(rows: Dataset) -> list[str]:
+    """What tells the images of rows apart: a name, a number or, of an image itself, a hash."""
+    if isinstance(rows.features.get("image"), Image):
+        return image_hashes(rows.cast_column("image", Image(decode=False)))
+    return texts_of(rows, IMAGE_COLUMNS)
 
 
 def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Interval]]:
@@ -63,7 +89,7 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
     groups = groups_of(predictions["answer"])
     table: dict[str, dict[str, Interval]] = {}
     for rule in RULES:
-        scores = row_scores(rule, predictions["prediction"], predictions["answer"])
+        scores = row_scores(rule, predictions["prediction"], predictions["answers"])
         table[rule] = group_intervals(np.array(scores, dtype=float), groups, predictions["image"], seed)
     for length in range(1, 5):
         table[f"bleu_{length}"] = {}
@@ -83,7 +109,7 @@ def closed_list_intervals(predictions: pd.DataFrame, train_questions: Dataset, s
     known = sorted(set(map(normalize_answer, train_questions["answer"])))
     chosen = {text: most_similar(normalize_answer(text), known) for text in set(predictions["prediction"])}
     texts = [chosen[text] for text in predictions["prediction"]]
-    scores = np.array(row_scores(OWN_RULE, texts, predictions["answer"]), dtype=float)
+    scores = np.array(row_scores(OWN_RULE, texts, predictions["answers"]), dtype=float)
     return group_intervals(scores, groups_of(predictions["answer"]), predictions["image"], seed)
 
 
@@ -121,12 +147,12 @@ def group_intervals(
 def bleu_intervals(predictions: pd.DataFrame, seed: int, draws: int = 200) -> list[Interval]:
     """Corpus BLEU-1 to BLEU-4 and their intervals, by a bootstrap over images."""
     answers = predictions["prediction"].map(normalize_answer)
-    truths = predictions["answer"].map(normalize_answer)
+    truths = predictions["answers"].map(right_answers)
     image_of_row, times_drawn = images_drawn(predictions["image"], seed, draws)
     rows_of_image = pd.Series(range(len(predictions))).groupby(image_of_row).indices
     counts = np.stack(
         [
-            bleu_counts(answers.iloc[rows].tolist(), [[truth] for truth in truths.iloc[rows]])
+            bleu_counts(answers.iloc[rows].tolist(), truths.iloc[rows].tolist())
             for _, rows in sorted(rows_of_image.items())
         ]
     )  # (I, 10)
@@ -137,7 +163,7 @@ def bleu_intervals(predictions: pd.DataFrame, seed: int, draws: int = 200) -> li
 
 def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
     """This project's accuracy by kind of question."""
-    scores = np.array(row_scores(OWN_RULE, predictions["prediction"], predictions["answer"]), dtype=float)
+    scores = np.array(row_scores(OWN_RULE, predictions["prediction"], predictions["answers"]), dtype=float)
     kinds = np.array([question_kind(question) for question in predictions["question"]])
     return {
         kind: mean_interval(np.where(kinds == kind, scores, np.nan), predictions["image"], seed)
@@ -156,13 +182,15 @@ def floor_table(predictions: pd.DataFrame, train_questions: Dataset, seed: int =
         most frequent training answer. For "closed_list" the share of answers that stand in training: what choosing
         from a list of them can reach.
     """
-    questions, answers = list(predictions["question"]), predictions["answer"]
-    groups = groups_of(answers)
+    questions, answers = list(predictions["question"]), predictions["answers"]
+    groups = groups_of(predictions["answer"])
     known = Counter(map(normalize_answer, train_questions["answer"]))
     floors = {
         "majority": majority_answers(train_questions, questions),
         "majority_question": majority_answers(train_questions, questions, first_words=(None, 3, 2, 1, 0)),
-        "closed_list": [answer if normalize_answer(answer) in known else "" for answer in answers],
+        "closed_list": [
+            next((answer for answer in texts if normalize_answer(answer) in known), "") for texts in answers
+        ],
     }
     return {
         name: group_intervals(
@@ -178,14 +206,14 @@ def difference_table(predictions: pd.DataFrame, others: pd.DataFrame, seed: int 
     Raises:
         ValueError: the two files do not hold the same questions and answers in the same order.
     """
-    asked = ["question", "answer"]
-    if len(predictions) != len(others) or (predictions[asked].values != others[asked].values).any():
+    asked = ["question", "answers"]
+    if any(predictions[name].tolist() != others[name].tolist() for name in asked):
         raise ValueError("the two files hold other questions or answers: give both the same rows in the same order.")
     groups = groups_of(predictions["answer"])
     table: dict[str, dict[str, Interval]] = {}
     for rule in RULES:
         first, second = (
-            np.array(row_scores(rule, file["prediction"], file["answer"]), dtype=float)
+            np.array(row_scores(rule, file["prediction"], file["answers"]), dtype=float)
             for file in (predictions, others)
         )
         # A rule that leaves rows out leaves out other ones of each file.
@@ -194,18 +222,48 @@ def difference_table(predictions: pd.DataFrame, others: pd.DataFrame, seed: int 
 
 
 def score_report(
-    predictions: pd.DataFrame, train_questions: Dataset | None = None, others: pd.DataFrame | None = None
+    predictions: pd.DataFrame, splits: Mapping[str, Dataset] | None = None, others: pd.DataFrame | None = None
 ) -> dict[str, Any]:
-    """All tables of a file of predictions, by name."""
+    """All tables of a file of predictions, by name, and `notes`, sentences on what they leave out.
+
+    Args:
+        predictions, others: of `read_predictions`. Rows without a right answer are not scored.
+        splits: of `load_rows`, train among them, from whose rows the floors are learnt.
+
+    Raises:
+        ValueError: no row has an answer, or the two files hold other rows.
+    """
+    predictions, num_rows = answered(predictions), len(predictions)
+    if predictions.empty:
+        raise ValueError(f"none of the {num_rows} rows has an answer: give the right answers as answer.")
+    num_images = predictions["image"].nunique()
+    notes = []
+    if num_rows > len(predictions):
+        notes.append(f"{num_rows - len(predictions)} of {num_rows} rows have no right answer and are not scored.")
+    if missing := (predictions["prediction"] == "").sum():
+        notes.append(f"{missing} rows have no prediction and count as wrong.")
+    if num_images == len(predictions):
+        notes.append("Each row is of an image of its own: where images have several, name them, or intervals mislead.")
+    if num_images < MIN_IMAGES:
+        notes.append(f"Of {num_images} images intervals are too narrow: {TOO_FEW} what is better.")
     report: dict[str, Any] = {
         "questions": len(predictions),
-        "images": predictions["image"].nunique(),
+        "images": num_images,
+        "notes": notes,
         "rules": score_table(predictions),
         "kinds": kind_table(predictions),
     }
-    if train_questions is not None:
-        report["rules"][CLOSED_LIST_RULE] = closed_list_intervals(predictions, train_questions)
-        report["floors"] = floor_table(predictions, train_questions)
+    if splits is not None:
+        train_questions, note = unscored_rows(predictions, splits)
+        notes += [note] if note else []
+        if train_questions is not None:
+            report["rules"][CLOSED_LIST_RULE] = closed_list_intervals(predictions, train_questions)
+            report["floors"] = floor_table(predictions, train_questions)
     if others is not None:
-        report["differences"] = difference_table(predictions, others)
+        report["differences"] = difference_table(predictions, answered(others))
     return report
+
+
+def answered(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose right answer is known."""
+    return predictions[predictions["answer"].str.strip() != ""].reset_index(drop=True)

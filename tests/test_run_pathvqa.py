@@ -26,8 +26,9 @@ from tiny import FAST, FROM_RANDOM, TEXT, VISION
 from transformers import BartForConditionalGeneration, Dinov2Model, GenerationConfig
 from transformers.training_args import ParallelMode
 from transformers.utils.import_utils import is_torch_greater_or_equal
+from typer.testing import CliRunner
 
-from mmjepa import run_pathvqa
+from mmjepa import cli, run_pathvqa
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data.loading import LATER_COLUMNS
 from mmjepa.export.parts import rebuild_from_parts
@@ -390,8 +391,9 @@ def test_answers_name_their_image_file_and_keep_the_other_columns_of_the_data_se
     others = {"case": 7, "scores": None, "seen_on": "2026-11-25", "tags": ["stomach", "biopsy"]}
     assert first.items() >= (known | others | theirs).items()
     assert list(first) == list(second)
-    own = {"prediction", "prediction_probability", "shuffled", "blank", "from_image", "ranked", "probability"}
-    assert set(first) - set(known | others | theirs) == own | {"align_cosine", "align_cosine_wrong"}
+    own = {"prediction", "prediction_probability", "shuffled", "blank", "blank_probability", "from_image", "ranked"}
+    own |= {"ranked_probability", "align_cosine", "align_cosine_wrong"}
+    assert set(first) - set(known | others | theirs) == own
     assert second["image_file"] == "case 1/b.png"
     assert (second["scores"], second["seen_on"], second["tags"]) == (0.5, None, [])
 
@@ -453,14 +455,14 @@ def test_new_images_are_answered_without_a_data_set(saved_folder, folders, new_i
     results = predict_alone(saved_folder, folders, "--predict_data", str(new_images), "--predict_question", *questions)
     assert results == {} and sum(counts) == 3 + 1  # each image, and the black one, once
     table = pd.read_parquet(tmp_path / "checkpoints" / "predictions.parquet")
-    assert list(table) == ["image", "question", "answer", "probability", "answer_without_image"]
+    assert list(table) == ["image", "question", "prediction", "prediction_probability", "blank", "blank_probability"]
     files = [str(new_images / f"{name}.png") for name in ("blue", "grey", "red")]
     assert list(zip(table["image"], table["question"], strict=True)) == list(itertools.product(files, questions))
 
     model = MMJepaForConditionalGeneration.from_pretrained(saved_folder)
     processor = MMJepaProcessor.from_pretrained(saved_folder)
     for row in table.itertuples():
-        for image, answer in ((row.image, row.answer), (np.zeros((28, 28, 3), np.uint8), row.answer_without_image)):
+        for image, answer in ((row.image, row.prediction), (np.zeros((28, 28, 3), np.uint8), row.blank)):
             inputs = processor(images=image, text=row.question, return_tensors="pt")
             assert processor.decode(model.generate(**inputs), skip_special_tokens=True)[0].strip() == answer
 
@@ -469,14 +471,42 @@ def test_answers_to_a_table_stand_beside_the_truths_that_it_has(saved_folder, fo
     results = predict_alone(saved_folder, folders, "--predict_data", str(new_images / "table.csv"))
     table = pd.read_parquet(tmp_path / "checkpoints" / "predictions.parquet")
     assert list(table["image"]) == ["red.png", "red.png", "blue.png"]
-    assert list(table["truth"].fillna("")) == ["yes", "the liver", ""]
-    assert list(table["correct"][:2]) == list((table["answer"] == table["truth"])[:2]) and pd.isna(table["correct"][2])
-    assert results["predict_accuracy"] == (table["answer"] == table["truth"]).sum() / 2
+    assert list(table["answer"].fillna("")) == ["yes", "the liver", ""]
+    right = table["prediction"] == table["answer"]
+    assert list(table["correct"][:2]) == list(right[:2]) and pd.isna(table["correct"][2])
+    assert results["predict_accuracy"] == right.sum() / 2
     with pytest.raises(ValueError, match=r"holds another run .*predictions\.parquet"):
         predict_alone(saved_folder, folders, "--predict_data", str(new_images / "table.csv"))
 
 
-def test_any_split_is_answered_and_evaluated_in_place_of_test(path_vqa, saved_folder, folders, tmp_path):
+def test_lists_of_right_answers_and_unanswered_rows_count_alike_wherever_answers_are_scored(
+    saved_folder, folders, new_images, tmp_path, monkeypatch
+):
+    """By the script about a table and about a split, and by the command about what both leave."""
+    rows = [
+        {"image": "red.png", "question": "is it?", "answers": ["no", "no", "yes"]},
+        {"image": "blue.png", "question": "what is present?", "answers": ["liver"]},
+        {"image": "grey.png", "question": "where?", "answers": []},
+    ]
+    (new_images / "table.csv").unlink()
+    (new_images / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for module in ("evaluate", "predicting"):
+        monkeypatch.setattr(
+            f"mmjepa.evaluation.{module}.answer_questions", lambda *args, **kwargs: ["yes"] * len(args[2])
+        )
+    asked = predict_alone(saved_folder, folders, "--predict_data", str(new_images / "test.jsonl"))
+    assert asked["predict_accuracy"] == 1 / 2
+    table = pd.read_parquet(tmp_path / "checkpoints" / "predictions.parquet")
+    assert list(table["correct"][:2]) == [True, False] and pd.isna(table["correct"][2])
+    flags = ["--model_name_or_path", saved_folder, *FAST, *folders, "--dataset_name", str(new_images)]
+    flags += ["--do_train", "false", "--do_eval", "false", "--do_predict", "--output_dir", str(tmp_path / "split")]
+    assert run_pathvqa.main(flags)["test_accuracy"] == 1 / 2
+    for file in ("checkpoints/predictions.parquet", "split/predictions.parquet", "split/test_answers.jsonl"):
+        report = json.loads(CliRunner().invoke(cli.app, ["score", str(tmp_path / file), "--json"]).stdout)
+        assert (report["questions"], report["rules"]["accuracy"]["all"][0]) == (2, 1 / 2)
+
+
+def test_any_split_is_answered_and_evaluated_in_place_of_test(path_vqa, saved_folder, folders, tmp_path, caplog):
     flags = ["--model_name_or_path", saved_folder, *FAST, *folders, "--dataset_name", path_vqa, "--do_train", "false"]
     results = run_pathvqa.main([*flags, "--do_eval", "false", "--predict_split", "train"])
     assert "predict_image_gain" in results and not any(name.startswith(("eval", "test")) for name in results)
@@ -484,9 +514,12 @@ def test_any_split_is_answered_and_evaluated_in_place_of_test(path_vqa, saved_fo
     assert len(table) == 12
     lines = (tmp_path / "checkpoints" / "predict_answers.jsonl").read_text().splitlines()
     answers = [json.loads(line) for line in lines]
-    for column, name in (("answer", "prediction"), ("truth", "answer"), ("answer_without_image", "blank")):
-        assert list(table[column]) == [row[name] for row in answers]
+    for name in ("answer", "prediction", "prediction_probability", "blank", "blank_probability"):
+        assert list(table[name]) == [row[name] for row in answers]
     assert table["correct"].mean() == results["predict_accuracy"]
+    # The majority answers of train, and a list of its answers, say nothing about train.
+    assert not any("majority" in name or "rank" in name for name in results)
+    assert "train is evaluated: majority and ranked answers" in caplog.text
     with pytest.raises(ValueError, match="has the splits .* but no extra: .*--predict_split"):
         run_pathvqa.main([*flags, "--predict_split", "extra", "--overwrite_output_dir"])
 

@@ -41,9 +41,8 @@ def read_rows(
                 f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "
                 f"was found on the Hub ({error})."
             ) from error
-        for split in ("train", "validation"):
-            if split in rows:
-                rows[split] = drop_unanswered(rows[split], split)
+        for split in rows:
+            rows[split] = drop_unanswered(rows[split], split)
         if "validation" in wanted and "validation" not in rows:
             rows["train"], rows["validation"] = hold_out(
                 rows["train"],
@@ -67,6 +66,14 @@ def read_rows(
     if training_args.fast_dev_run:
         limits = dict.fromkeys(rows, 2 * training_args.per_device_train_batch_size)
     return stream, first_rows(rows, limits)
+
+
+def floor_rows(rows: DatasetDict, split: str) -> Dataset:
+    """What majority and ranked answers are learnt from, where `split` is evaluated: none of its own rows."""
+    if split != "train":
+        return rows["train"]
+    logger.warning("train is evaluated: majority and ranked answers, which would be learnt from it, are left out")
+    return rows["train"].select([])
 
 
 def prepare_splits(

@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..data.images import VqaData
+from ..evaluation.controls import right_answers_of_row
 from ..evaluation.evaluate import evaluate_model, json_line
 from ..evaluation.html_report import write_html_report
 from ..evaluation.model_card import SPLITS, model_card
@@ -118,10 +119,11 @@ def answer_new_images(trainer: MMJepaTrainer, data: VqaData) -> dict[str, float]
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / PREDICTIONS, rows)
         print(f"answers: {folder / PREDICTIONS}")
-    known = [row for row in rows if row["answer"] and row["prediction"] is not None]
+    known = [row for row in rows if row["answer"].strip() and row["prediction"] is not None]
     if not known:
         return {}
-    scores = score_answers(*([row[name] for row in known] for name in ("prediction", "answer", "question")))
+    predictions, questions = ([row[name] for row in known] for name in ("prediction", "question"))
+    scores = score_answers(predictions, list(map(right_answers_of_row, known)), questions)
     metrics = {f"predict_{name}": value for name, value in scores.items()}
     trainer.log_metrics("predict", metrics)
     trainer.save_metrics("predict", metrics)

@@ -1,4 +1,4 @@
-"""The rules by which published PathVQA numbers are scored, each for one answer.
+"""The rules by which answers are scored, this project's and those of published PathVQA numbers, each for one answer.
 
 A rule takes a prediction and the right answer and gives a score in [0, 1], or None where the published code counts the
 question in no way. Two papers' "accuracy" or "exact match" may be two different rules.
@@ -31,15 +31,57 @@ WITHOUT_APOSTROPHE = {
     if letter == "'"
 }
 VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+PUNCTUATION = re.escape(string.punctuation)
+# Marks that mean the same. A counted minus is written as one, by which it differs from a hyphen.
+SAME_MARKS = str.maketrans({dash: "-" for dash in "\u2010\u2011\u2012\u2013\u2014"} | {"\u2264": "<=", "\u2265": ">="})
+MINUS = "\u2212"
+MARKS = re.compile(
+    rf"""
+    (?P<inside> (?<=\d)[{PUNCTUATION}{MINUS}]+(?=\d) | (?<=\de)[-+{MINUS}](?=\d) )  # 2.5, 5-10, 3/4, 1:40, 1e-5
+    | (?<=[^\W_])-+(?=[^\W_])                                                     # the hyphen of x-ray
+    | (?<!\S)-+(?=\s+[^\W\d_])                                                   # a dash before a word
+    | (?P<apart> [<>]=? | =[<>] | [-+%~{MINUS}] )                                  # <10 %, CD20-, +++, -5
+    | [{PUNCTUATION}]
+    """,
+    re.VERBOSE,
+)
+# "a" at the start, or after a word behind which it is no name; and what stands before it.
+ARTICLE_A = re.compile(
+    r"(^|(?<!\S)(?:about|after|and|as|at|be|been|being|by|for|from|has|have|having|in|into|is|like|of|on|or|shows?|to"
+    r"|with|without) )(?:a )+(?=\w)"
+)
 
 
-def normalize_answer(answer: str) -> str:
+def squad_normalize(answer: str) -> str:
     """The answer in lower case, without ASCII punctuation, articles and needless spaces (SQuAD's rule).
 
     Punctuation goes before articles, as SQuAD has it: "x-ray" becomes "xray", "a." becomes empty.
     """
     answer = answer.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
+
+
+def normalize_answer(answer: str) -> str:
+    """The answer in lower case, without the punctuation, articles and spaces that say nothing.
+
+    As SQuAD's rule, but what tells answers apart stays: signs (CD20+ and CD20-, -5 and 5), comparisons (<10 % and
+    >10 %), per cent, and each mark between two digits (2.5, 5-10, 3/4) but the comma of thousands. An article goes
+    where a word follows it. "a" also names things, such as hepatitis A: it goes at the start and after a word such as
+    "by" alone. An answer that would become empty stays.
+    """
+    text = " ".join(answer.lower().translate(SAME_MARKS).split())
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)
+    text = re.sub(r"(?<=\d)\s*([-/:^])\s*(?=\d)", r"\1", text)
+    words = " ".join(MARKS.sub(counted_mark, text).split())
+    words = re.sub(r"(?<!\S)(?:an|the) (?=\w)", "", words)
+    return ARTICLE_A.sub(r"\1", words) or text
+
+
+def counted_mark(mark: re.Match) -> str:
+    """What is left of one of `MARKS`: nothing where it does not count."""
+    kept = f" {mark['apart']} " if mark["apart"] else mark["inside"] or ""
+    return kept.replace("-", MINUS)
 
 
 def vqa_normalize(answer: str) -> str:
@@ -69,8 +111,12 @@ def exact_match(prediction: str, reference: str) -> float:
     return float(prediction.strip().lower() == reference.strip().lower())
 
 
-def squad_exact_match(prediction: str, reference: str) -> float:
+def same_answer(prediction: str, reference: str) -> float:
     return float(normalize_answer(prediction) == normalize_answer(reference))
+
+
+def squad_exact_match(prediction: str, reference: str) -> float:
+    return float(squad_normalize(prediction) == squad_normalize(reference))
 
 
 def vqa_exact_match(prediction: str, reference: str) -> float:
@@ -82,7 +128,7 @@ def token_f1(prediction: str, reference: str) -> float:
 
     If one of them is empty: 1 if both are, else 0.
     """
-    predicted, right = normalize_answer(prediction).split(), normalize_answer(reference).split()
+    predicted, right = squad_normalize(prediction).split(), squad_normalize(reference).split()
     if not predicted or not right:
         return float(predicted == right)
     common = sum((Counter(predicted) & Counter(right)).values())
@@ -136,8 +182,9 @@ class Rule:
 
 
 RULES = {
+    "accuracy": Rule("accuracy", "this project: as SQuAD, but signs, numbers and comparisons count", same_answer),
     "exact_match": Rule("accuracy, exact match", "lower case, as in MEVF, MMQ, AMAM", exact_match),
-    "squad_exact_match": Rule("exact match", "SQuAD (arXiv 1606.05250); this project's accuracy", squad_exact_match),
+    "squad_exact_match": Rule("exact match", "SQuAD (arXiv 1606.05250)", squad_exact_match),
     "vqa_exact_match": Rule("accuracy", "VQA (arXiv 1505.00468), for one right answer", vqa_exact_match),
     "token_f1": Rule("F1", "SQuAD (arXiv 1606.05250)", token_f1),
     "word_overlap": Rule("exact match", "evaluation script of the PathVQA repository", word_overlap),

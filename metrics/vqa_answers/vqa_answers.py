@@ -16,11 +16,12 @@ from .rules import RULES, is_yes_no, normalize_answer
 
 _DESCRIPTION = """
 Exact match, token F1 and BLEU of short answers, over all questions, over yes/no and over open questions, and by the
-question's first words. Answers are compared as SQuAD compares them (Rajpurkar et al. 2016, arXiv 1606.05250): in lower
-case, without punctuation and without the articles a, an, the. If a question has several right answers, an answer that
-equals any of them is right, as in SQuAD; VQA asks for three of ten annotators. Splitting the score by kind of answer
-and of question follows VQA (Antol et al. 2015, arXiv 1505.00468). Beside these stand the scores by every rule that
-published PathVQA numbers use (rules.py), so that a number can be compared with one of a paper.
+question's first words. Answers are compared nearly as SQuAD compares them (Rajpurkar et al. 2016, arXiv 1606.05250):
+in lower case, without punctuation and without the articles a, an, the. But signs, comparisons and marks within numbers
+count, since "CD20+" is not "CD20-". If a question has several right answers, an answer that equals any of them is
+right, as in SQuAD; VQA asks for three of ten annotators. Splitting the score by kind of answer and of question follows
+VQA (Antol et al. 2015, arXiv 1505.00468). Beside these stand the scores by every rule that published PathVQA numbers
+use (rules.py), so that a number can be compared with one of a paper.
 """
 
 _KWARGS_DESCRIPTION = """

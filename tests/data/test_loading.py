@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from data_sets import SPLIT_ROWS, WRITERS, image_table, noise, pathvqa_split, wr
 from datasets import Dataset, DatasetDict, Image
 
 from mmjepa.data.images import check_readable, normalize_pixels, prepare
-from mmjepa.data.loading import drop_unanswered, load_rows
+from mmjepa.data.loading import as_text, drop_unanswered, load_rows
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
@@ -283,3 +284,30 @@ def test_addresses_are_not_fetched_and_the_error_says_so(tmp_path, image_process
     data = prepare(load_rows(str(tmp_path))["train"], image_processor)
     with pytest.raises(ValueError, match="addresses of the web are not fetched"):
         check_readable("train", list(data.unreadable.values()), 1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.0, "2"),
+        (-3.0, "-3"),
+        (2.5, "2.5"),
+        (float("nan"), ""),
+        (float("inf"), "inf"),
+        (None, ""),
+        ("2.0", "2.0"),
+        ("nan", "nan"),
+        (True, "True"),
+        ([2.0, None, 2.0, 1.0], "2"),
+        (datetime(2019, 5, 1), "2019-05-01"),
+        (datetime(2019, 5, 1, 10, 30), "2019-05-01 10:30:00"),
+    ],
+)
+def test_a_value_becomes_the_text_that_was_meant(value, text):
+    assert as_text(value) == text
+
+
+def test_whole_numbers_are_read_without_a_point_though_a_row_has_none(tmp_path):
+    rows = {"image": ["a.png"] * 3, "question": ["how many?"] * 3, "answer": [2.0, 10.0, None]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
+    assert load_rows(str(tmp_path / "train.parquet"))["train"]["answer"][:] == ["2", "10", ""]

@@ -1,5 +1,7 @@
 """What a user has of new images, without answers, as rows."""
 
+import json
+
 import pytest
 from data_sets import encoded, noise
 from datasets import Dataset, Features, Image, Value
@@ -75,3 +77,10 @@ def test_a_table_without_images_is_refused(folder):
     (folder / "table.csv").write_text("file,question\na.jpg,what?\n")
     with pytest.raises(ValueError, match=r"table.csv has no column 'image': .*--image_column"):
         load_new_rows(["new/table.csv"])
+
+
+def test_lists_of_right_answers_are_kept_beside_tables_and_images_without_them(folder):
+    row = {"image": "a.jpg", "question": "what?", "answers": ["lung", "liver", "liver"]}
+    (folder / "lists.jsonl").write_text(json.dumps(row))
+    rows = load_new_rows(["new/lists.jsonl", "new/a.jpg"], ["is it?"])
+    assert rows["answer"][:] == ["liver", ""] and rows["answers"][:] == [["liver", "lung"], [""]]

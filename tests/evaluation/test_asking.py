@@ -28,9 +28,9 @@ def generated(model, processor, image) -> list[str]:
 def test_a_reply_has_the_answer_and_the_answer_about_a_black_image(make_model, processor, image):
     model = make_model()
     replies = ask(model, processor, image, QUESTIONS, max_new_tokens=6)
-    assert [reply.answer for reply in replies] == generated(model, processor, image)
+    assert [reply.prediction for reply in replies] == generated(model, processor, image)
     black = Image.new("RGB", (28, 28))
-    assert [reply.without_image for reply in replies] == generated(model, processor, black)
+    assert [reply.blank for reply in replies] == generated(model, processor, black)
     assert [reply.question for reply in replies] == QUESTIONS
 
 
@@ -39,24 +39,30 @@ def test_probabilities_are_those_of_the_decoder_and_candidates_are_other_answers
     model.generation_config.max_new_tokens = 3
     reply = ask(model, processor, image, QUESTIONS[:1], num_candidates=3)[0]
     inputs = processor(images=image, text=QUESTIONS[0], return_tensors="pt")
-    labels = processor(answers=[reply.answer], return_tensors="pt")["labels"]
+    labels = processor(answers=[reply.prediction], return_tensors="pt")["labels"]
     likelihood = model.answer_log_likelihoods(labels, **inputs)
     assert reply.probability == pytest.approx(likelihood.exp().item(), rel=1e-4)
     found, probabilities = zip(*reply.candidates, strict=True)
     assert 1 <= len(found) <= 3
-    assert reply.answer not in found
+    assert reply.prediction not in found
     assert list(probabilities) == sorted(probabilities, reverse=True)
     assert all(0 <= probability <= 1 for probability in probabilities)
 
 
-def test_whether_the_image_decided_is_whether_the_answer_changes_without_it(make_model, processor, image):
-    model = make_model()
-    assert not ask(model, processor, Image.new("RGB", (28, 28)), QUESTIONS[:1], max_new_tokens=4)[0].is_from_image
-    reply = ask(model, processor, image, QUESTIONS[:1], max_new_tokens=4)[0]
-    reply.answer, reply.without_image = "Yes.", "yes"
-    assert not reply.is_from_image
-    reply.answer = "no"
-    assert reply.is_from_image
+def test_a_reply_says_how_probable_the_same_answer_is_about_a_black_image(make_model, processor, image):
+    model, black = make_model(), Image.new("RGB", (28, 28))
+    for reply in ask(model, processor, image, QUESTIONS, max_new_tokens=3):
+        labels = processor(answers=[reply.prediction], return_tensors="pt")["labels"]
+        inputs = processor(images=black, text=reply.question, return_tensors="pt")
+        likelihood = model.answer_log_likelihoods(labels, **inputs)
+        assert reply.blank_probability == pytest.approx(likelihood.exp().item(), rel=1e-4)
+        assert reply.from_image == reply.probability - reply.blank_probability
+    reply = ask(model, processor, black, QUESTIONS[:1], max_new_tokens=3)[0]
+    assert reply.is_same_without_image and reply.from_image == pytest.approx(0)
+    reply.prediction, reply.blank = "Yes.", "yes"
+    assert reply.is_same_without_image
+    reply.prediction = "no"
+    assert not reply.is_same_without_image
 
 
 @pytest.mark.parametrize("questions", [[], [" "]])
@@ -102,10 +108,12 @@ def test_the_command_prints_a_reply_per_question(saved_folder, image_file):
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0
     assert all(question in result.output for question in QUESTIONS)
-    assert result.output.count("from the ") == 2
+    assert result.output.count("with a black image") == 2 and "from the " not in result.output
     replies = [json.loads(line) for line in CliRunner().invoke(app, [*asked, "--json"]).output.splitlines()]
     assert [reply["question"] for reply in replies] == QUESTIONS
-    assert all(0 <= reply["probability"] <= 1 for reply in replies)
+    for reply in replies:
+        difference = reply["prediction_probability"] - reply["blank_probability"]
+        assert reply["from_image"] == pytest.approx(difference) and "answer" not in reply
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ def collapsed(make_model):
     return model
 
 
+@pytest.fixture
+def few_are_enough(monkeypatch):
+    monkeypatch.setattr("mmjepa.evaluation.collapse.MIN_IMAGES", 6)
+
+
+@pytest.mark.usefixtures("few_are_enough")
 def test_a_collapsed_image_encoder_is_said_in_a_sentence_each_with_what_to_try(collapsed, data, processor, caplog):
     evaluate_model(collapsed, processor, data, data.questions, batch_size=8, max_new_tokens=2)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -29,6 +35,7 @@ def test_a_collapsed_image_encoder_is_said_in_a_sentence_each_with_what_to_try(c
     )
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_equal_tokens_are_said_while_training_too_and_different_ones_never(
     collapsed, make_model, data, processor, caplog
 ):
@@ -38,9 +45,10 @@ def test_equal_tokens_are_said_while_training_too_and_different_ones_never(
     assert ALIKE in caplog.text and MEAN not in caplog.text
 
 
-def test_without_an_alignment_or_with_a_single_image_nothing_is_said(collapsed, data, processor, caplog):
-    evaluate_model(collapsed, processor, data.blank(), None, batch_size=8, max_new_tokens=2)
+def test_without_an_alignment_or_with_few_images_nothing_is_said(collapsed, data, processor, caplog, monkeypatch):
+    evaluate_model(collapsed, processor, data, data.questions, batch_size=8, max_new_tokens=2)
     assert not caplog.text
+    monkeypatch.setattr("mmjepa.evaluation.collapse.MIN_IMAGES", 6)
     collapsed.config.lambda_align = 0.0
     evaluate_model(collapsed, processor, data, data.questions, batch_size=8, max_new_tokens=2)
     assert ALIKE in caplog.text and MEAN not in caplog.text

@@ -24,7 +24,7 @@ from mmjepa.data.images import VqaData, normalize_pixels
 from mmjepa.evaluation.alignment import alignment_metrics, chance_of_hit
 from mmjepa.evaluation.answering import answer_probabilities, answer_questions, encode_all_images, in_shares
 from mmjepa.evaluation.controls import image_gain, majority_answers, other_images
-from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.evaluation.predicting import predict
 from mmjepa.evaluation.report import answer_table, draw_answers, markdown_table
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
@@ -148,7 +148,7 @@ def test_a_stopped_evaluation_leaves_the_answers_it_gave(data, tmp_path):
     assert [line["row"] for line in lines] == [1, 4, 5, 3]
     for line in lines:
         whole = rows[line["row"]]
-        later = ("shuffled", "blank", "from_image", "align_cosine", "align_cosine_wrong")
+        later = ("shuffled", "blank", "align_cosine", "align_cosine_wrong")
         assert line == {name: value for name, value in whole.items() if name not in later}
         assert line["question"] == data.questions["question"][line["row"]]
 
@@ -409,4 +409,20 @@ def test_a_prediction_about_an_image_that_cannot_be_read_is_none(make_model, pro
     data.unreadable = {1: "lost.png"}
     read, lost = predict(make_model(), processor, data, batch_size=2, max_new_tokens=4)
     assert isinstance(read["prediction"], str) and 0 < read["prediction_probability"] < 1
-    assert (lost["prediction"], lost["prediction_probability"], lost["blank"]) == (None, None, None)
+    assert all(lost[name] is None for name in ("prediction", "prediction_probability", "blank", "blank_probability"))
+
+
+def test_rows_without_an_answer_are_not_scored_and_not_learnt_from(data):
+    questions = data.questions.to_dict()
+    for name, texts in (("question", ["why?", ""]), ("answer", [" ", ""]), ("image_id", [0, 1])):
+        questions[name] += texts
+    more = VqaData(Dataset.from_dict(questions | {"caption": [""] * 7 + ["red"]}), data.pixels)
+    processor = CharacterProcessor()
+    whole, rows = evaluate_model(EchoModel(), processor, data, data.questions, batch_size=2)
+    scores, answers = evaluate_model(EchoModel(), processor, more, more.questions, batch_size=2)
+    assert [row["row"] for row in answers] == list(range(6)) and len(rows) == 6
+    of_answers = {name: value for name, value in whole.items() if not name.startswith(("align", "retrieval"))}
+    assert {name: scores[name] for name in of_answers} == of_answers
+    only_captions = Dataset.from_dict({"question": ["", ""], "answer": ["", ""]})
+    assert score_majority(only_captions, ["why?"], ["yes"]) == {}
+    assert score_majority(more.questions, ["how?"], ["yes"]) == score_majority(data.questions, ["how?"], ["yes"])

@@ -21,7 +21,12 @@ LOG = [
     {"epoch": 1.5, "grad_norm": 1.0, "loss": 2.0, "train_align": 1.0, "train_ce": 3.0},
     {"epoch": 2.0, "grad_norm": 1.0, "loss": 1.0, "train_align": 0.5, "train_ce": 2.0},
 ]
-GAIN = {"image_gain": 0.2, "image_gain_low": 0.1, "image_gain_high": 0.3}
+GAIN = {"image_gain": 0.2, "image_gain_low": 0.1, "image_gain_high": 0.3, "num_images": 30}
+ZERO = {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0, "num_images": 30}
+LEAD = {"accuracy": 0.4, "accuracy_majority_question": 0.5, "num_images": 30}
+LEAD |= {"majority_lead": -0.1, "majority_lead_low": -0.15, "majority_lead_high": -0.05}
+SURE = {"calibration_error": 0.1, "accuracy_at_coverage_50": 0.9}
+UNSURE = "too few images to tell"
 
 
 @pytest.fixture(scope="module", params=["patches", "pooled"])
@@ -79,9 +84,12 @@ def test_examples_are_the_surest_each_about_an_image_of_its_own(reported):
         assert len({row["image_id"] for row in rows}) == len(rows) <= EXAMPLES
 
 
-def test_rows_say_whether_the_image_decided_and_how_near_it_is_to_its_text(reported):
+def test_rows_say_what_the_image_adds_to_the_probability_and_how_near_it_is_to_its_text(reported):
     _, _, metrics, answers = reported
-    assert all(isinstance(row["from_image"], bool) for row in answers)
+    for row in answers:
+        assert 0 < row["blank_probability"] < 1
+        if row["row"] != 3:  # whose probability the fixture sets
+            assert row["from_image"] == row["prediction_probability"] - row["blank_probability"]
     assert np.mean([row["align_cosine"] for row in answers]) == pytest.approx(metrics["align_cosine"], abs=1e-5)
     other = [row["align_cosine_wrong"] for row in answers if row["align_cosine_wrong"] is not None]
     assert np.mean(other) == pytest.approx(metrics["align_cosine_wrong"], abs=1e-5)
@@ -130,22 +138,44 @@ def test_answers_that_are_right_as_often_as_they_say_are_calibrated():
     ("metrics", "said"),
     [
         (GAIN, "costs 20.0 points of accuracy (95 % interval 10.0 to 30.0): the model reads them"),
-        (GAIN | {"image_gain_low": -0.01}, "the model answers from the question"),
+        (ZERO, "the model answers from the question"),
+        (ZERO | {"num_images": 1}, UNSURE),
+        (GAIN | {"num_images": 29}, UNSURE),
+        (GAIN | {"image_gain_low": -0.01}, UNSURE),
+        (GAIN | {"image_gain_low": 0.01}, UNSURE),  # as wide as that
+        (GAIN | {"image_gain": 0.05, "image_gain_low": -0.02, "image_gain_high": 0.12}, UNSURE),
+        ({name: value for name, value in GAIN.items() if name != "num_images"}, UNSURE),
         (
             GAIN | {"image_gain": -0.2, "image_gain_low": -0.3, "image_gain_high": -0.1},
             "better about the wrong images, by 20.0 points",
         ),
-        ({"accuracy": 0.4, "accuracy_majority_question": 0.5}, "the model is 10.0 points worse"),
+        (LEAD, "it is 10.0 points worse"),
+        (LEAD | {"num_images": 29}, UNSURE),
+        (LEAD | {"majority_lead_high": 0.02}, UNSURE),
+        (SURE | {"num_images": 30}, "90.0 % are right."),
+        (SURE | {"num_images": 29}, UNSURE),
     ],
 )
-def test_the_controls_are_told_in_words(metrics, said):
-    assert said in " ".join(plain_words(metrics))
+def test_the_controls_are_told_in_words_and_a_conclusion_is_drawn_of_enough_images_alone(metrics, said):
+    (sentence,) = plain_words(metrics)
+    assert said in sentence
+    if said == UNSURE:
+        assert not any(words in sentence for words in (": the model reads", "answers from", "it is 10.0"))
 
 
 @pytest.mark.parametrize(
-    ("recall", "said"), [(0.02, "no better than chance"), (0.05, "finds more"), (0.2, "images apart.")]
+    ("recall", "half", "images", "said"),
+    [
+        (0.02, 0.01, 30, "no better than chance"),
+        (0.05, 0.01, 30, "finds more"),
+        (0.1, 0.01, 30, "perhaps no better than the text"),
+        (0.2, 0.01, 30, "images apart."),
+        (0.2, 0.01, 29, UNSURE),
+        (0.06, 0.06, 30, UNSURE),
+        (0.4, 0.15, 30, UNSURE),
+    ],
 )
-def test_retrieval_is_told_beside_chance_and_the_most_shared_text(recall, said):
-    beside = {"retrieval_recall_at_1_chance": 0.015, "retrieval_recall_at_1_popular": 0.1}
-    beside |= {"retrieval_recall_at_1_low": recall - 0.01, "retrieval_recall_at_1_high": recall + 0.01}
+def test_retrieval_is_told_beside_chance_and_the_most_shared_text(recall, half, images, said):
+    beside = {"retrieval_recall_at_1_chance": 0.015, "retrieval_recall_at_1_popular": 0.1, "retrieval_images": images}
+    beside |= {"retrieval_recall_at_1_low": recall - half, "retrieval_recall_at_1_high": recall + half}
     assert said in plain_words({"retrieval_recall_at_1": recall} | beside)[0]

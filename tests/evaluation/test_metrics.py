@@ -1,11 +1,14 @@
+import csv
 import math
 from pathlib import Path
 
 import evaluate
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmjepa.metrics.vqa_answers import vqa_answers
-from mmjepa.metrics.vqa_answers.rules import token_f1
+from mmjepa.metrics.vqa_answers.rules import squad_normalize, token_f1
 from mmjepa.metrics.vqa_answers.vqa_answers import (
     corpus_bleu,
     normalize_answer,
@@ -14,6 +17,8 @@ from mmjepa.metrics.vqa_answers.vqa_answers import (
     score_by_rules,
 )
 
+PATHVQA = Path(__file__).parents[3] / "shared" / "data" / "pathvqa"
+
 
 @pytest.mark.parametrize(
     "answer, normalized",
@@ -21,13 +26,84 @@ from mmjepa.metrics.vqa_answers.vqa_answers import (
         ("Yes.", "yes"),
         ("the  Left lobe of an organ", "left lobe of organ"),
         ("H&E", "he"),
-        ("anthrax theatre a", "anthrax theatre"),
+        ("a anthrax theatre by a gland", "anthrax theatre by gland"),
         ("", ""),
-        ("the", ""),
+        ('"The X-ray\'s" (left);', "xrays left"),
+        ("1,000,000 cells", "1000000 cells"),
     ],
 )
 def test_an_answer_is_compared_without_case_punctuation_articles_and_extra_space(answer, normalized):
     assert normalize_answer(answer) == normalized
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["-", "+", "++", "+++", "+/-", "?", "!", ""],
+        ["CD20", "CD20-", "CD20+", "CD20 3+", "CD20 2+", "(-)", "(+)"],
+        ["ER-, PR+", "ER+, PR-", "ER+, PR+", "ER, PR"],
+        ["10", "10%", "<10%", ">10%", "<=10%", ">=10%", "~10%"],
+        ["5", "-5", "+5", "5-", "0.5", "-0.5"],
+        ["25 cm", "2.5 cm", "2,5 cm", "2-5 cm", "2/5 cm", "2:5 cm", "2^5 cm", "2(5) cm", "-2.5 cm"],
+        ["510", "5-10", "5.10", "5/10", "5 10", "5:10"],
+        ["1e5", "1e-5", "10^5", "10^-5", "105"],
+        ["A", "an", "the", "B", "A+", "A-", "AB+"],
+        ["hepatitis", "hepatitis A", "hepatitis B"],
+        ["group A streptococcus", "group streptococcus", "group B streptococcus"],
+        ["45,X", "45,Y", "-Y", "+Y", "Y"],
+    ],
+)
+def test_answers_that_differ_in_a_sign_a_comparison_or_within_a_number_differ(answers):
+    assert len({normalize_answer(answer) for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["CD20-", "cd20 -", "CD20 (-)", "CD20\u2212", "CD20\u2013"],
+        ["+++", "+ + +", "(+++)"],
+        ["<10%", "< 10 %", "(<10%)."],
+        [">=10", "\u226510", ">= 10"],
+        ["5-10", "5 - 10", "5\u201310"],
+        [".5", "0.5"],
+        ["-5", "\u22125", "- 5"],
+        ["x-ray", "xray", "X-Ray."],
+        ["leg - muscle wasting", "leg muscle wasting"],
+        ["- yes", "yes"],
+        ["a", "A", "(A)", "A."],
+        ["the liver", "a liver", "An liver", "liver!"],
+    ],
+)
+def test_spellings_of_one_answer_are_equal(answers):
+    assert len({normalize_answer(answer) for answer in answers}) == 1
+
+
+def test_a_constant_answer_about_stains_is_right_where_it_is_right_alone():
+    truths = ["+", "-", "++", "+++", "+/-"]
+    assert score_answers(["+"] * 5, truths, ["how does it stain?"] * 5)["accuracy"] == 1 / 5
+    assert score_by_rules(["+"] * 5, truths)["squad_exact_match"] == 1  # as published
+
+
+@given(st.text(alphabet="aeAn thx159.,-+<>=%()/:'~ \u2212\u2013\u2265", max_size=12))
+def test_a_normalised_answer_stays_as_it_is(answer):
+    assert normalize_answer(normalize_answer(answer)) == normalize_answer(answer)
+
+
+@pytest.mark.skipif(not PATHVQA.is_dir(), reason="PathVQA is not on this machine")
+def test_on_pathvqa_the_same_answers_are_equal_as_by_squads_rule():
+    answers = set()
+    for split in ("train", "validation"):
+        with open(PATHVQA / f"{split}.csv", newline="", encoding="utf-8") as file:
+            answers |= {row["answer"] for row in csv.DictReader(file)}
+    assert len(answers) == 4039
+
+    def classes(normalize):
+        grouped = {}
+        for answer in answers:
+            grouped.setdefault(normalize(answer), set()).add(answer)
+        return {frozenset(group) for group in grouped.values()}
+
+    assert classes(normalize_answer) == classes(squad_normalize)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ METRICS = {
     "eval_image_gain": 0.21237,
     "eval_image_gain_low": 0.19,
     "eval_image_gain_high": 0.23,
+    "eval_num_images": 800,
     "test_accuracy": 0.7,
     "train_loss": 1.0,
 }

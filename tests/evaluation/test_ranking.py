@@ -83,7 +83,7 @@ def test_scores_are_of_ranking_of_the_rule_and_of_what_the_list_can_reach():
         "answer": ["yes", "no", "liver", "spleen"],
         "prediction": ["yes", "yes", "liver", "spleen"],
         "ranked": ["yes", "no", "no", "no"],
-        "probability": [0.9, 0.8, 0.2, 0.1],
+        "ranked_probability": [0.9, 0.8, 0.2, 0.1],
     }
     metrics = score_ranking(columns, ["Yes", "no", "the liver"], threshold=None)
     assert metrics["accuracy_ranked"] == 0.5 and metrics["open_accuracy_ranked"] == 0
@@ -96,7 +96,7 @@ def test_an_evaluation_reports_ranking_only_of_a_model_that_ranks(make_model, mo
     questions = data.questions
     metrics, rows = evaluate_model(model, processor, data, questions, batch_size=8, max_new_tokens=3)
     assert {"accuracy_ranked", "accuracy_rank_ceiling", "rank_threshold"} <= set(metrics)
-    assert all(row["ranked"] in set(questions["answer"]) and 0 < row["probability"] <= 1 for row in rows)
+    assert all(row["ranked"] in set(questions["answer"]) and 0 < row["ranked_probability"] <= 1 for row in rows)
     metrics, rows = evaluate_model(make_model(), processor, data, questions, batch_size=8, max_new_tokens=3)
     assert not any("rank" in name for name in metrics) and "ranked" not in rows[0]
 

@@ -10,12 +10,15 @@ from transformers import BlipConfig, BlipForQuestionAnswering
 from typer.testing import CliRunner
 
 from mmjepa.cli import app
+from mmjepa.data.loading import load_rows
+from mmjepa.evaluation.floors import unscored_rows
 from mmjepa.evaluation.scoring import (
     bleu_intervals,
     closed_list_intervals,
     difference_table,
     floor_table,
     read_predictions,
+    score_report,
     score_table,
 )
 from mmjepa.metrics.vqa_answers.rules import RULES, normalize_answer, vqa_normalize
@@ -46,6 +49,9 @@ def test_vqas_normalisation(answer, normalized):
         ("squad_exact_match", "The liver.", "liver", 1),
         ("vqa_exact_match", "two", "2", 1),
         ("squad_exact_match", "two", "2", 0),
+        ("squad_exact_match", "CD20+", "CD20-", 1),  # as published
+        ("accuracy", "CD20+", "CD20-", 0),
+        ("accuracy", "The liver.", "liver", 1),
         ("token_f1", "left lobe", "the left lobe of liver", 2 / 3),
         ("word_overlap", "left lobe", "left lobe of the liver", 1),
         ("word_overlap", "left left lung", "left lobe", 1 / 3),
@@ -104,6 +110,7 @@ def test_intervals_are_those_of_images_and_groups_are_apart(predictions):
 def test_the_bleu_of_images_taken_together_is_that_of_the_corpus(predictions):
     table = read_predictions(predictions).assign(prediction=lambda rows: rows["prediction"] + " of the left side")
     table["answer"] = table["answer"] + " of the right side"
+    table["answers"] = table["answer"].map(lambda answer: [answer])
     means = [mean for mean, _, _ in bleu_intervals(table, seed=0)]
     answers, truths = (table[name].map(normalize_answer).tolist() for name in ("prediction", "answer"))
     assert means == pytest.approx(corpus_bleu(answers, [[truth] for truth in truths]))
@@ -113,6 +120,7 @@ def test_the_bleu_of_images_taken_together_is_that_of_the_corpus(predictions):
 def test_floors_come_from_the_training_questions(predictions):
     train = Dataset.from_dict({"question": ["is it?", "what?"], "answer": ["yes", "heart"]})
     floors = floor_table(read_predictions(predictions), train)
+    assert floors["majority"]["all"][0] == 0.5
     assert floors["majority"]["yes_no"][0] == 1 and floors["majority"]["open"][0] == 0
     assert floors["closed_list"]["all"][0] == 0.5
 
@@ -172,3 +180,136 @@ def test_the_command_says_what_a_file_lacks(tmp_path):
     result = CliRunner().invoke(app, ["score", str(tmp_path / "few.csv")])
     assert result.exit_code == 2
     assert "lacks prediction" in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json", "parquet"])
+def test_answers_and_images_are_read_as_they_are_written(tmp_path, suffix):
+    texts = ["None", "NA", "007", "2.0", "null", "2019-05-01", "1e5", " left", "true"]
+    table = pd.DataFrame({"question": ["what?"] * 9, "answer": texts, "prediction": texts[::-1]})
+    table["image"] = ["0012", "12", "12.0", "1e1", "NaN", "nan", "", "None", "0012"]
+    path = tmp_path / f"rows.{suffix}"
+    write = {"csv": pd.DataFrame.to_csv, "parquet": pd.DataFrame.to_parquet}.get(suffix)
+    if write is None:
+        lines = [json.dumps(row) for row in table.to_dict("records")]
+        path.write_text("\n".join(lines) if suffix == "jsonl" else f"[{', '.join(lines)}]")
+    else:
+        write(table, path, index=False)
+    read = read_predictions(path)
+    stripped = [text.strip() for text in texts]  # of a CSV file, as in every table
+    assert list(read["answer"]) == (stripped if suffix == "csv" else texts)
+    assert list(read["prediction"]) == (stripped if suffix == "csv" else texts)[::-1]
+    assert read["image"].nunique() == 8 and read["image"][0] == read["image"][8] == "0012"
+
+
+def test_whole_numbers_in_columns_with_a_gap_have_no_point(tmp_path):
+    rows = pd.DataFrame({"question": ["how many?"] * 3, "answer": [2.0, 3.0, None], "prediction": [2.0, None, 1.0]})
+    for path, write in ((tmp_path / "a.parquet", rows.to_parquet), (tmp_path / "a.jsonl", None)):
+        if write:
+            write(path)
+        else:
+            rows.to_json(path, orient="records", lines=True)
+        read = read_predictions(path)
+        assert list(read["answer"]) == ["2", "3", ""] and list(read["prediction"]) == ["2", "", "1"]
+    report = score_report(read)
+    assert report["questions"] == 2 and report["rules"]["accuracy"]["all"][0] == 0.5
+    assert report["notes"][:2] == [
+        "1 of 3 rows have no right answer and are not scored.",
+        "1 rows have no prediction and count as wrong.",
+    ]
+
+
+def test_any_of_several_right_answers_is_right_by_each_rule(tmp_path):
+    rows = [
+        {"question": "what?", "answer": "liver", "answers": ["liver", "hepar"], "prediction": "hepar"},
+        {"question": "what?", "answer": ["lung", "lung", "pulmo"], "answers": None, "prediction": "pulmo"},
+    ]
+    for number, row in enumerate(rows):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(row))
+        report = score_report(read_predictions(tmp_path / f"{number}.jsonl"))
+        scored = {rule: scores["all"][0] for rule, scores in report["rules"].items() if "all" in scores}
+        # Of answers of one word there are no longer n-grams.
+        assert scored == {rule: float(rule not in ("bleu_2", "bleu_3", "bleu_4")) for rule in scored}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"answer": ["x"], "truth": ["y"], "answer_without_image": ["x"]}, "earlier version.*rename answer"),
+        ({"answer": [""], "prediction": ["x"]}, "none of the 1 rows has an answer"),
+    ],
+)
+def test_a_file_of_before_or_without_answers_is_refused(tmp_path, columns, message):
+    Dataset.from_dict({"question": ["what?"]} | columns).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=message):
+        score_report(read_predictions(tmp_path / "rows.parquet"))
+
+
+def test_a_table_of_columns_in_one_object_is_refused(tmp_path):
+    (tmp_path / "rows.json").write_text('{"question": ["a?", "b?"], "answer": ["1", "2"], "prediction": ["1", "1"]}')
+    with pytest.raises(ValueError, match="give one object for each row"):
+        read_predictions(tmp_path / "rows.json")
+
+
+def scored(tmp_path, rows, *names) -> pd.DataFrame:
+    path = tmp_path / "scored.jsonl"
+    path.write_text(
+        "\n".join(
+            json.dumps({name: row[name] for name in ("question", "answer", *names)} | {"prediction": "yes"})
+            for row in rows
+        )
+    )
+    return read_predictions(path)
+
+
+def test_floors_are_learnt_from_no_row_that_is_scored(tmp_path):
+    """Ten images with a question and an answer each, of which the last two were held out or are another split."""
+    rows = [{"question": f"is it {n}?", "answer": f"{n}", "image_file": f"{n}.png"} for n in range(10)]
+    whole, others = Dataset.from_list(rows), Dataset.from_list(rows[:8])
+    held_out = Dataset.from_list(rows[8:])
+    named, unnamed = scored(tmp_path, rows[8:], "image_file"), scored(tmp_path, rows[8:])
+
+    kept, note = unscored_rows(named, {"train": whole})
+    assert kept.to_list() == rows[:8] and "2 rows about them are left out" in note
+    kept, note = unscored_rows(unnamed, {"train": whole})
+    assert kept is None and note.startswith("Without floors: the scored rows may be among the training rows")
+    for predictions in (named, unnamed):
+        assert unscored_rows(predictions, {"train": others, "validation": held_out}) == (others, "") or (
+            unscored_rows(predictions, {"train": others, "validation": held_out})[0].to_list() == rows[:8]
+        )
+    assert unscored_rows(scored(tmp_path, rows[:3]), {"train": others, "validation": held_out})[0] is None
+
+    report = score_report(unnamed, {"train": whole})
+    assert "floors" not in report and "closed_list_exact_match" not in report["rules"] and note in report["notes"]
+    report = score_report(named, {"train": whole})
+    assert report["floors"]["closed_list"]["all"][0] == 0 == report["floors"]["majority_question"]["all"][0]
+
+
+def test_rows_that_train_could_hold_too_are_told_by_their_order(tmp_path):
+    """Of drawn slides each question and answer of another split stands in train too."""
+    pairs = [("is it?", "yes"), ("is it?", "no"), ("what?", "liver"), ("what?", "lung")]
+    train, validation = (
+        Dataset.from_list([{"question": q, "answer": a, "image_file": None} for q, a in rows])
+        for rows in (2 * pairs, pairs[::-1])
+    )
+    splits = {"train": train, "validation": validation}
+    assert unscored_rows(scored(tmp_path, validation), splits)[0] is not None
+    assert unscored_rows(scored(tmp_path, validation.select([0, 2])), splits)[0] is None
+    assert unscored_rows(scored(tmp_path, train.select(range(4))), splits)[0] is None
+
+
+def test_the_command_learns_floors_from_train_without_the_images_that_were_held_out(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [f"{image}.png,is it {image}?,{'yes' if image % 2 else 'no'}" for image in range(40)]
+    (folder / "train.csv").write_text("\n".join(["image,question,answer", *rows]))
+    table = load_rows(str(folder))["train"].remove_columns("image").to_pandas().assign(prediction="yes")
+    for name, held_out in (("named", table[30:]), ("unnamed", table[30:].drop(columns="image_file"))):
+        held_out.to_json(tmp_path / f"{name}.jsonl", orient="records", lines=True)
+    asked = ["score", str(tmp_path / "named.jsonl"), "--dataset-name", str(folder)]
+    report = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert report["floors"]["majority_question"]["all"][0] == 0.5  # and not 1, as if each question were known
+    text = CliRunner().invoke(app, asked).stdout
+    assert "the 10 rows about them are left out" in text and "too few images to tell" in text
+    asked[1] = str(tmp_path / "unnamed.jsonl")
+    text = CliRunner().invoke(app, asked).stdout
+    assert "Without floors: the scored rows may be among the training rows" in text and "without images" not in text

@@ -137,7 +137,8 @@ def test_two_processes_train_like_one_with_the_same_global_batch(runs, kind):
 def test_two_processes_evaluate_like_one_to_the_last_answer(runs, kind):
     one, two = answers(runs["one"]), answers(runs[kind])
     assert len(one) == 17
-    for name in ("prediction_probability", "probability", "align_cosine", "align_cosine_wrong"):
+    probabilities = ("prediction_probability", "blank_probability", "from_image", "ranked_probability")
+    for name in (*probabilities, "align_cosine", "align_cosine_wrong"):
         assert [row.pop(name) for row in two] == pytest.approx([row.pop(name) for row in one], abs=1e-4)
     assert two == one
     assert len(scores(runs["one"])) > 30
