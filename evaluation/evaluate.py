@@ -139,7 +139,7 @@ def evaluate_model(
             for prediction, blank in zip(columns["prediction"], columns["blank"], strict=True)
         ]
         metrics |= score_controls(columns, train_questions, image_ids, seed)
-        if model.config.lambda_answer > 0 and len(train_questions) > 0:
+        if model.config.predict_answer and len(train_questions) > 0:
             answers = training_answers(model, processor, train_questions, batch_size)
             ranked = rank_questions(model, processor, questions, features, image_ids, batch_size, answers)
             columns["ranked"], columns["probability"] = map(list, zip(*ranked, strict=True))
