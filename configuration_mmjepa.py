@@ -1,5 +1,6 @@
 """Every knob of MMJepa's architecture and losses, with its default and its check."""
 
+from huggingface_hub.dataclasses import strict
 from transformers import BartConfig, Dinov2Config, PreTrainedConfig
 
 VISUAL_PREFIXES = ("patches", "pooled")
@@ -17,6 +18,7 @@ AUTO_MODEL_CLASSES = (
 )
 
 
+@strict
 class MMJepaConfig(PreTrainedConfig):
     """Configuration of [`MMJepaForConditionalGeneration`].
 
@@ -44,9 +46,10 @@ class MMJepaConfig(PreTrainedConfig):
         rank_threshold: the probability from which a ranked answer is as good as a written one, measured on the
             validation split at the end of training; None where it was not measured.
         lambda_align, lambda_ce, lambda_answer: weights of the alignment, the answers' tokens and the answers'
-            embeddings in the total loss. With lambda_answer the decoder's first state predicts the embedding of the
-            answer (VL-JEPA, arXiv 2512.10942), which also scores a closed list of answers (`rank_answers`); with 0
-            the model has no weights for it.
+            embeddings in the total loss.
+        predict_answer: whether the decoder's first state predicts the embedding of the answer (VL-JEPA, arXiv
+            2512.10942), which also scores a closed list of answers (`rank_answers`). Without it the model has no
+            weights for it, and lambda_answer is 0. By default where lambda_answer is above 0.
         tie_word_embeddings: whether the decoder's output head is its embedding matrix. The text encoder's embeddings
             are always a matrix of their own: tied, training the decoder would move the text encoder.
         position_turns: the highest frequency of the position codes that the queries of "patches" start as, in turns
@@ -55,6 +58,7 @@ class MMJepaConfig(PreTrainedConfig):
             1 / sqrt(inputs of the layer).
 
     Raises:
+        StrictDataclassFieldValidationError: a value is of another type than the field, also where it is set later.
         ValueError: a value is not allowed; the message names the field, the value and what is allowed.
     """
 
@@ -81,13 +85,14 @@ class MMJepaConfig(PreTrainedConfig):
     alignment_loss: str = "infonce"
     alignment_target: str = "centered"
     alignment_text: str = "statement"
-    lambda_align: float = 0.5
-    lambda_ce: float = 1.0
-    lambda_answer: float = 0.25
-    rank_threshold: float | None = None
+    lambda_align: float | int = 0.5
+    lambda_ce: float | int = 1.0
+    lambda_answer: float | int = 0.25
+    predict_answer: bool | None = None
+    rank_threshold: float | int | None = None
     tie_word_embeddings: bool = True
-    position_turns: float = 2.0
-    initializer_factor: float = 1.0
+    position_turns: float | int = 2.0
+    initializer_factor: float | int = 1.0
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
@@ -97,8 +102,19 @@ class MMJepaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict.fromkeys(AUTO_MODEL_CLASSES, "modeling_mmjepa.MMJepaForConditionalGeneration")
+        # Configurations saved before predict_answer was a field have lambda_answer alone.
+        if self.predict_answer is None:
+            self.predict_answer = self.lambda_answer > 0
+        elif not self.predict_answer:
+            self.lambda_answer = 0.0
+        # The library's Trainers look for them here.
+        for name in ("bos", "eos", "pad", "decoder_start"):
+            setattr(self, f"{name}_token_id", getattr(self.text_config, f"{name}_token_id"))
+        self._check_values()
+
+    def _check_values(self):
         self._check_choice("visual_prefix", VISUAL_PREFIXES)
-        if self.visual_prefix == "patches" and "position_sharpness" in kwargs:
+        if self.visual_prefix == "patches" and hasattr(self, "position_sharpness"):
             raise ValueError(
                 "position_sharpness is no field: a model saved with it read only a part of its images; train it again."
             )
@@ -106,7 +122,7 @@ class MMJepaConfig(PreTrainedConfig):
         self._check_choice("alignment_loss", ALIGNMENT_LOSSES)
         self._check_choice("alignment_target", ALIGNMENT_TARGETS)
         self._check_choice("alignment_text", ALIGNMENT_TEXTS)
-        if not isinstance(self.num_image_tokens, int) or self.num_image_tokens < 1:
+        if self.num_image_tokens < 1:
             raise ValueError(f"num_image_tokens is {self.num_image_tokens!r}: give an integer of at least 1.")
         if self.visual_prefix == "patches" and self.num_image_tokens < 1 + self.aligned_token:
             raise ValueError(
@@ -116,9 +132,13 @@ class MMJepaConfig(PreTrainedConfig):
         for name in ("lambda_align", "lambda_ce", "lambda_answer"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0.")
-        # The library's Trainers look for them here.
-        for name in ("bos", "eos", "pad", "decoder_start"):
-            setattr(self, f"{name}_token_id", getattr(self.text_config, f"{name}_token_id"))
+        if self.lambda_answer > 0 and not self.predict_answer:
+            raise ValueError(
+                f"lambda_answer is {self.lambda_answer!r}, but predict_answer is False: the model has no weights for "
+                "this loss; leave lambda_answer at 0, or start a new model with predict_answer True."
+            )
+        if self.rank_threshold is not None and not self.rank_threshold >= 0:
+            raise ValueError(f"rank_threshold is {self.rank_threshold!r}: give a number of at least 0, or None.")
         for name in ("position_turns", "initializer_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number above 0.")
@@ -143,7 +163,7 @@ class MMJepaConfig(PreTrainedConfig):
         """As in the library, which only warns when the dict is another model's and goes on to random weights.
 
         Raises:
-            ValueError: `config_dict` is of another model type.
+            ValueError: `config_dict` is of another model type, or a value is not allowed.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -151,7 +171,11 @@ class MMJepaConfig(PreTrainedConfig):
                 f"the checkpoint is of model type {model_type!r}, not {cls.model_type!r}: to build a model from a "
                 "DINOv2 and a BART checkpoint, use MMJepaForConditionalGeneration.from_vision_text_pretrained."
             )
-        return super().from_dict(config_dict, **kwargs)
+        loaded = super().from_dict(config_dict, **kwargs)
+        # The library sets the fields among `kwargs` after the others were checked.
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config._check_values()
+        return loaded
 
     def _check_sub_config(self, name: str, config_class: type[PreTrainedConfig]):
         config = getattr(self, name)

@@ -4,8 +4,13 @@ Symbols in the shape comments: B questions, I distinct images, P patches of widt
 M visual tokens, A answer tokens, V vocabulary.
 """
 
+import inspect
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -16,7 +21,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.bart.modeling_bart import BartDecoder, BartEncoder, shift_tokens_right
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mmjepa import MMJepaConfig
@@ -26,6 +31,20 @@ CLIP_LOGIT_SCALE = math.log(1 / 0.07)
 MAX_LOGIT_SCALE = math.log(100)
 # How likely a visual token is to read a patch outside of its cell at the start, relative to one inside.
 OUTSIDE_CELL = 0.003
+
+# Arguments of `from_pretrained` that say where files are, and those that are about files of weights alone.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+LOADING_ARGUMENTS = (*HUB_ARGUMENTS, "use_safetensors", "variant")
+MASK_TOKEN = ("embeddings.mask_token",)  # of DINOv2: only its own pretraining reads it
+# Arguments of `forward` that a loss alone reads.
+LOSS_ARGUMENTS = (
+    *("labels", "align_input_ids", "align_attention_mask", "image_ids", "return_loss", "return_logits"),
+    *("num_items_in_batch", "num_rows_in_batch", "num_answers_in_batch", "answer_smoothing"),
+)
+# What the decoder reads, and what generation hands out of the text encoder.
+GENERATION_STATES = ("last_hidden_state", "attention_mask", "hidden_states", "attentions")
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -37,6 +56,7 @@ class MMJepaImageFeatures(ModelOutput):
     visual_token_attentions (I, M, P): how much each visual token reads of each patch, the mean over heads; the aligned
     embedding's row is 0. None with the pooled prefix.
     last_hidden_state (I, 1+P, Dv), hidden_states, attentions: of the image encoder; answering does without them.
+    pooler_output (I, M, D): the visual tokens, by the name that the library's models give them.
     """
 
     image_embeds: torch.Tensor | None = None
@@ -45,11 +65,11 @@ class MMJepaImageFeatures(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    pooler_output: torch.Tensor | None = None
 
-    @property
-    def pooler_output(self) -> torch.Tensor | None:
-        """The visual tokens, by the name that `get_image_features` of the library's models gives them."""
-        return self.visual_tokens
+    def __post_init__(self):
+        self.pooler_output = self.visual_tokens
+        super().__post_init__()
 
 
 @dataclass
@@ -103,6 +123,62 @@ class MMJepaOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
 
 
+def refuse_unknown(function: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raises TypeError where a name of `given` is not one of `allowed`, with the most similar ones of these."""
+    for name in sorted(set(given) - set(allowed)):
+        near = get_close_matches(name, allowed) or sorted(allowed)
+        raise TypeError(f"{function} got an unknown argument {name!r}: give {' or '.join(near)}, or leave it out.")
+
+
+def known_arguments(forward: Callable, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What `forward` hands on of `kwargs`, without what is None, as PEFT gives what it leaves out.
+
+    Raises:
+        TypeError: a name is unknown, which the library's layers take and drop.
+    """
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    unknown = given.keys() - TransformersKwargs.__optional_keys__
+    if unknown:
+        _, *named, _ = inspect.signature(forward).parameters  # without self and kwargs
+        refuse_unknown(forward.__name__, unknown, named)
+    return given
+
+
+def load_tower(
+    model_class: type[PreTrainedModel], name: str | Path, without: Iterable[str] = (), **loading
+) -> PreTrainedModel:
+    """A stock model of `model_class` with all weights that the checkpoint `name` (a folder or Hub id) has for it.
+
+    A head of another task, beside the base model, is left out. `loading` is for `from_pretrained`.
+
+    Args:
+        without: weights that may be missing.
+
+    Raises:
+        ValueError: the checkpoint has weights that the model does not take, such as register tokens, or lacks some:
+            the library only reports that, and the model's states would not be those that the checkpoint was trained
+            for.
+    """
+    model, info = model_class.from_pretrained(name, output_loading_info=True, **loading)
+    base = model.base_model
+    parts = {part for part, _ in (*base.named_children(), *base.named_parameters(recurse=False))}
+    not_taken = {
+        weight
+        for weight in info["unexpected_keys"]
+        if weight.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
+    }
+    for weights, problem in (
+        (not_taken, f"that a {model_class.__name__} of its configuration does not take"),
+        (set(info["missing_keys"]) - set(without), f"too few for a {model_class.__name__} of its configuration"),
+    ):
+        if weights:
+            raise ValueError(
+                f"{name} has weights {problem}: {', '.join(sorted(weights))}. Give a checkpoint whose config.json is "
+                "of the model that its weights were trained in."
+            )
+    return model
+
+
 def l2_normalize(embeds: torch.Tensor) -> torch.Tensor:
     """Unit vectors along the last axis, computed in float32: bfloat16 keeps only 3 digits of a norm."""
     return F.normalize(embeds.float(), dim=-1).to(embeds.dtype)
@@ -113,7 +189,7 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
     A row without any 1 gives zeros. Averages in float32: in bfloat16 a sum over 256 tokens loses 2 digits.
     """
-    weights = mask.unsqueeze(-1).float()  # (B, L, 1)
+    weights = mask.to(states.device).unsqueeze(-1).float()  # (B, L, 1)
     total = (states.float() * weights).sum(dim=1)  # (B, D)
     return (total / weights.sum(dim=1).clamp(min=1)).to(states.dtype)
 
@@ -293,6 +369,7 @@ def scaled_cosines(logit_scale: nn.Parameter, embeds: torch.Tensor, targets: tor
     """Scores (B, G) of unit vectors (B, D) and (G, D), in float32."""
     # Autocast would make a product of float32 bfloat16 again.
     with torch.autocast(targets.device.type, enabled=False):
+        targets = targets.to(embeds.device)  # a model may lie on several devices
         return logit_scale.float().exp() * embeds.float() @ targets.float().T
 
 
@@ -316,13 +393,13 @@ class AlignmentLoss(nn.Module):
         if self.loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.empty(1))
         if self.target == "centered":
-            # The mean of the text encoder's embeddings over the training texts; the run sets it before the first step.
+            # The mean of the text encoder's embeddings over the training texts: `center_targets` sets it.
             self.register_buffer("text_mean", torch.zeros(config.text_config.d_model))
 
     def text_targets(self, pooled: torch.Tensor) -> torch.Tensor:
         """Unit targets (B, D) of the text encoder's pooled embeddings (B, D)."""
         if self.target == "centered":
-            pooled = pooled - self.text_mean
+            pooled = pooled - self.text_mean.to(pooled.device)
         elif self.target == "layer_norm":
             pooled = F.layer_norm(pooled.float(), pooled.shape[-1:]).to(pooled.dtype)
         return l2_normalize(pooled)
@@ -390,12 +467,12 @@ class AnswerPrediction(nn.Module):
         width = config.text_config.d_model
         self.projector = nn.Linear(width, width)
         self.logit_scale = nn.Parameter(torch.empty(1))
-        # The mean of the text encoder's embeddings of the training answers; the run sets it before the first step.
+        # The mean of the text encoder's embeddings of the training answers: `center_targets` sets it.
         self.register_buffer("answer_mean", torch.zeros(width))
 
     def targets(self, pooled: torch.Tensor) -> torch.Tensor:
         """Unit targets (B, D) of the text encoder's pooled embeddings (B, D) of answers."""
-        return l2_normalize(pooled - self.answer_mean)
+        return l2_normalize(pooled - self.answer_mean.to(pooled.device))
 
     def scores(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """How well each of K answers' `targets` (K, D) fits the decoder's first states (B, D) -> (B, K), float32."""
@@ -517,6 +594,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
                 f"pixel_values is {pixel_values.dtype} of shape {tuple(pixel_values.shape)}: give images "
                 "(I, 3, H, W) as floats, rescaled and normalised by the processor."
             )
+        kwargs = known_arguments(MMJepaEncoder.get_image_features, kwargs)
         outputs = self.image_encoder(pixel_values, **kwargs)
         states = outputs.last_hidden_state  # (I, 1+P, Dv)
         pooled = states[:, 0] if self.config.image_pooling == "cls" else states[:, 1:].mean(dim=1)  # (I, Dv)
@@ -556,7 +634,9 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
 
         Raises:
             ValueError: no images, both pixels and states, I != B without `image_index`, or an index out of range.
+            TypeError: an argument that nothing reads.
         """
+        kwargs = known_arguments(MMJepaEncoder.forward, kwargs)
         if (pixel_values is None) == (image_features is None):
             given = "neither" if pixel_values is None else "both"
             raise ValueError(
@@ -573,14 +653,18 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
         with torch.no_grad():
             question = self.text_encoder(input_ids, attention_mask=attention_mask, **kwargs)
-        tokens = image_features.visual_tokens[image_index]  # (B, M, D)
+        # A model may lie on several devices: what is put together goes where the text encoder is.
+        states = question.last_hidden_state  # (B, L, D)
+        visual_tokens = image_features.visual_tokens.to(states.device)
+        tokens = visual_tokens[image_index.to(states.device)]  # (B, M, D)
+        attention_mask = attention_mask.to(states.device)
         visual_mask = attention_mask.new_ones(tokens.shape[:2])  # (B, M)
         output = MMJepaEncoderOutput(
-            last_hidden_state=torch.cat([tokens, question.last_hidden_state.to(tokens.dtype)], dim=1),  # (B, M+L, D)
+            last_hidden_state=torch.cat([tokens, states.to(tokens.dtype)], dim=1),  # (B, M+L, D)
             attention_mask=torch.cat([visual_mask, attention_mask], dim=1),  # (B, M+L)
             image_embeds=image_features.image_embeds,
             image_index=image_index,
-            question_embeds=masked_mean(question.last_hidden_state, attention_mask),
+            question_embeds=masked_mean(states, attention_mask),
             hidden_states=question.hidden_states,
             attentions=question.attentions,
             image_hidden_states=image_features.hidden_states,
@@ -599,7 +683,8 @@ def resolve_image_index(
 ) -> torch.Tensor:
     """The image (B,) of each question: as given and checked, or one image a question in order.
 
-    Checking the range waits for the device: in training on one, indexing alone says that an index is out of range.
+    Reading the range waits for the device. In training on one, and in a graph under compilation, which can't branch
+    on what it reads, an assertion runs on the device: indexing alone would take -1 for the last image.
     """
     batch_size = input_ids.shape[0]
     if image_index is None:
@@ -614,8 +699,13 @@ def resolve_image_index(
             f"image_index has shape {tuple(image_index.shape)} for {batch_size} questions: give one image number a "
             f"question, shape ({batch_size},)."
         )
-    # The range is read from the tensor, which a graph under compilation can't branch on.
-    if check_range and not torch.compiler.is_compiling():
+    if image_index.is_floating_point() or image_index.dtype == torch.bool:
+        raise ValueError(f"image_index is {image_index.dtype}: give each question the whole number of its image.")
+    image_index = image_index.long()  # bytes would be taken for a mask
+    if torch.compiler.is_compiling() or not check_range:
+        in_range = ((image_index >= 0) & (image_index < num_images)).all()
+        torch._assert_async(in_range, f"image_index is out of range: allowed are 0 to {num_images - 1}.")
+    else:
         low, high = image_index.min().item(), image_index.max().item()
         if low < 0 or high >= num_images:
             raise ValueError(
@@ -644,8 +734,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         # BART's own buffer, kept so that a BART checkpoint's scores are reproduced and given back on export.
         self.register_buffer("final_logits_bias", torch.zeros(1, config.text_config.vocab_size))
         self.alignment = AlignmentLoss(config)
-        if config.lambda_answer > 0:
+        if config.predict_answer:
             self.answer_prediction = AnswerPrediction(config)
+        self._looked_for_means = False
         self.post_init()
 
     @torch.no_grad()
@@ -657,30 +748,52 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             init.zeros_(self.final_logits_bias)
 
     @classmethod
-    def from_vision_text_pretrained(cls, vision: str, text: str, **config_kwargs) -> "MMJepaForConditionalGeneration":
+    def from_vision_text_pretrained(
+        cls, vision: str, text: str, dtype: torch.dtype | str = torch.float32, **kwargs
+    ) -> "MMJepaForConditionalGeneration":
         """Builds the model from a DINOv2 and a BART checkpoint (folders or Hub ids); the rest starts at random.
+
+        It is in eval mode, as after `from_pretrained`. Before it trains, `center_targets` has to see the texts.
 
         Args:
             vision: checkpoint of a `Dinov2Model`.
             text: checkpoint of a BART model; its encoder becomes the text encoder, its decoder the generator. Its
                 generation settings give the special and forced tokens.
-            config_kwargs: fields of [`MMJepaConfig`]; `tie_word_embeddings` is by default the BART checkpoint's.
+            dtype: of the weights; with "auto" that of the checkpoints, or the smallest type that holds both.
+            kwargs: fields of [`MMJepaConfig`] and attn_implementation; `tie_word_embeddings` is by default the BART
+                checkpoint's. And what `from_pretrained` takes to find files: cache_dir, force_download,
+                local_files_only, proxies, revision, subfolder, token, use_safetensors and variant, for both
+                checkpoints, or for one with vision_ or text_ in front, as in `vision_revision`.
 
         Raises:
-            ValueError: a checkpoint is of another model type.
+            ValueError: a checkpoint is of another model type, or its weights are not those of its configuration.
+            TypeError: an argument is none of these.
         """
-        vision_config, text_config = AutoConfig.from_pretrained(vision), AutoConfig.from_pretrained(text)
+        given = {f"{half}_{name}" for half in ("vision", "text") for name in LOADING_ARGUMENTS}
+        own = {field.name for field in fields(MMJepaConfig)} - {"vision_config", "text_config", "dtype"}
+        own.add("attn_implementation")
+        refuse_unknown("from_vision_text_pretrained", kwargs, {*LOADING_ARGUMENTS, *given, *own})
+        config_kwargs = {name: value for name, value in kwargs.items() if name in own}
+
+        def loading(half: str, names: Iterable[str]) -> dict[str, Any]:
+            found = {name: kwargs.get(f"{half}_{name}", kwargs.get(name)) for name in names}
+            return {name: value for name, value in found.items() if value is not None}
+
+        vision_config = AutoConfig.from_pretrained(vision, **loading("vision", HUB_ARGUMENTS))
+        text_config = AutoConfig.from_pretrained(text, **loading("text", HUB_ARGUMENTS))
         config = MMJepaConfig(vision_config=vision_config, text_config=text_config, **config_kwargs)
         if "tie_word_embeddings" not in config_kwargs:
             config.tie_word_embeddings = text_config.tie_word_embeddings
-        image_encoder = Dinov2Model.from_pretrained(vision)
-        bart = BartForConditionalGeneration.from_pretrained(text)
-        model = cls(config)
+        image_encoder = load_tower(
+            Dinov2Model, vision, MASK_TOKEN, dtype=dtype, **loading("vision", LOADING_ARGUMENTS)
+        )
+        bart = load_tower(BartForConditionalGeneration, text, dtype=dtype, **loading("text", LOADING_ARGUMENTS))
+        model = cls(config).to(torch.promote_types(image_encoder.dtype, bart.dtype))
         model.load_towers(image_encoder, bart.get_encoder(), bart)
         for name in ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos"):
             token_id = getattr(bart.generation_config, f"{name}_token_id")
             setattr(model.generation_config, f"{name}_token_id", token_id)
-        return model
+        return model.eval()
 
     def load_towers(
         self, image_encoder: Dinov2Model, text_encoder: BartEncoder, generator: BartForConditionalGeneration
@@ -717,6 +830,65 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> MMJepaImageFeatures:
         """Encodes images (I, 3, H, W) once, for any number of later `forward` or `generate(image_features=...)`."""
         return self.encoder.get_image_features(pixel_values, **kwargs)
+
+    @torch.no_grad()
+    def center_targets(
+        self,
+        processor: Callable[..., Mapping[str, torch.Tensor]],
+        texts: Iterable[str],
+        answers: Iterable[str] = (),
+        batch_size: int = 256,
+    ) -> None:
+        """Centres a new model's targets, before it trains: embeddings of different texts are hardly apart uncentred.
+
+        Those of the alignment, where `alignment_target` is "centered", become the distance to the mean embedding of
+        the distinct `texts`; those of the predicted answers the distance to the mean of the distinct `answers`. The
+        means are saved with the model: a loaded model keeps the ones that it was trained with.
+
+        Args:
+            processor: a [`MMJepaProcessor`] or its tokenizer.
+            texts: what the training images are aligned to (`alignment_text` of the configuration says which of a
+                row's texts); empty ones are left out, and without any the mean stays as it is. The same of `answers`.
+            batch_size: texts at once.
+        """
+        for mean, given in ((self._text_mean(), texts), (self._answer_mean(), answers)):
+            distinct = sorted({text for text in given if text})
+            if mean is None or not distinct:
+                continue
+            total = torch.zeros(mean.shape, dtype=torch.float64)
+            for start in range(0, len(distinct), batch_size):
+                tokens = processor(
+                    text=distinct[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
+                )
+                device = self.encoder.text_encoder.device
+                total += (
+                    self.encoder.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+                    .cpu()
+                    .double()
+                    .sum(dim=0)
+                )
+            mean.copy_(total / len(distinct))
+
+    def _text_mean(self) -> torch.Tensor | None:
+        return self.alignment.text_mean if self.config.alignment_target == "centered" else None
+
+    def _answer_mean(self) -> torch.Tensor | None:
+        return self.answer_prediction.answer_mean if self.config.predict_answer else None
+
+    def _warn_of_targets_never_centered(self, labels: torch.Tensor | None) -> None:
+        """Looks once: reading from a device waits for it."""
+        if self._looked_for_means or torch.compiler.is_compiling():
+            return
+        self._looked_for_means = True
+        has_answers = labels is not None and (labels != -100).any()
+        means = {"texts": self._text_mean(), "answers": self._answer_mean() if has_answers else None}
+        uncentered = [name for name, mean in means.items() if mean is not None and not mean.any()]
+        if uncentered:
+            logger.warning(
+                f"The model trains on targets that were never centred on the mean of the training "
+                f"{' and '.join(uncentered)}: all texts look alike to it. Call "
+                "model.center_targets(processor, texts, answers) before training."
+            )
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The unit alignment targets (B, D) of texts (B, L), to compare with the images' `image_embeds`."""
@@ -766,27 +938,31 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             inputs: questions and images as for `rank_answers`.
         """
         encoder_outputs = inputs.get("encoder_outputs") or self.encoder(**inputs)
-        count, num_answers = len(encoder_outputs.last_hidden_state), len(answer_labels)
-        pairs = torch.cartesian_prod(torch.arange(count), torch.arange(num_answers)).to(answer_labels.device)
+        states = encoder_outputs.last_hidden_state  # (B, M+L, D)
+        answer_labels = answer_labels.to(states.device)
+        count, num_answers = len(states), len(answer_labels)
+        pairs = torch.cartesian_prod(torch.arange(count), torch.arange(num_answers)).to(states.device)
         likelihoods = []
         for rows, answers in (chunk.unbind(dim=1) for chunk in pairs.split(batch_size)):
             labels = answer_labels[answers]  # (pairs, A)
             outputs = self.decoder(
                 self.prepare_decoder_input_ids_from_labels(labels),
-                encoder_hidden_states=encoder_outputs.last_hidden_state[rows],
+                encoder_hidden_states=states[rows],
                 encoder_attention_mask=encoder_outputs.attention_mask[rows],
                 use_cache=False,
             )
             logits = self._score(outputs.last_hidden_state).float()  # (pairs, A, V)
+            labels = labels.to(logits.device)
             tokens = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # (pairs, A), 0 at -100
             likelihoods.append(-tokens.sum(dim=1))
         return torch.cat(likelihoods).view(count, num_answers)
 
     def _answer_prediction(self) -> AnswerPrediction:
-        if self.config.lambda_answer == 0:
+        if not self.config.predict_answer:
             raise ValueError(
-                "lambda_answer is 0: this model does not predict embeddings of answers; train one with a "
-                "lambda_answer above 0, or compare answers by `answer_log_likelihoods`."
+                f"predict_answer is False, lambda_answer is {self.config.lambda_answer}: this model has no weights "
+                "that predict embeddings of answers; start a new one with a lambda_answer above 0, or leave it at 0 "
+                "and compare answers by `answer_log_likelihoods`."
             )
         return self.answer_prediction
 
@@ -800,27 +976,34 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             use_cache=False,
         ).last_hidden_state[:, 0]
 
-    def generate(
-        self,
-        inputs: torch.Tensor | None = None,
-        *args,
-        encoder_outputs: MMJepaEncoderOutput | None = None,
-        **kwargs,
-    ):
-        """As in the library. `encoder_outputs` stays as it is: beams would repeat its rows in place, once a call.
+    def generate(self, inputs: torch.Tensor | None = None, *args, **kwargs):
+        """As in the library; what a loss alone reads, such as labels in a Trainer's batch, is left out.
 
         Raises:
             ValueError: neither questions nor `encoder_outputs` are given, or no images.
         """
-        if encoder_outputs is not None:
-            kwargs["encoder_outputs"] = MMJepaEncoderOutput(**encoder_outputs)
-        elif inputs is None and kwargs.get("input_ids") is None:
+        if inputs is None and kwargs.get("input_ids") is None and kwargs.get("encoder_outputs") is None:
             # The library would make up an input_ids of the start token, and the model answer it.
             raise ValueError(
                 f"there is no question in what generate is given ({', '.join(kwargs) or 'nothing'}): give the "
                 "questions' input_ids (B, L), which the processor makes of `text`, or encoder_outputs."
             )
+        kwargs = {name: value for name, value in kwargs.items() if name not in LOSS_ARGUMENTS}
         return super().generate(inputs, *args, **kwargs)
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
+    ):
+        """Repeats for each beam what the decoder reads, its states and their mask, and drops the rest.
+
+        Pixels and image embeddings have no use after the encoder. Repeated, they would take memory, and images would
+        no longer be where `image_index` says. The given `encoder_outputs` stay as they are.
+        """
+        encoded = model_kwargs["encoder_outputs"]
+        encoder_arguments = inspect.signature(MMJepaEncoder.forward).parameters
+        kept = {name: value for name, value in model_kwargs.items() if name not in encoder_arguments}
+        kept["encoder_outputs"] = MMJepaEncoderOutput(**{name: encoded.get(name) for name in GENERATION_STATES})
+        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kept)
 
     @can_return_tuple
     def forward(
@@ -837,6 +1020,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         encoder_outputs: MMJepaEncoderOutput | tuple | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         return_loss: bool | None = None,
@@ -857,7 +1041,8 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             image_ids: a number for each image (I,), by which the contrastive losses know an image on another process.
             labels: answers (B, A), -100 where there is no loss.
             align_input_ids, align_attention_mask: alignment texts (B, L') where they are not the questions.
-            decoder_input_ids: (B, A), by default the labels shifted right. Without either the decoder is not run.
+            decoder_input_ids: (B, A), by default the labels shifted right; decoder_inputs_embeds (B, A, D) can stand
+                in their place. Without any of these the decoder is not run.
             return_loss: gives the loss without labels too: then it is the alignment term alone, as in the warm-up.
             return_logits: without, training saves the scores of padding, and with labels `logits` is None.
             num_items_in_batch, num_rows_in_batch, num_answers_in_batch: answer tokens, rows with an alignment text and
@@ -868,8 +1053,11 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: no images, or images, questions, answers and `image_index` disagree; or a contrastive loss is
-                asked for of `encoder_outputs` alone, without the texts' ids.
+                asked for of `encoder_outputs` alone, without the texts' ids; or there is nothing to learn from in
+                training.
+            TypeError: an argument that nothing reads.
         """
+        kwargs = known_arguments(MMJepaForConditionalGeneration.forward, kwargs)
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("neither input_ids nor encoder_outputs given: give the questions' input_ids (B, L).")
@@ -884,13 +1072,21 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                 f"labels hold {len(labels)} answers for {len(encoder_outputs.last_hidden_state)} questions: give one "
                 "answer a question, shape (B, A)."
             )
-        if labels is not None and decoder_input_ids is None:
+        has_decoder_inputs = decoder_input_ids is not None or decoder_inputs_embeds is not None
+        if self.training and labels is None and not has_decoder_inputs and not return_loss:
+            raise ValueError(
+                "there are no labels to learn from: give the answers' labels (B, A), or return_loss for the alignment "
+                "alone. The label_smoothing_factor of the library's Trainer keeps labels from the model: leave it at "
+                "0, and put answer_smoothing into the batches or use MMJepaTrainer, which smooths them."
+            )
+        if labels is not None and not has_decoder_inputs:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            use_cache = False
+            use_cache, has_decoder_inputs = False, True
         decoder_outputs, logits = BaseModelOutputWithPastAndCrossAttentions(), None
-        if decoder_input_ids is not None:
+        if has_decoder_inputs:
             decoder_outputs = self.decoder(
                 decoder_input_ids,
+                inputs_embeds=decoder_inputs_embeds,
                 attention_mask=decoder_attention_mask,
                 encoder_hidden_states=encoder_outputs.last_hidden_state,
                 encoder_attention_mask=encoder_outputs.attention_mask,
@@ -908,38 +1104,44 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             text_embeds = self.alignment.text_targets(encoder_outputs.question_embeds)  # (B, D)
 
         loss = loss_align = loss_ce = loss_answer = None
+        # A model may lie on several devices: the terms are added up where the labels are.
+        device = encoder_outputs.last_hidden_state.device if labels is None else labels.device
         if labels is not None or return_loss:
             text_ids = self._text_ids(
                 *((input_ids, attention_mask) if align_input_ids is None else (align_input_ids, align_attention_mask))
             )
             losses = self.alignment(
                 encoder_outputs.image_embeds, text_embeds, encoder_outputs.image_index, text_ids, image_ids
-            )  # (B,)
-            num_rows = len(losses) if text_ids is None else (text_ids >= 0).any(dim=-1).sum().clamp(min=1)
+            ).to(device)  # (B,)
+            num_rows = len(losses) if text_ids is None else (text_ids >= 0).any(dim=-1).sum().clamp(min=1).to(device)
             loss_align = losses.sum() / (num_rows if num_rows_in_batch is None else num_rows_in_batch)
         if labels is not None:
             answered = labels != -100
             share = 1.0 if num_items_in_batch is None else answered.sum() / num_items_in_batch
             if num_rows_in_batch is None:
                 loss_align = loss_align * share
+            states = decoder_outputs.last_hidden_state  # (B, A, D)
             if logits is not None:
-                answer_logits = logits[answered]  # (answer tokens, V)
+                answer_logits = logits[answered.to(logits.device)]  # (answer tokens, V)
             else:
                 # Half of PathVQA's answers are one word: most of (B, A) is padding that needs no vocabulary scores.
-                answer_logits = self._score(decoder_outputs.last_hidden_state[answered])
+                answer_logits = self._score(states[answered.to(states.device)])
             num_items = answered.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            answer_labels = labels[answered].to(answer_logits.device)
             loss_ce = F.cross_entropy(
-                answer_logits.float(), labels[answered], reduction="sum", label_smoothing=answer_smoothing
+                answer_logits.float(), answer_labels, reduction="sum", label_smoothing=answer_smoothing
             )
-            loss_ce = loss_ce / num_items
+            loss_ce = loss_ce.to(device) / num_items
             loss = self.config.lambda_align * loss_align + self.config.lambda_ce * loss_ce
-            if self.config.lambda_answer > 0:
-                losses = self._answer_losses(decoder_outputs.last_hidden_state[:, 0], labels)  # (B,)
+            if self.config.predict_answer or self.config.lambda_answer > 0:
+                losses = self._answer_losses(states[:, 0], labels).to(device)  # (B,)
                 num_answers = answered.any(dim=-1).sum().clamp(min=1) / share
                 loss_answer = losses.sum() / (num_answers if num_answers_in_batch is None else num_answers_in_batch)
                 loss = loss + self.config.lambda_answer * loss_answer
         elif return_loss:
             loss = self.config.lambda_align * loss_align
+        if self.training and loss is not None:
+            self._warn_of_targets_never_centered(labels)
 
         return MMJepaOutput(
             loss=loss,
@@ -983,11 +1185,13 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         pooled = self.encoder.encode_texts(
             distinct.masked_fill(~has_token, self.config.text_config.pad_token_id), has_token.long()
         )
-        targets = self.answer_prediction.targets(pooled)[rows]  # (B, D)
-        return self.answer_prediction(states, targets, distinct.masked_fill(~has_token, -1)[rows])
+        prediction = self._answer_prediction()
+        targets = prediction.targets(pooled)[rows.to(pooled.device)]  # (B, D)
+        return prediction(states, targets, distinct.masked_fill(~has_token, -1)[rows])
 
     def _score(self, answer_states: torch.Tensor) -> torch.Tensor:
-        return self.lm_head(answer_states) + self.final_logits_bias
+        logits = self.lm_head(answer_states)
+        return logits + self.final_logits_bias.to(logits.device)
 
 
 MMJepaForConditionalGeneration.register_for_auto_class("AutoModel")

@@ -1,6 +1,7 @@
 """Images, questions and answers as users have them -> the model's tensors, and token ids back to text."""
 
 import base64
+import operator
 import os
 import re
 import time
@@ -26,7 +27,7 @@ import PIL.ImageOps
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import ChannelDimension, ImageInput, is_valid_image, to_numpy_array
 from transformers.processing_utils import ProcessingKwargs, Unpack
-from transformers.utils import logging
+from transformers.utils import is_torch_tensor, logging
 
 logger = logging.get_logger(__name__)
 
@@ -96,7 +97,7 @@ class MMJepaProcessor(ProcessorMixin):
         Raises:
             ValueError: the numbers of images, questions, answers and indices do not fit each other; there is no image
                 at a path, or in bytes; or a text has half of a character.
-            TypeError: an image, a question or an answer is of a type that is not listed above.
+            TypeError: an image, a question, an answer or an index is of a type that is not listed above.
         """
         if images is None and text is None and answers is None:
             raise ValueError("nothing to process: give `images`, `text`, `answers` or several of them.")
@@ -105,7 +106,7 @@ class MMJepaProcessor(ProcessorMixin):
         layout = images_kwargs.pop("input_data_format", None)
         data: dict[str, Any] = {}
         if image_index is not None:
-            data["image_index"] = [int(index) for index in image_index]
+            data["image_index"] = whole_numbers(image_index)
         images = None if images is None else [load_rgb(image, layout) for image in flat_list(images)]
         questions = None if text is None else check_strings("text", text)
         check_counts(images, questions, data.get("image_index"))
@@ -160,7 +161,12 @@ def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Im
             f"an image is a {type(image).__name__}: give a PIL image, a numpy array or torch tensor, a path, a URL or "
             "the bytes of an image file."
         )
-    return to_rgb(image if isinstance(image, PIL.Image.Image) else array_image(to_numpy_array(image), layout))
+    if isinstance(image, PIL.Image.Image):
+        return to_rgb(image)
+    # numpy has no bfloat16, and float32 holds what any shorter type does.
+    if is_torch_tensor(image) and image.is_floating_point():
+        image = image.float()
+    return to_rgb(array_image(to_numpy_array(image), layout))
 
 
 def encoded_image(source: str) -> bytes:
@@ -274,6 +280,10 @@ def to_8_bit(values: np.ndarray) -> np.ndarray:
     """Brightness as 8-bit integers: 16-bit integers and numbers between 0 and 1 are scaled, 0 to 255 stay."""
     if values.dtype == np.uint8:
         return values
+    if values.dtype.name == "bfloat16":  # of ml_dtypes, which JAX makes: no kind of number to numpy
+        values = values.astype(np.float32)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"an image has values of type {values.dtype}: give numbers, 0 to 1 or 0 to 255.")
     kind, low, high = values.dtype.kind, values.min(), values.max()
     if not 0 <= low <= high <= (255 if kind == "f" else 65535):
         raise ValueError(
@@ -297,6 +307,18 @@ def flat_list(images: Any) -> list:
         if isinstance(item, (list, tuple)) and len(item) != 1:
             raise ValueError(f"question {row} comes with {len(item)} images: give one image a question.")
     return [item[0] if isinstance(item, (list, tuple)) else item for item in images]
+
+
+def whole_numbers(image_index: Any) -> list[int]:
+    """`image_index` as a list; 0.7 is no image's number, and a mask of booleans is none of numbers."""
+    try:
+        if any("bool" in str(getattr(index, "dtype", type(index))) for index in image_index):
+            raise TypeError
+        return [operator.index(index) for index in image_index]
+    except TypeError:
+        raise TypeError(
+            f"image_index is {image_index!r}: give a list with the whole number of an image for each question."
+        ) from None
 
 
 def check_strings(name: str, texts: Any, like: list[str] | None = None) -> list[str]:

@@ -154,7 +154,7 @@ def evaluate_model(
             ]
         learnt_from = with_answers(train_questions)
         metrics |= score_controls(columns, learnt_from, image_ids, seed)
-        if model.config.lambda_answer > 0 and len(learnt_from) > 0:
+        if model.config.predict_answer and len(learnt_from) > 0:
             answers = training_answers(model, processor, learnt_from, batch_size)
             ranked = rank_questions(model, processor, questions, features, image_ids, batch_size, answers)
             columns["ranked"], columns["ranked_probability"] = map(list, zip(*ranked, strict=True))

@@ -6,8 +6,8 @@ decoder_step.onnx   decoder_input_ids (B, A), visual_tokens (B, M, D), question_
                     -> logits (B, V) of the next token
 
 The weights of a graph, in float32, are beside it in a file with its name and `.data`. The folder also holds the
-processor and `generation_config.json`, which names the special tokens. Images have the size that the processor
-makes; I, B, L and A are free.
+processor and `generation_config.json`, which names the special tokens and the length of answers. Images have the size
+that the processor makes; I, B, L and A are free.
 """
 
 import copy
@@ -18,12 +18,25 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.export import Dim
+from transformers import GenerationConfig
 from transformers.exporters import OnnxConfig, OnnxExporter
 
 from ..data.images import prepared_shape
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .command import export_saved_model
+
+SPECIAL_TOKENS = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
+LENGTHS = ("max_length", "max_new_tokens")
+# Settings of `generate` that change neither which token is the most probable nor where an answer ends: those of
+# sampling and beams alone, of caches, and of what is returned.
+WITHOUT_EFFECT = (
+    *("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("early_stopping", "length_penalty", "renormalize_logits"),
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "disable_compile", "compile_config"),
+    *("output_attentions", "output_hidden_states", "output_logits", "output_scores", "return_dict_in_generate"),
+    *("transformers_version", "_from_model_config"),
+)
 
 
 class ImageTower(nn.Module):
@@ -95,11 +108,44 @@ def example_inputs(
     }
 
 
+def greedy_settings(settings: GenerationConfig) -> GenerationConfig:
+    """What of a model's `settings` its greedy answers depend on, with the library's default length where they have
+    none.
+
+    Raises:
+        ValueError: by another of them `generate` would answer otherwise than [`OnnxModel`].
+    """
+    defaults = GenerationConfig._get_default_generation_params()
+    tokens = [f"{name}_token_id" for name in SPECIAL_TOKENS]
+    for name, value in settings.to_diff_dict().items():
+        if name not in (*tokens, *LENGTHS, *WITHOUT_EFFECT) and value not in (None, defaults.get(name)):
+            raise ValueError(
+                f"the model's generation settings have {name} {value!r}, and the exported graphs answer greedily "
+                f"without it: take {name} out of its generation_config.json, or answer with the model itself."
+            )
+    if settings.max_new_tokens is not None:
+        steps = settings.max_new_tokens
+    else:  # a max_length counts the token that answers start with, its default does not
+        steps = defaults["max_length"] if settings.max_length is None else settings.max_length - 1
+    kept = GenerationConfig(**{name: getattr(settings, name) for name in tokens}, max_new_tokens=steps)
+    if kept.decoder_start_token_id is None:
+        kept.decoder_start_token_id = kept.bos_token_id
+    if kept.pad_token_id is None:
+        eos = kept.eos_token_id
+        kept.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    return kept
+
+
 def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, folder: str | Path) -> None:
-    """Writes the folder described at the top of this module; the model itself stays as it is."""
+    """Writes the folder described at the top of this module; the model itself stays as it is.
+
+    Raises:
+        ValueError: the model's generation settings ask for more than greedy answers.
+    """
     folder = Path(folder)
+    settings = greedy_settings(model.generation_config)
     processor.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    settings.save_pretrained(folder)
     model = copy.deepcopy(model).cpu().float().eval()
     image_shape = prepared_shape(processor.image_processor)
     for name, (module, inputs, axes) in example_inputs(model, image_shape).items():

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model, GenerationConfig
 
 from ..configuration_mmjepa import MMJepaConfig
-from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, load_tower
 from ..processing_mmjepa import MMJepaProcessor
 from .command import export_saved_model
 
@@ -35,7 +35,7 @@ def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Modul
         "prefix_ln": model.encoder.prefix_norm,
         "alignment": model.alignment,
     }
-    return modules | ({"answer_prediction": model.answer_prediction} if model.config.lambda_answer > 0 else {})
+    return modules | ({"answer_prediction": model.answer_prediction} if model.config.predict_answer else {})
 
 
 def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
@@ -93,9 +93,9 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
 def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
     """The model that [`export_parts`] wrote, put together from its parts alone; answers are identical."""
     folder = Path(folder)
-    image_encoder = Dinov2Model.from_pretrained(folder / "image_encoder")
-    generator = BartForConditionalGeneration.from_pretrained(folder / "generator_bart")
-    teacher = BartModel.from_pretrained(folder / "teacher_bart")
+    image_encoder = load_tower(Dinov2Model, folder / "image_encoder")
+    generator = load_tower(BartForConditionalGeneration, folder / "generator_bart")
+    teacher = load_tower(BartModel, folder / "teacher_bart")
     own = json.loads((folder / "adapters" / "mm_config.json").read_text())
     config = MMJepaConfig(vision_config=image_encoder.config, text_config=generator.config, **own)
     model = MMJepaForConditionalGeneration(config).to(image_encoder.dtype)

@@ -52,6 +52,55 @@ def test_without_its_weight_the_model_has_no_parameters_for_it(make_model):
         without.encode_answers(torch.tensor([[0, 5, 2]]))
 
 
+def test_the_weight_of_its_loss_changes_after_loading_and_ranking_stays(make_model, batch, tmp_path):
+    make_model(lambda_answer=0.25).save_pretrained(tmp_path)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_index")}
+    answers = torch.tensor([[0, 5, 2], [0, 6, 2]])
+    models = [
+        MMJepaForConditionalGeneration.from_pretrained(tmp_path, lambda_answer=weight) for weight in (0.25, 0, 2)
+    ]
+    models.append(MMJepaForConditionalGeneration.from_pretrained(tmp_path))
+    models[-1].config.lambda_answer = 0
+    for model in models:
+        output = model(**batch)
+        total = 0.5 * output.loss_align + output.loss_ce + model.config.lambda_answer * output.loss_answer
+        torch.testing.assert_close(output.loss, total)
+        expected = models[0].rank_answers(models[0].encode_answers(answers), **inputs)
+        assert torch.equal(model.rank_answers(model.encode_answers(answers), **inputs), expected)
+    models[1].save_pretrained(tmp_path / "again")
+    again = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "again")
+    assert again.config.lambda_answer == 0 and again.config.predict_answer
+    assert torch.equal(again.rank_answers(again.encode_answers(answers), **inputs), expected)
+
+
+def test_without_its_weights_its_loss_is_refused_in_words(make_model, batch, tmp_path):
+    model = make_model(lambda_answer=0)
+    assert make_model(predict_answer=False, lambda_answer=0.25).config.lambda_answer == 0
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lambda_answer is 0.1, but predict_answer is False"):
+        MMJepaForConditionalGeneration.from_pretrained(tmp_path, lambda_answer=0.1)
+    model.config.lambda_answer = 0.1
+    with pytest.raises(ValueError, match="predict_answer is False, lambda_answer is 0.1: this model has no weights"):
+        model(**batch)
+
+
+def test_weights_without_their_loss_are_made_where_asked_for(make_model, batch):
+    model = make_model(lambda_answer=0, predict_answer=True).train()
+    output = model(**batch)
+    torch.testing.assert_close(output.loss, 0.5 * output.loss_align + output.loss_ce)
+    output.loss.backward()
+    assert (model.answer_prediction.projector.weight.grad == 0).all()  # as several processes need it
+
+
+@pytest.mark.parametrize("lambda_answer", [0.25, 0.0])
+def test_a_configuration_from_before_the_field_says_it_by_the_losss_weight(make_config, lambda_answer):
+    fields = make_config(lambda_answer=lambda_answer).to_dict()
+    del fields["predict_answer"]
+    for changed in ({}, {"lambda_answer": 0}):
+        config = type(make_config()).from_dict(dict(fields), **changed)
+        assert config.predict_answer == (lambda_answer > 0)
+
+
 def test_its_loss_is_part_of_the_total_and_reaches_the_image(make_model, batch):
     model = make_model(lambda_answer=0.25).train()
     output = model(**batch)

@@ -1,6 +1,7 @@
 """The configuration: its errors, and that it is loaded as it was saved."""
 
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
 
@@ -13,10 +14,10 @@ from mmjepa.configuration_mmjepa import MMJepaConfig
         ("alignment_loss", "mse"),
         ("alignment_target", "raw"),
         ("num_image_tokens", 0),
-        ("num_image_tokens", 2.5),
         ("lambda_align", -0.1),
         ("lambda_ce", float("nan")),
         ("initializer_factor", 0),
+        ("rank_threshold", float("nan")),
         ("vision_config", {"model_type": "vit"}),
         ("text_config", {"model_type": "t5"}),
     ],
@@ -24,6 +25,54 @@ from mmjepa.configuration_mmjepa import MMJepaConfig
 def test_config_errors_name_the_field(field, value):
     with pytest.raises(ValueError, match=field):
         MMJepaConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vision_config", "facebook/dinov2-base"),
+        ("num_image_tokens", 2.5),
+        ("num_image_tokens", True),
+        ("num_image_tokens", "8"),
+        ("num_image_tokens", None),
+        ("visual_prefix", None),
+        ("aligned_token", 3),
+        ("aligned_token", 1),
+        ("image_pooling", 1),
+        ("project_image", "no"),
+        ("alignment_target", True),
+        ("lambda_align", "0.5"),
+        ("lambda_ce", True),
+        ("lambda_answer", None),
+        ("predict_answer", "yes"),
+        ("rank_threshold", "high"),
+        ("tie_word_embeddings", 1),
+        ("initializer_factor", "1"),
+        ("is_encoder_decoder", "true"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_when_made_loaded_and_set(make_config, field, value):
+    config = make_config()
+    for give in (
+        lambda: MMJepaConfig(**{field: value}),
+        lambda: MMJepaConfig.from_dict(config.to_dict(), **{field: value}),
+        lambda: setattr(config, field, value),
+    ):
+        with pytest.raises(StrictDataclassFieldValidationError, match=f"(?s){field}.*{type(value).__name__}"):
+            give()
+
+
+def test_whole_numbers_are_weights_of_losses_too():
+    assert MMJepaConfig(lambda_align=1, lambda_answer=0, rank_threshold=1).lambda_align == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("visual_prefix", "cls"), ("lambda_align", -1.0), ("num_image_tokens", 0)]
+)
+def test_a_value_given_where_a_configuration_is_loaded_is_checked(make_config, tmp_path, field, value):
+    make_config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=field):
+        MMJepaConfig.from_pretrained(tmp_path, **{field: value})
 
 
 def test_config_round_trips_with_its_parts_as_dicts_or_objects(make_config, tmp_path):

@@ -71,6 +71,52 @@ def test_what_was_encoded_once_answers_again_and_again_in_every_mode(model, inpu
     assert encoded == []
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("images", ["pixel_values", "image_features", "encoder_outputs"])
+def test_the_decoders_steps_get_states_and_mask_alone(model, inputs, mode, images):
+    """Repeated for each beam; what only the encoder or a loss reads would be repeated and kept for nothing."""
+    expected = generate(model, mode, **inputs).sequences
+    if images == "image_features":
+        with torch.no_grad():
+            inputs["image_features"] = model.get_image_features(inputs.pop("pixel_values"))
+    elif images == "encoder_outputs":
+        with torch.no_grad():
+            inputs = {images: model.encoder(**inputs)}
+    given = copy.deepcopy(inputs)
+    steps, texts = [], []
+    model.register_forward_pre_hook(lambda module, args, kwargs: steps.append(dict(kwargs)), with_kwargs=True)
+    model.encoder.text_encoder.register_forward_hook(lambda *called: texts.append(called))
+    for_a_loss = {"align_input_ids": torch.full((4, 3), 7), "align_attention_mask": torch.ones(4, 3)}
+    for_a_loss |= {"labels": torch.full((4, 3), 7), "image_ids": torch.arange(2), "return_loss": True}
+    answers = generate(model, mode, **inputs, **for_a_loss).sequences
+    assert torch.equal(answers, expected)
+    rows = 4 * max(MODES[mode].get("num_beams", 1), MODES[mode].get("num_return_sequences", 1))
+    for step in steps:
+        kept = {name for name, value in step.items() if isinstance(value, torch.Tensor)}
+        assert kept <= {"decoder_input_ids", "decoder_attention_mask"}
+        assert set(step["encoder_outputs"]) == {"last_hidden_state", "attention_mask"}
+        assert {len(value) for value in step["encoder_outputs"].values()} == {rows}
+        assert step.get("image_features") is None
+    assert len(texts) == (0 if images == "encoder_outputs" else 1)  # the questions, and no text to align
+    for name, value in inputs.items():
+        torch.testing.assert_close(value, given[name], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["greedy", "beam"])
+def test_generate_returns_the_text_encoders_states_where_asked(make_model, inputs, mode):
+    model = make_model(attn_implementation="eager")
+    output = model.generate(
+        **inputs,
+        **MODES[mode],
+        max_new_tokens=2,
+        return_dict_in_generate=True,
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    assert len(output.encoder_hidden_states) == len(output.encoder_attentions) + 1 == 3
+    assert len(output.encoder_hidden_states[0]) == 4
+
+
 def test_beam_scores_are_the_log_probabilities_of_their_answers(model, inputs):
     output = model.generate(
         **inputs,

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 import torch
+from tiny import TEXT
 from torch.nn import functional as F
-from transformers import BartForConditionalGeneration, BartModel, Dinov2Model
+from transformers import BartConfig, BartForConditionalGeneration, BartModel, Dinov2Model
 
 from mmjepa.modeling_mmjepa import (
     MMJepaForConditionalGeneration,
@@ -235,6 +236,31 @@ def test_where_an_image_lies_is_checked_once_and_not_on_the_training_path_of_a_d
         resolve(index, 2, ids)
 
 
+@pytest.mark.parametrize("wrong", [[-1, 0, 1, 0], [0, 1, 2, 0]])
+def test_an_image_that_is_not_there_is_refused_where_the_range_cannot_be_read(make_model, batch, monkeypatch, wrong):
+    """Under compilation, and as on the training path of a device."""
+    model = make_model().train()
+    pytest.importorskip("torch", minversion="2.13", reason="torch 2.8 breaks the graph where labels are picked out")
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(**batch)
+    with pytest.raises(RuntimeError, match="image_index is out of range: allowed are 0 to 1"):
+        compiled(**{**batch, "image_index": torch.tensor(wrong)})
+    modelling = sys.modules[MMJepaForConditionalGeneration.__module__]
+    resolve = modelling.resolve_image_index
+    monkeypatch.setattr(
+        modelling, "resolve_image_index", lambda *given, check_range: resolve(*given, check_range=False)
+    )
+    with pytest.raises(RuntimeError, match="image_index is out of range: allowed are 0 to 1"):
+        model(**{**batch, "image_index": torch.tensor(wrong)})
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
+def test_an_index_of_any_whole_number_type_means_the_same(make_model, batch, dtype):
+    model = make_model()
+    given = {**batch, "image_index": batch["image_index"].to(dtype)}
+    assert torch.equal(model(**given).logits, model(**batch).logits)
+
+
 def test_masked_mean_ignores_padding_and_gives_zeros_for_an_empty_row():
     states, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]])
     mean = masked_mean(states, mask)
@@ -413,12 +439,44 @@ def test_the_text_encoder_bart_of_the_same_checkpoint_is_a_separate_tensor(check
         ({"image_index": None}, "2 images for 4 questions"),
         ({"image_index": torch.tensor([0, 1, 2, 0])}, "runs from 0 to 2, but there are 2 images"),
         ({"image_index": torch.tensor([0, 1])}, r"shape \(2,\) for 4 questions"),
+        ({"image_index": torch.tensor([0, 0.7, 1, 1])}, "torch.float32: give each question the whole number"),
+        ({"image_index": torch.tensor([True, False, True, True])}, "torch.bool: give each question the whole number"),
         ({"input_ids": None}, "neither input_ids nor encoder_outputs"),
     ],
 )
 def test_a_bad_call_says_what_to_do(make_model, batch, change, message):
     with pytest.raises(ValueError, match=message):
         make_model()(**{**batch, **change})
+
+
+def test_training_without_anything_to_learn_from_says_what_to_do(model, batch):
+    inputs = without_labels(batch)
+    assert model(**inputs).loss is None
+    with pytest.raises(
+        ValueError, match="no labels .*label_smoothing_factor .* leave it at 0, and put answer_smoothing"
+    ):
+        model.train()(**inputs)
+    assert model(**inputs, return_loss=True).loss.isfinite()
+
+
+def test_embeddings_stand_in_the_place_of_the_decoders_ids(model, batch):
+    ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+    inputs = {**without_labels(batch), "decoder_inputs_embeds": model.decoder.embed_tokens(ids)}
+    expected = model(**batch)
+    torch.testing.assert_close(model(**inputs).logits, expected.logits)
+    torch.testing.assert_close(model(**inputs, labels=batch["labels"]).loss, expected.loss)
+    other = {**inputs, "decoder_inputs_embeds": inputs["decoder_inputs_embeds"].flip(0)}
+    assert not torch.allclose(model(**other).logits, expected.logits, atol=1e-3)
+    with pytest.raises(ValueError, match="exactly one of decoder_input_ids or decoder_inputs_embeds"):
+        model(**inputs, decoder_input_ids=ids)
+
+
+def test_visual_tokens_are_found_by_the_librarys_name_too(model, batch):
+    features = model.get_image_features(batch["pixel_values"])
+    again = type(features)(image_embeds=features.image_embeds, visual_tokens=features.visual_tokens)
+    for found in (features, again):
+        for tokens in (found["pooler_output"], found.pooler_output, found.get("pooler_output")):
+            assert tokens is found.visual_tokens is found["visual_tokens"]
 
 
 @pytest.mark.parametrize("images", ["pixel_values", "image_features"])
@@ -444,9 +502,7 @@ def test_projection_can_only_be_switched_off_between_equal_widths(make_config, m
 @pytest.mark.parametrize("tied", [True, False])
 def test_whether_the_head_is_tied_is_as_asked_else_as_in_the_bart_checkpoint(checkpoints, tmp_path, tied):
     build = MMJepaForConditionalGeneration.from_vision_text_pretrained
-    bart = BartForConditionalGeneration.from_pretrained(checkpoints["text"])
-    bart.config.tie_word_embeddings = tied
-    bart.save_pretrained(tmp_path)
+    BartForConditionalGeneration(BartConfig(**TEXT, tie_word_embeddings=tied)).save_pretrained(tmp_path)
     for expected, given in ((tied, {}), (not tied, {"tie_word_embeddings": not tied})):
         model = build(checkpoints["vision"], str(tmp_path), **given)
         assert model.config.tie_word_embeddings == expected

@@ -295,6 +295,28 @@ def test_arguments_reach_the_part_they_are_for(processor, image):
     assert batch["pixel_values"].shape == (1, 3, 14, 14)
 
 
+@pytest.mark.parametrize("to_array", [np.asarray, torch.tensor, list, tuple])
+def test_an_index_of_whole_numbers_is_taken_in_every_form(processor, image, to_array):
+    batch = processor([image, image], QUESTIONS[:2], image_index=to_array([1, 0]), return_tensors="pt")
+    assert batch["image_index"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_tensor_of_any_floating_type_is_the_same_image(processor, dtype, scale):
+    values = torch.linspace(0, 1, 3 * 30 * 30, requires_grad=True).view(3, 30, 30)
+    batch = processor(images=[(values * scale).to(dtype)], return_tensors="pt")
+    expected = processor(images=[(values * 255).detach().round().byte()], return_tensors="pt")
+    torch.testing.assert_close(batch["pixel_values"], expected["pixel_values"], atol=0.04, rtol=0)
+
+
+def test_an_array_of_bfloat16_is_the_same_image_as_one_of_float32(processor):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    values = np.linspace(0, 1, 900, dtype=np.float32).reshape(30, 30).astype(ml_dtypes.bfloat16)
+    batches = [processor(images=array, return_tensors="np") for array in (values, values.astype(np.float32))]
+    np.testing.assert_array_equal(batches[0]["pixel_values"], batches[1]["pixel_values"])
+
+
 def test_an_unknown_argument_is_reported(processor, warnings_again):
     processor(text="yes", magnification=40)
     assert "`magnification` is not a valid argument" in warnings_again.text
@@ -312,6 +334,18 @@ def test_an_unknown_argument_is_reported(processor, warnings_again):
         ({"images": 2, "text": 3, "image_index": [0, 1]}, ValueError, "image_index holds 2 numbers for 3 questions"),
         ({"images": 2, "text": 3, "image_index": [0, 1, 2]}, ValueError, "is 2 for question 2: give 0 to 1"),
         ({"images": 2, "text": 3, "image_index": [0, -1, 1]}, ValueError, "is -1 for question 1: give 0 to 1"),
+        (
+            {"images": 2, "text": 2, "image_index": [0.7, 1]},
+            TypeError,
+            r"\[0.7, 1\]: give a list with the whole number",
+        ),
+        ({"images": 2, "text": 2, "image_index": [True, False]}, TypeError, "the whole number of an image"),
+        ({"images": 2, "text": 2, "image_index": np.array([0.0, 1.0])}, TypeError, "the whole number of an image"),
+        ({"images": 2, "text": 2, "image_index": torch.tensor([0.0, 1.0])}, TypeError, "the whole number of an image"),
+        ({"images": 2, "text": 2, "image_index": torch.tensor([True, True])}, TypeError, "the whole number of an"),
+        ({"images": 2, "text": 2, "image_index": ["0", "1"]}, TypeError, "the whole number of an image"),
+        ({"images": 2, "text": 2, "image_index": 1}, TypeError, "image_index is 1: give a list"),
+        ({"images": np.full((4, 4), 1j)}, ValueError, "values of type complex128: give numbers"),
         ({"text": 2, "answers": ["yes"]}, ValueError, "1 answers for 2 questions"),
         ({"text": 2, "answers": ["yes", None]}, TypeError, "`answers` holds a NoneType: give a string"),
         ({"text": 7.5}, TypeError, "`text` holds a float: give a string"),

@@ -271,10 +271,21 @@ def test_a_named_checkpoint_is_resumed_and_without_any_it_is_an_error_or_a_new_s
 def test_a_saved_models_weights_of_the_losses_and_attention_change_by_flag(trained):
     flags = ["--model_name_or_path", str(trained), "--use_cpu", "--num_image_tokens", "8"]  # 8 it has
     arguments, _, _ = parse_arguments(
-        [*flags, "--lambda_align", "0.125", "--lambda_ce", "3", "--attn_implementation", "eager"]
+        [
+            *flags,
+            "--lambda_align",
+            "0.125",
+            "--lambda_ce",
+            "3",
+            "--lambda_answer",
+            "0",
+            "--attn_implementation",
+            "eager",
+        ]
     )
     config = build(arguments)[1].config
     assert (config.lambda_align, config.lambda_ce, config._attn_implementation) == (0.125, 3.0, "eager")
+    assert config.lambda_answer == 0 and config.predict_answer
     unchanged = build(parse_arguments(flags)[0])[1].config
     assert (unchanged.lambda_align, unchanged.lambda_ce) == (0.5, 1.0)
 

@@ -382,7 +382,7 @@ class ModelArguments:
     lambda_align: float | None = config_flag("lambda_align", "Weight of the alignment loss.")
     lambda_ce: float | None = config_flag("lambda_ce", "Weight of the answer loss.")
     lambda_answer: float | None = config_flag(
-        "lambda_answer", "Weight of the loss of the answer's predicted embedding; 0 is without it."
+        "lambda_answer", "Weight of the loss of the answer's predicted embedding; a new model with 0 is without it."
     )
     attn_implementation: str | None = HfArg(default=None, help="sdpa, eager or flash_attention_2.")
     bf16_text_encoder: bool = HfArg(

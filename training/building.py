@@ -1,7 +1,6 @@
 """Flags -> processor and model."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,14 +20,13 @@ from ..configuration_mmjepa import MMJepaConfig
 from ..data.batches import alignment_text
 from ..data.images import prepared_shape
 from ..data.loading import TEXT_COLUMNS
-from ..evaluation.answering import batches, evaluating, in_shares
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is of a whole processor
 # What can change in a saved model's configuration. The other fields shape its weights or what they learnt.
-CHANGEABLE = ("lambda_align", "lambda_ce")
+CHANGEABLE = ("lambda_align", "lambda_ce", "lambda_answer")
 
 
 def build(
@@ -212,29 +210,10 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
 def center_targets(
     model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, rows: Dataset, device: torch.device
 ) -> None:
-    """Centres the model's targets: of the alignment, where it is "centered", on the mean of the text encoder's
-    embeddings of the distinct alignment texts, and of the predicted answers on that of the distinct answers.
-
-    Each is encoded once, on `device`, by one of the processes.
-    """
-    config = model.config
-
-    def pool(texts: Sequence[str]) -> list[torch.Tensor]:
-        pooled: list[torch.Tensor] = []
-        for batch in batches(texts, 256):
-            text = processor(text=batch, return_tensors="pt").to(device)
-            pooled += model.encoder.encode_texts(text["input_ids"], text["attention_mask"]).float().cpu()
-        return pooled
-
+    """Centres the model's targets on the texts and answers of the training rows, which are encoded on `device`."""
     texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
-    means: list[tuple[torch.Tensor, set[str]]] = []
-    if config.alignment_target == "centered":
-        means.append((model.alignment.text_mean, {alignment_text(row, config.alignment_text) for row in texts}))
-    if config.lambda_answer > 0:
-        means.append((model.answer_prediction.answer_mean, set(texts["answer"])))
+    aligned = (alignment_text(row, model.config.alignment_text) for row in texts)
     text_encoder, own_device = model.encoder.text_encoder, model.device
-    with evaluating(model):
-        text_encoder.to(device)
-        for mean, distinct in means:
-            mean.copy_(torch.stack(in_shares(sorted(distinct - {""}), pool)).mean(dim=0))
-        text_encoder.to(own_device)
+    text_encoder.to(device)
+    model.center_targets(processor, aligned, texts["answer"])
+    text_encoder.to(own_device)

@@ -1,5 +1,6 @@
 """The three ONNX graphs in onnxruntime: the same answers as the model's, for any number of images and questions."""
 
+import json
 import re
 import subprocess
 import sys
@@ -50,6 +51,103 @@ def test_answers_in_onnxruntime_are_the_models_greedy_answers(exported, count, i
     answers = OnnxModel(folder).generate(**processor(**inputs, return_tensors="np"))
     expected = model.generate(**processor(**inputs, return_tensors="pt"))
     assert answers.tolist() == expected.tolist()
+
+
+def test_left_padded_questions_get_the_same_answers(exported):
+    model, folder = exported
+    processor = MMJepaProcessor.from_pretrained(folder)
+    inputs = {"images": images(3), "text": QUESTIONS}
+    right = OnnxModel(folder).generate(**processor(**inputs, return_tensors="np"))
+    padded = processor(**inputs, padding_side="left", return_tensors="np")
+    assert padded["attention_mask"][0, 0] == 0
+    assert OnnxModel(folder).generate(**padded).tolist() == right.tolist()
+
+
+@pytest.mark.parametrize("image_index", [[-1, 0, 0], [0, 1, 2], [0, 1], [0.0, 1.0, 0.0], None])
+def test_an_image_that_is_not_there_is_refused(exported, image_index):
+    _, folder = exported
+    processor = MMJepaProcessor.from_pretrained(folder)
+    inputs = processor(images=images(2), return_tensors="np") | processor(text=QUESTIONS, return_tensors="np")
+    index = None if image_index is None else np.array(image_index)
+    with pytest.raises(ValueError, match="for 3 questions about 2 images: give one of the numbers 0 to 1"):
+        OnnxModel(folder).generate(**inputs, image_index=index)
+
+
+@pytest.fixture
+def settings_alone(make_model, processor, exported, tmp_path, monkeypatch):
+    """A function that exports a model with other settings, beside the graphs of `exported`, whose weights it has."""
+    source, graphs = exported
+    monkeypatch.setattr("mmjepa.export.onnx.example_inputs", lambda model, image_shape: {})
+    for path in graphs.glob("*.onnx*"):
+        (tmp_path / path.name).symlink_to(path)
+
+    def export(**settings):
+        model = make_model(visual_prefix=source.config.visual_prefix)
+        model.load_state_dict(source.state_dict())
+        model.generation_config.update(**settings)
+        export_onnx(model, processor, tmp_path)
+        return model, OnnxModel(tmp_path)
+
+    return export
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eos_token_id": None},
+        {"eos_token_id": None, "max_length": 6},
+        {"eos_token_id": None, "max_length": 6, "max_new_tokens": 3},
+        {"forced_eos_token_id": [7, 5], "max_new_tokens": 4},
+        {"eos_token_id": [2, 11, 12], "max_new_tokens": 20},
+        {"forced_bos_token_id": 0, "max_new_tokens": 1},
+        {"pad_token_id": None},
+        {"num_beams": 1, "do_sample": False, "no_repeat_ngram_size": 0, "repetition_penalty": 1.0, "top_k": 5},
+    ],
+)
+def test_the_settings_of_an_export_hold_when_it_answers(settings_alone, settings, processor):
+    model, onnx = settings_alone(**settings)
+    inputs = {"images": images(3), "text": QUESTIONS}
+    expected = model.generate(**processor(**inputs, return_tensors="pt"))
+    assert onnx.generate(**processor(**inputs, return_tensors="np")).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("no_repeat_ngram_size", 2),
+        ("repetition_penalty", 1.5),
+        ("num_beams", 4),
+        ("do_sample", True),
+        ("min_new_tokens", 3),
+        ("bad_words_ids", [[5]]),
+        ("suppress_tokens", [5]),
+        ("begin_suppress_tokens", [5]),
+        ("sequence_bias", [[[5], 2.0]]),
+        ("max_time", 1.0),
+        ("stop_strings", ["."]),
+        ("exponential_decay_length_penalty", (2, 1.5)),
+        ("encoder_repetition_penalty", 1.5),
+        ("guidance_scale", 2.0),
+    ],
+)
+def test_settings_that_the_graphs_do_not_follow_are_refused(settings_alone, name, value):
+    with pytest.raises(ValueError, match=f"settings have {name} .*take {name} out of its generation_config.json"):
+        settings_alone(**{name: value})
+
+
+@pytest.mark.parametrize("change", [{"no_repeat_ngram_size": 2}, {"max_new_tokens": None}])
+def test_settings_that_were_changed_after_the_export_are_refused(settings_alone, tmp_path, change):
+    settings_alone()
+    path = tmp_path / "generation_config.json"
+    settings = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({name: value for name, value in settings.items() if value is not None}))
+    with pytest.raises(ValueError, match=f"{'no ' * (None in change.values())}{next(iter(change))}.*export the model"):
+        OnnxModel(tmp_path)
+
+
+def test_a_misspelt_option_of_a_session_is_refused(exported):
+    with pytest.raises(TypeError, match="provider"):
+        OnnxModel(exported[1], provider=["CPUExecutionProvider"])
 
 
 # Answers as README.md shows it, where PyTorch is not installed.
