@@ -42,6 +42,8 @@ class MMJepaConfig(PreTrainedConfig):
             question and answer together, without a question as "priority". Else the column of that name.
         rank_threshold: the probability from which a ranked answer is as good as a written one, measured on the
             validation split at the end of training; None where it was not measured.
+        held_out: what of the training images was held out, a dict of percentage, seed, group_column and a hash of the
+            images for each training of the model; None where nothing of them was, or where it is not known.
         lambda_align, lambda_ce, lambda_answer: weights of the alignment, the answers' tokens and the answers'
             embeddings in the total loss. With lambda_answer the decoder's first state predicts the embedding of the
             answer (VL-JEPA, arXiv 2512.10942), which also scores a closed list of answers (`rank_answers`); with 0
@@ -86,6 +88,7 @@ class MMJepaConfig(PreTrainedConfig):
     lambda_ce: float = 1.0
     lambda_answer: float = 0.25
     rank_threshold: float | None = None
+    held_out: list | None = None
     tie_word_embeddings: bool = True
     position_turns: float = 2.0
     position_sharpness: float = 6.0
