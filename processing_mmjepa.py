@@ -190,21 +190,26 @@ def stated_white(image: PIL.Image.Image, encoded: bytes) -> int | None:
 
 def wide_colors(image: PIL.Image.Image, encoded: bytes) -> np.ndarray | None:
     """The values (H, W, C) of a file of 16-bit colours whose higher bytes are nearly all that is black; else None."""
-    tiles = [] if image.mode not in ("RGB", "RGBA") else getattr(image, "tile", [])
-    raw_mode = tiles[0][3] if tiles and isinstance(tiles[0][3], str) else tiles[0][3][0] if tiles else ""
-    if not encoded or not isinstance(raw_mode, str) or not re.search("16[BLN]$", raw_mode):
+    tiles: Any = getattr(image, "tile", [])
+    raw_mode = raw_mode_of(tiles[0]) if tiles and encoded else ""
+    if not re.fullmatch("RGBA?;16[BLN]", raw_mode):
         return None
     higher = np.asarray(image)  # (H, W, C)
     if higher[..., :3].max() >= 64:
         return None
     # Read with the other order of bytes, Pillow keeps the lower one.
-    other = "L" if raw_mode[-1] == "B" or (raw_mode[-1] == "N" and sys.byteorder == "big") else "B"
+    is_little = raw_mode[-1] == "L" or (raw_mode[-1] == "N" and sys.byteorder == "little")
+    other = raw_mode[:-1] + ("B" if is_little else "L")
     again = PIL.Image.open(BytesIO(encoded), formats=FORMATS)
-    again.tile = [
-        (*tile[:3], raw_mode[:-1] + other if isinstance(tile[3], str) else (raw_mode[:-1] + other, *tile[3][1:]))
-        for tile in again.tile
-    ]
+    tiles = [(*tile[:3], other if isinstance(tile[3], str) else (other, *tile[3][1:])) for tile in again.tile]
+    again.tile = tiles
     return higher * np.uint16(256) + np.asarray(again)
+
+
+def raw_mode_of(tile: tuple) -> str:
+    """How the bytes of a part of a file stand for pixels, such as "RGB;16B"; "" where its decoder does not say."""
+    arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    return arguments[0] if arguments and isinstance(arguments[0], str) else ""
 
 
 def png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:

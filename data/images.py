@@ -261,7 +261,8 @@ def decoded_or_fault(image: dict[str, Any] | None) -> tuple[PIL.Image.Image | No
     try:
         return decode_image(encoded), ""
     except Exception as error:  # Pillow's decoders raise errors of a dozen types
-        return None, why_unreadable(encoded, error.__cause__ or error)
+        cause = error.__cause__
+        return None, why_unreadable(encoded, cause if isinstance(cause, Exception) else error)
 
 
 def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:

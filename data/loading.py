@@ -392,7 +392,7 @@ def one_image(value: Any) -> dict[str, Any] | None:
         raise DataError(f"{shortened(repr(value))} is no image: give a path, an image file, or `bytes` and `path`.")
     encoded, path = value.get("bytes"), value.get("path")
     if isinstance(encoded, str):
-        encoded = base64_image(encoded) or encoded.encode()
+        encoded = base64_image(encoded) or bytes(encoded, "utf-8")
     return {"bytes": encoded, "path": path} if encoded or not path else one_image(path)
 
 
@@ -524,7 +524,7 @@ def single_texts(row: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, 
     return {name: texts[0][name] for name in row}
 
 
-def question_answers(conversation: Any) -> list[tuple[Any, Any]]:
+def question_answers(conversation: Any) -> list[tuple[str, str]]:
     """What is asked and answered in a conversation: turns that ask, each followed by one that answers.
 
     Args:
@@ -537,18 +537,18 @@ def question_answers(conversation: Any) -> list[tuple[Any, Any]]:
         except json.JSONDecodeError as error:
             raise DataError(f"{shortened(repr(conversation))} is no conversation: give a list of turns.") from error
     if isinstance(conversation, dict) and all(isinstance(values, list) for values in conversation.values()):
-        turns = zip(*conversation.values(), strict=True)
-        conversation = [dict(zip(conversation, turn, strict=True)) for turn in turns]
-    turns: list[tuple[str, Any]] = []
+        columns = zip(*conversation.values(), strict=True)
+        conversation = [dict(zip(conversation, values, strict=True)) for values in columns]
+    said: list[tuple[str, Any]] = []
     for turn in conversation if isinstance(conversation, list) else [conversation]:
         if isinstance(turn, dict):
             turn = {key: value for key, value in turn.items() if value is not None}
             speaker = str(turn.get("from", turn.get("role", ""))).lower()
-            said = [(name, turn[name]) for name in (*ASKING, *ANSWERING) if name in turn]
-            turns += [(speaker, turn.get("value", turn.get("content")))] if speaker else said
+            pair = [(name, turn[name]) for name in (*ASKING, *ANSWERING) if name in turn]
+            said += [(speaker, turn.get("value", turn.get("content")))] if speaker else pair
     return [
-        (words(asked).replace("<image>", "").strip(), words(said).strip() if isinstance(said, str) else said)
-        for (first, asked), (second, said) in pairwise(turns)
+        (words(question).replace("<image>", "").strip(), words(answer).strip())
+        for (first, question), (second, answer) in pairwise(said)
         if first in ASKING and second in ANSWERING
     ]
 

@@ -46,7 +46,9 @@ def check_data(
         if conversation_column(first.column_names, columns or {}) is None:
             report["columns"] = find_columns(first.column_names, columns or {}, split)
         splits = load_rows(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
-        groups = {} if group_column is None else {name: groups_of(data, group_column) for name, data in splits.items()}
+        groups = {
+            name: set(groups_of(data, group_column)) for name, data in splits.items() if group_column is not None
+        }
     except (ValueError, OSError) as error:
         report["errors"].append(str(error))
         return report
@@ -56,13 +58,13 @@ def check_data(
     if "train" not in splits:
         report["errors"].append(f"There is no train split among {', '.join(splits)}: name a table or folder train.")
     if "validation" not in splits:
-        things = "training images" if group_column is None else f"groups by {group_column!r} of train"
+        things = "training images" if group_column is None else f"training groups by {group_column!r}"
         report["warnings"].append(f"There is no validation split: training holds out about 10 % of the {things}.")
     for one, other in combinations(groups, 2):
-        if shared := sorted(set(groups[one]) & set(groups[other]) - {""}):
+        if in_both := sorted(groups[one] & groups[other] - {""}):
             report["warnings"].append(
-                f"{count(len(shared), 'group', 'groups')} by {group_column!r} {'has' if len(shared) == 1 else 'have'} "
-                f"rows in both {one} and {other} ({listed(shared)}): what is measured there is too good. Move them "
+                f"{count(len(in_both), 'group', 'groups')} by {group_column!r} {'has' if len(in_both) == 1 else 'have'} "
+                f"rows in both {one} and {other} ({listed(in_both)}): what is measured there is too good. Move them "
                 "into one."
             )
     for one, other in combinations(images, 2):

@@ -76,7 +76,7 @@ def test_what_is_wrong_is_said_before_pytorch_is_imported(tmp_path, words, messa
         ),
         ([{"picture": "a.png", "question": "?", "answer": "yes"}], "train has no column 'image'"),
         ([{"image": "a.png", "question": "?", "answer": ""}], "none of the 1 rows has an answer"),
-        ([{"image": f"{name}.png", "question": "?", "answer": "a"} for name in "ab"], "2 images (100%) are missing"),
+        ([{"image": f"{name}.png", "question": "?", "answer": "a"} for name in "ab"], "train: 2 of 2 images"),
         (None, "holds no data: give a folder of"),
     ],
 )

@@ -49,16 +49,12 @@ def read_rows(
             if split in rows:
                 rows[split] = drop_unanswered(rows[split], split)
         if "validation" in wanted and "validation" not in rows:
-            held_out = {
-                "percentage": data_args.validation_split_percentage,
-                # Not --seed: runs of other seeds, and later evaluations of their models, hold out the same images.
-                "seed": training_args.data_seed or 0,
-                "group_column": data_args.group_column,
-            }
-            workers = data_args.preprocessing_num_workers
+            # Not --seed: runs of other seeds, and later evaluations of their models, hold out the same images.
+            share, seed = data_args.validation_split_percentage, training_args.data_seed or 0
+            groups, workers = data_args.group_column, data_args.preprocessing_num_workers
             images = data_hash(rows["train"], workers)
-            rows["train"], rows["validation"] = hold_out(rows["train"], *held_out.values(), num_proc=workers)
-            held_out["images"] = images
+            held_out = {"percentage": share, "seed": seed, "group_column": groups, "images": images}
+            rows["train"], rows["validation"] = hold_out(rows["train"], share, seed, groups, workers)
             logger.info(
                 "There is no validation split: %d of %d rows of train are held out for it, those about %s",
                 *(len(rows["validation"]), len(rows["train"]) + len(rows["validation"]), described(held_out)),
