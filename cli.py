@@ -1,6 +1,7 @@
 """The command `mmjepa`. Each subcommand imports what it needs when it is called: `--help` is there at once."""
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -179,8 +180,8 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
 ) -> None:
     """Ask a model about an image: answers, how sure it is, and whether the image decided them."""
-    if not image.is_file():
-        raise typer.BadParameter(f"{image} is no file: give an image file that exists.", param_hint="IMAGE")
+    if not os.path.isfile(image):  # a Path raises OSError where it is long
+        raise typer.BadParameter(f"{str(image)[:200]} is no file: give an image file that exists.", param_hint="IMAGE")
     from .evaluation.asking import ask as ask_model
     from .evaluation.asking import load_saved
 

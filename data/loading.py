@@ -164,8 +164,8 @@ def load_splits(dataset_name: str, config_name: str | None = None) -> dict[str, 
     elif path.suffix.lower() in TABLE_SUFFIXES and not path.exists():
         raise DataError(f"there is no file {path}.")
     else:
-        if path.is_dir() and glob.has_magic(str(path)):
-            raise DataError(f"{path} has one of the characters * ? [ in its name: rename it, or name its files.")
+        if path.is_dir() and "[" in str(path):
+            raise DataError(f"{path} has a [ in its name, where files are not found: rename it, or name its files.")
         with naming_unreadable(path):
             splits = load_dataset(dataset_name, config_name)
     return {split: (rows, path) for split, rows in splits.items()}

@@ -46,9 +46,8 @@ def check_data(
         if conversation_column(first.column_names, columns or {}) is None:
             report["columns"] = find_columns(first.column_names, columns or {}, split)
         splits = load_rows(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
-        groups = {
-            name: set(groups_of(data, group_column)) for name, data in splits.items() if group_column is not None
-        }
+        grouped = splits if group_column is not None else {}
+        groups = {split: set(groups_of(rows, group_column)) - {""} for split, rows in grouped.items()}
     except (ValueError, OSError) as error:
         report["errors"].append(str(error))
         return report
@@ -61,11 +60,11 @@ def check_data(
         things = "training images" if group_column is None else f"training groups by {group_column!r}"
         report["warnings"].append(f"There is no validation split: training holds out about 10 % of the {things}.")
     for one, other in combinations(groups, 2):
-        if in_both := sorted(groups[one] & groups[other] - {""}):
+        if in_both := sorted(groups[one] & groups[other]):
+            number = count(len(in_both), f"group by {group_column!r} has", f"groups by {group_column!r} have")
             report["warnings"].append(
-                f"{count(len(in_both), 'group', 'groups')} by {group_column!r} {'has' if len(in_both) == 1 else 'have'} "
-                f"rows in both {one} and {other} ({listed(in_both)}): what is measured there is too good. Move them "
-                "into one."
+                f"{number} rows in both {one} and {other} ({listed(in_both)}): what is measured there is too good. "
+                "Move them into one."
             )
     for one, other in combinations(images, 2):
         shared = images[one].keys() & images[other].keys()

@@ -99,6 +99,11 @@ def test_what_is_wrong_with_the_data_is_one_line(call, tmp_path, monkeypatch, ro
     assert len(lines) == 1 and "\n" not in lines[0]
 
 
+def test_an_image_in_base64_is_no_path_and_is_not_shown_as_a_whole(call):
+    run = call("ask", "A" * 100_000, "what is it?")
+    assert run.exit_code == 2 and "is no file" in run.output and len(run.output) < 2000
+
+
 def test_an_export_without_its_packages_says_how_to_install_them(call, saved_folder, monkeypatch):
     monkeypatch.setattr("mmjepa.training.command_line.find_spec", lambda name: None)
     run = call("export", saved_folder, "onnx", "--onnx")

@@ -472,8 +472,8 @@ def test_a_folder_whose_name_is_like_a_pattern_is_read(tmp_path, name, suffix):
     file = tmp_path / name / f"train.{suffix}"
     getattr(rows, {"csv": "to_csv", "jsonl": "to_json", "parquet": "to_parquet"}[suffix])(file)
     assert load_rows(str(file))["train"]["question"][:] == ["what?"]
-    if suffix == "parquet":  # `datasets` looks for the files of a whole folder by patterns
-        with pytest.raises(DataError, match="characters .* in its name: rename it"):
+    if suffix == "parquet" and "[" in name:  # `datasets` looks for the files of a whole folder by patterns
+        with pytest.raises(DataError, match=r"has a \[ in its name, .*: rename it"):
             load_rows(str(file.parent))
     else:
         assert load_rows(str(file.parent))["train"]["question"][:] == ["what?"]
