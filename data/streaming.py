@@ -17,6 +17,7 @@ from datasets import (
     load_dataset,
     load_dataset_builder,
 )
+from datasets import Sequence as ListOf
 from datasets.distributed import split_dataset_by_node
 from transformers import BaseImageProcessor
 
@@ -27,6 +28,7 @@ from .loading import (
     DataError,
     check_splits,
     find_columns,
+    inner_feature,
     naming_unreadable,
     one_image,
     shortened,
@@ -90,8 +92,9 @@ def stream_rows(
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
         rows[split] = with_own_columns(others, columns, folder, split, allow_outside_images)
     train = train.select_columns(list(names))
-    if isinstance(train.features[image_column], Image):
-        train = train.cast_column(image_column, Image(decode=False))
+    feature, encoded = train.features[image_column], Image(decode=False)
+    if Image in (type(feature), type(inner_feature(feature))):
+        train = train.cast_column(image_column, encoded if isinstance(feature, Image) else ListOf(encoded))
     # A table's column can be renamed to the name it has, a stream's can't.
     train = train.rename_columns({column: name for column, name in names.items() if column != name})
     train = train.map(
