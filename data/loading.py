@@ -399,7 +399,7 @@ def one_image(value: Any) -> dict[str, Any] | None:
 def conversation_column(column_names: Collection[str], columns: Mapping[str, str]) -> str | None:
     """The column of conversations or of pairs, where there is one and no column of questions or answers."""
     by_name = {name.lower(): name for name in column_names}
-    if {"question", "answer"} & set(columns) or {"question", "answer"} & set(by_name):
+    if {"question", "answer"} & {*columns, *(COLUMN_NAMES.get(name, name) for name in by_name)}:
         return None
     return next((by_name[name] for name in CONVERSATIONS if name in by_name), None)
 
