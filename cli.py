@@ -1,6 +1,7 @@
 """The command `mmjepa`. Each subcommand imports what it needs when it is called: `--help` is there at once."""
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +48,9 @@ def check(
     image_column: Annotated[str | None, typer.Option(help="The column of images.")] = None,
     question_column: Annotated[str | None, typer.Option(help="The column of questions.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="The column of answers.")] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="A column, such as a patient's name, whose rows belong in one split.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Questions a step of the run that is counted.")] = 16,
     epochs: Annotated[float, typer.Option(help="Epochs of that run.")] = 3,
     allow_outside_images: Annotated[
@@ -67,7 +71,9 @@ def check(
         disable_progress_bars()
     given = {"image": image_column, "question": question_column, "answer": answer_column}
     columns = {name: column for name, column in given.items() if column}
-    report = check_data(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
+    report = check_data(
+        dataset_name, config_name, columns, allow_outside_images=allow_outside_images, group_column=group_column
+    )
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
     if report["errors"]:
         raise typer.Exit(1)
@@ -107,9 +113,13 @@ def run_script(context: typer.Context, flags: list[str]) -> None:
     except ValueError as error:
         sys.exit(f"{context.command_path}: {error}")
     sys.argv = [context.command_path, *flags]  # its help shows the name
+    from .data.loading import DataError
     from .run_pathvqa import main
 
-    main(flags)
+    try:
+        main(flags)
+    except DataError as error:
+        sys.exit(f"{context.command_path}: {error.line}")
 
 
 @app.command()
@@ -173,8 +183,8 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
 ) -> None:
     """Ask a model about an image: answers, how sure it is, and what it says about a black image."""
-    if not image.is_file():
-        raise typer.BadParameter(f"{image} is no file: give an image file that exists.", param_hint="IMAGE")
+    if not os.path.isfile(image):  # a Path raises OSError where it is long
+        raise typer.BadParameter(f"{str(image)[:200]} is no file: give an image file that exists.", param_hint="IMAGE")
     from .evaluation.asking import ask as ask_model
     from .evaluation.asking import load_saved
 

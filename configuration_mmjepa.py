@@ -45,6 +45,8 @@ class MMJepaConfig(PreTrainedConfig):
             question and answer together, without a question as "priority". Else the column of that name.
         rank_threshold: the probability from which a ranked answer is as good as a written one, measured on the
             validation split at the end of training; None where it was not measured.
+        held_out: what of the training images was held out, a dict of percentage, seed, group_column and a hash of the
+            images for each training of the model; None where nothing of them was, or where it is not known.
         lambda_align, lambda_ce, lambda_answer: weights of the alignment, the answers' tokens and the answers'
             embeddings in the total loss.
         predict_answer: whether the decoder's first state predicts the embedding of the answer (VL-JEPA, arXiv
@@ -90,6 +92,7 @@ class MMJepaConfig(PreTrainedConfig):
     lambda_answer: float | int = 0.25
     predict_answer: bool | None = None
     rank_threshold: float | int | None = None
+    held_out: list | None = None
     tie_word_embeddings: bool = True
     position_turns: float | int = 2.0
     initializer_factor: float | int = 1.0

@@ -4,8 +4,9 @@ import base64
 import operator
 import os
 import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection, HTTPSConnection
 from io import BytesIO
 from ipaddress import IPv6Address, ip_address
@@ -36,6 +37,25 @@ PIL.Image.init()
 FORMATS = sorted(set(PIL.Image.OPEN) - {"EPS"})
 MAX_DOWNLOAD = 50_000_000  # bytes of an image behind a URL
 MAX_SECONDS = 30  # for all of them
+# Tags of TIFF and EXIF, and PNG's chunks of text and of the colour profile.
+ORIENTATION, BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 0x0112, 0x0102, 0x0119
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+PNG_START = b"\x89PNG\r\n\x1a\n"
+# How files begin that are taken for images but are none -> what they are, and what to do.
+OTHER_FILES = (
+    (rb"version https://git-lfs", "it is a pointer of Git LFS in place of the file: fetch that with `git lfs pull`"),
+    (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)", "it is an HTML page: download the image itself"),
+    (rb"(\xef\xbb\xbf)?\s*<(\?xml|svg|!--)", "it is XML or an SVG drawing: save it as PNG"),
+    (rb".{128}DICM", "it is a DICOM file: save its frame as PNG or TIFF"),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "it is HEIC, which Pillow does not read: save it as PNG or JPEG"),
+    (rb".{4}ftypavi", "it is AVIF, which this version of Pillow does not read: save it as PNG or JPEG"),
+    (rb".{4}ftyp", "it is a video: save the frame as PNG or JPEG"),
+    (rb"%PDF", "it is a PDF: save its image as PNG or JPEG"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "it is a PostScript program, which is not run: save it as PNG"),
+    (rb"\x93NUMPY", "it is a numpy array: save it as PNG or TIFF"),
+    (rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "it is an archive: unpack it"),
+    (rb"ZISRAWFILE|\x89HDF", "it is a microscope's own file: export the field of view as PNG or TIFF"),
+)
 
 # The model answers one question at a time: of a chat it is the last turn's text. Earlier turns only bring the image.
 CHAT_TEMPLATE = (
@@ -135,18 +155,77 @@ class MMJepaProcessor(ProcessorMixin):
         ]
 
 
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(image: PIL.Image.Image, encoded: bytes = b"") -> PIL.Image.Image:
     """`image` of any mode as 8-bit RGB: upright as its EXIF tag says, over white where it is transparent.
 
-    16-bit grey values are scaled to 8 bit; Pillow by itself would cut them off at 255.
+    16-bit values are scaled to 8 bit by their range; Pillow by itself would cut grey ones off at 255, and of colours
+    keep the higher byte, which is nearly black where a camera's 12 bits are stored in 16.
+
+    Args:
+        encoded: the file that `image` was opened from, for what it says of its range.
     """
+    values = wide_colors(image, encoded)  # first: whatever loads the image forgets how it is stored
+    white, rotation = stated_white(image, encoded), image.getexif().get(ORIENTATION, 1)
+    if values is None and (image.mode == "F" or image.mode.startswith("I")):
+        values = np.asarray(image)
+    if values is not None:
+        colors = to_8_bit(values[..., :3] if values.ndim == 3 else values, white)
+        has_alpha = values.shape[2:] == (4,)
+        image = PIL.Image.fromarray(np.dstack([colors, to_8_bit(values[..., 3])]) if has_alpha else colors)
+        image.getexif()[ORIENTATION] = rotation
     image = PIL.ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = PIL.Image.fromarray(to_8_bit(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def stated_white(image: PIL.Image.Image, encoded: bytes) -> int | None:
+    """The largest value that samples have by a TIFF file's tags or a PNG file's sBIT; None where it says nothing."""
+    if tags := getattr(image, "tag_v2", None):
+        largest, bits = (int(np.max(tags.get(tag) or 0)) for tag in (MAX_SAMPLE_VALUE, BITS_PER_SAMPLE))
+        return largest or (2**bits - 1 if bits < 16 else None)
+    bits = next((encoded[start + 8] for kind, start, _ in png_chunks(encoded) if kind == b"sBIT"), None)
+    return None if bits is None else 2**bits - 1
+
+
+def wide_colors(image: PIL.Image.Image, encoded: bytes) -> np.ndarray | None:
+    """The values (H, W, C) of a file of 16-bit colours whose higher bytes are nearly all that is black; else None."""
+    tiles: Any = getattr(image, "tile", [])
+    raw_mode = raw_mode_of(tiles[0]) if tiles and encoded else ""
+    if not re.fullmatch("RGBA?;16[BLN]", raw_mode):
+        return None
+    higher = np.asarray(image)  # (H, W, C)
+    if higher[..., :3].max() >= 64:
+        return None
+    # Read with the other order of bytes, Pillow keeps the lower one.
+    is_little = raw_mode[-1] == "L" or (raw_mode[-1] == "N" and sys.byteorder == "little")
+    other = raw_mode[:-1] + ("B" if is_little else "L")
+    again = PIL.Image.open(BytesIO(encoded), formats=FORMATS)
+    tiles = [(*tile[:3], other if isinstance(tile[3], str) else (other, *tile[3][1:])) for tile in again.tile]
+    again.tile = tiles
+    return higher * np.uint16(256) + np.asarray(again)
+
+
+def raw_mode_of(tile: tuple) -> str:
+    """How the bytes of a part of a file stand for pixels, such as "RGB;16B"; "" where its decoder does not say."""
+    arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    return arguments[0] if arguments and isinstance(arguments[0], str) else ""
+
+
+def png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of each chunk of a PNG file; of other files none."""
+    place = len(PNG_START) if encoded.startswith(PNG_START) else len(encoded)
+    while place < len(encoded):
+        end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")
+        yield encoded[place + 4 : place + 8], place, end
+        place = end
+
+
+def without_texts(encoded: bytes) -> bytes:
+    """A PNG file without its texts and its colour profile, of which Pillow refuses large ones; others as they are."""
+    kept = [encoded[start:end] for kind, start, end in png_chunks(encoded) if kind not in PNG_TEXTS]
+    return PNG_START + b"".join(kept) if kept else encoded
 
 
 def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Image.Image:
@@ -175,16 +254,23 @@ def encoded_image(source: str) -> bytes:
         return fetch(source)
     if os.path.isfile(source):
         return Path(source).read_bytes()
-    try:
-        encoded = base64.b64decode(source.partition(",")[2] if source.startswith("data:image/") else source)
-        PIL.Image.open(BytesIO(encoded), formats=FORMATS)
-        return encoded
-    except Exception:  # whatever a text that is no image is taken for
+    if (encoded := base64_image(source)) is None:
         shown = source if len(source) <= 200 else f"{source[:200]}..."
         raise ValueError(
             f"{shown!r} is no file, no URL and no image in base64: give the path of an image file that exists, or one "
             "of the others."
-        ) from None
+        )
+    return encoded
+
+
+def base64_image(text: str) -> bytes | None:
+    """The bytes of the image file that a text is in base64, also as a data URL; None where it is none."""
+    try:
+        encoded = base64.b64decode(text.partition(",")[2] if text.startswith("data:image/") else text)
+        PIL.Image.open(BytesIO(without_texts(encoded)), formats=FORMATS)
+        return encoded
+    except Exception:  # whatever a text that is no image is taken for
+        return None
 
 
 def decode_image(encoded: bytes) -> PIL.Image.Image:
@@ -193,15 +279,33 @@ def decode_image(encoded: bytes) -> PIL.Image.Image:
     transformers' `load_image` would cut off 16-bit values and lose transparency.
 
     Raises:
-        ValueError: it can't be decoded.
+        ValueError: it can't be decoded; the message says why.
     """
     try:
-        return to_rgb(PIL.Image.open(BytesIO(encoded), formats=FORMATS))
+        try:
+            return to_rgb(PIL.Image.open(BytesIO(encoded), formats=FORMATS), encoded)
+        except ValueError:  # a text or a colour profile may be too large for Pillow
+            encoded = without_texts(encoded)
+            return to_rgb(PIL.Image.open(BytesIO(encoded), formats=FORMATS), encoded)
     except Exception as error:  # broken files make Pillow's decoders raise errors of a dozen types
         raise ValueError(
-            f"an image is {len(encoded)} bytes that Pillow can't read ({type(error).__name__}: {error}): give the "
+            f"an image is {len(encoded)} bytes that Pillow can't read ({why_unreadable(encoded, error)}): give the "
             "bytes of a whole image file, such as a PNG or a JPEG; an array of pixels goes in as a numpy array."
         ) from error
+
+
+def why_unreadable(encoded: bytes, error: Exception) -> str:
+    """What is wrong with the bytes that Pillow, by `error`, can't read as an image, and what to do."""
+    if not encoded:
+        return "it is empty"
+    if isinstance(error, PIL.Image.DecompressionBombError):
+        return f"it has more than {2 * PIL.Image.MAX_IMAGE_PIXELS} pixels: cut out a part, or save it smaller"
+    for start, reason in OTHER_FILES:
+        if re.match(start, encoded[:256], re.DOTALL | re.IGNORECASE):
+            return reason
+    if isinstance(error, PIL.UnidentifiedImageError):  # whose message has the address of the bytes in memory
+        return "it is no image in a format that Pillow knows"
+    return f"{error or type(error).__name__}"[:300].rstrip(".")
 
 
 def fetch(url: str) -> bytes:
@@ -276,8 +380,12 @@ def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None
     return PIL.Image.fromarray(np.ascontiguousarray(to_8_bit(values)))
 
 
-def to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Brightness as 8-bit integers: 16-bit integers and numbers between 0 and 1 are scaled, 0 to 255 stay."""
+def to_8_bit(values: np.ndarray, stated_white: int | None = None) -> np.ndarray:
+    """Brightness as 8-bit integers: larger integers and numbers between 0 and 1 are scaled, 0 to 255 stay.
+
+    16-bit integers may hold fewer bits, such as a camera's 12: white is the largest number of 8, 10, 12, 14 or 16
+    bits that holds them all, and, where a file states its own, that.
+    """
     if values.dtype == np.uint8:
         return values
     if values.dtype.name == "bfloat16":  # of ml_dtypes, which JAX makes: no kind of number to numpy
@@ -292,8 +400,15 @@ def to_8_bit(values: np.ndarray) -> np.ndarray:
         )
     if kind == "b" or (kind == "f" and high <= 1):
         scale = 255.0
-    elif (kind == "u" and values.dtype.itemsize == 2) or high > 255:
-        scale = 255 / 65535
+    elif kind != "f":
+        least = max(high, stated_white or 0)
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if least < 2**bits or bits == 16)
+        if bits < 16 and (high > 255 or values.dtype.itemsize == 2):
+            logger.warning_once(
+                f"Images of 16-bit values have none of more than {bits} bits: {2**bits - 1} is taken for white. If "
+                "they are meant to be dark, save them with 8 bits."
+            )
+        scale = 255 / (2**bits - 1)
     else:
         scale = 1.0
     return (values * scale).round().astype(np.uint8)

@@ -27,6 +27,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from mmjepa.data.images import VqaData
+from mmjepa.data.loading import DataError
 from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.export.parts import export_parts
@@ -34,7 +35,7 @@ from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.arguments import MAX_ANSWER_TOKENS, parse_arguments
 from mmjepa.training.building import build, center_targets
 from mmjepa.training.overfitting import overfit
-from mmjepa.training.reading import floor_rows, prepare_split, prepare_splits, read_rows
+from mmjepa.training.reading import floor_rows, prepare_split, prepare_splits, read_rows, remember_hold_out
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint, write_run_file
 from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
 from mmjepa.training.trainer import MMJepaTrainer
@@ -56,7 +57,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     is_new = model_args.model_name_or_path is None
     needs_rows = is_new or training_args.splits
     needs_train = is_new or training_args.do_train
-    stream, rows = read_rows(data_args, training_args, needs_train) if needs_rows else (None, DatasetDict())
+    stream, rows, held_out = None, DatasetDict(), None
+    if needs_rows:
+        stream, rows, held_out = read_rows(data_args, training_args, needs_train)
     new_rows = None
     if training_args.predict_data:
         questions = training_args.predict_question or ()
@@ -66,6 +69,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Build.
     processor, model = build(model_args, rows.get("train"))
+    remember_hold_out(model.config, held_out, training_args, is_new)
     if is_new or data_args.max_answer_tokens is not None:
         model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:
@@ -133,4 +137,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:
+        sys.exit(f"{sys.argv[0]}: {error.line}")

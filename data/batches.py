@@ -17,7 +17,13 @@ from .loading import TEXT_COLUMNS
 
 PRIORITY = ("question", "caption", "answer", "text")
 # Words of questions and answers that are wrong of a mirrored image.
-SIDES = re.compile(r"\b(left|right|top|bottom|upper|lower|above|below)\b", re.IGNORECASE)
+SIDES = re.compile(
+    r"\b((left|right)(most|wards?|sided|hand)?|(top|bottom|upper|lower)(most)?|(up|down)(wards?|side)"
+    r"|(north|south|east|west)(ern|wards?)?|above|below|beneath|under|underneath|over"
+    r"|(under|over)-?(lies|lie|lying|lain)|(sub|supra)jacent|(anti|counter)?-?clockwise"
+    r"|((super|infer|anter|poster)ior|dorsal|ventral|caudal|rostral)(ly)?)\b",
+    re.IGNORECASE,
+)
 # How many image groups the sampler looks through for one that fills a batch exactly.
 PACKING_LOOKAHEAD = 64
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import PIL.Image
 import torch
+import transformers
 from datasets import (
     Array3D,
     Dataset,
@@ -19,7 +21,12 @@ from datasets import (
 )
 from transformers import BaseImageProcessor
 
-from ..processing_mmjepa import decode_image
+from ..processing_mmjepa import decode_image, why_unreadable
+from .loading import DataError, groups_of, is_address, shortened
+
+# By what an image is decoded and resized. `datasets` knows a function by its name alone: without these in the
+# fingerprint, images that older code has prepared would come from the cache. Raise the number with the code's results.
+MADE_BY = {"preparation": 2, "pillow": PIL.__version__, "transformers": transformers.__version__}
 
 
 @dataclass
@@ -30,7 +37,7 @@ class VqaData(torch.utils.data.Dataset):
 
     questions: columns question, answer, where present caption and text, and image_id, a row of `pixels`.
     pixels: one row per distinct image, uint8 (3, H, W), resized and cropped but neither rescaled nor normalised.
-    unreadable: image_id -> name of the images that are missing or can't be decoded; they are zeros.
+    unreadable: image_id -> name of the images that are missing or can't be decoded, and why; they are zeros.
     """
 
     questions: Dataset
@@ -70,8 +77,8 @@ class VqaData(torch.utils.data.Dataset):
 def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | None = None) -> VqaData:
     """Finds the distinct images of `rows` and decodes, resizes and crops each of them once.
 
-    Images are the same where their encoded bytes are. The work is cached by `datasets` under a fingerprint of the rows
-    and of the image processor's settings; `num_proc` processes share it.
+    Images are the same where their encoded bytes are. The work is cached by `datasets` under a fingerprint of the
+    rows, of the image processor's settings and of `MADE_BY`; `num_proc` processes share it.
     """
     shape = prepared_shape(image_processor)
     hashes = image_hashes(rows, num_proc)
@@ -82,43 +89,84 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
 
     pixels = images.map(
         prepare_image,
-        fn_kwargs={"image_processor": same_processor(image_processor), "shape": shape},
+        fn_kwargs={"image_processor": same_processor(image_processor), "shape": shape, "made_by": MADE_BY},
         remove_columns="image",
-        features=Features({"pixels": Array3D(shape, "uint8"), "readable": Value("bool")}),
+        features=Features({"pixels": Array3D(shape, "uint8"), "fault": Value("string")}),
         writer_batch_size=100,  # so many images wait in memory to be written
         num_proc=num_proc,
         desc="Preparing images",
     )
     unreadable = {
-        number: image_name(images[number]["image"], row)
-        for number, (row, readable) in enumerate(zip(first_rows.values(), pixels["readable"][:], strict=True))
-        if not readable
+        number: f"{image_name(images[number]['image'], row)} ({fault})"
+        for number, (row, fault) in enumerate(zip(first_rows.values(), pixels["fault"][:], strict=True))
+        if fault
     }
     numbers = {image: number for number, image in enumerate(first_rows)}
     questions = rows.remove_columns("image").add_column("image_id", [numbers[image] for image in hashes])
-    return VqaData(questions, pixels.remove_columns("readable"), unreadable)
+    return VqaData(questions, pixels.remove_columns("fault"), unreadable)
 
 
-def hold_out(rows: Dataset, percentage: float, seed: int, num_proc: int | None = None) -> tuple[Dataset, Dataset]:
-    """`rows` divided by image: those that stay, and those about a random `percentage` of the images.
+def hold_out(
+    rows: Dataset, percentage: float, seed: int, group_column: str | None = None, num_proc: int | None = None
+) -> tuple[Dataset, Dataset]:
+    """`rows` divided by image: those that stay, and those about `percentage` of the images, or of groups of them.
 
-    Both have at least one image, but 100 percent leaves no rows.
+    A hash of the seed and of an image's own content decides whether it is held out: where images are added or taken
+    away, the others stay where they were, and a larger percentage holds out the same ones and more. The share that is
+    held out is therefore about the percentage. Both parts have at least one image, but 100 percent leaves no rows.
+
+    Args:
+        group_column: a column, such as a patient's name, whose rows stay together: groups are held out, each by its
+            own hash. Groups that share an image are one; an image without a group is a group of its own.
 
     Raises:
-        ValueError: all rows are about one image.
+        DataError: all rows are about one image or group, or there is no such column.
     """
-    hashes = np.asarray(image_hashes(rows, num_proc))
-    images = np.unique(hashes)
+    keys = image_hashes(rows, num_proc)
+    if group_column is not None:
+        keys = joined_groups(keys, groups_of(rows, group_column))
     if percentage == 100:
         return rows.select([]), rows
-    if len(images) < 2:
-        raise ValueError(
-            f"there is no validation split, and of {len(images)} training images none can be held out: give a "
+    order = sorted(set(keys), key=lambda key: place_in_order(key, seed))
+    if len(order) < 2:
+        things = "images" if group_column is None else f"groups by {group_column!r}"
+        raise DataError(
+            f"there is no validation split, and of {len(order)} training {things} none can be held out: give a "
             "validation split, or --do_eval false."
         )
-    count = min(max(round(len(images) * percentage / 100), 1), len(images) - 1)
-    is_held_out = np.isin(hashes, np.random.default_rng(seed).permutation(images)[:count])
+    count = sum(place_in_order(key, seed) < percentage / 100 for key in order)
+    held_out = set(order[: min(max(count, 1), len(order) - 1)])
+    is_held_out = np.array([key in held_out for key in keys])
     return rows.select(np.flatnonzero(~is_held_out)), rows.select(np.flatnonzero(is_held_out))
+
+
+def place_in_order(key: str, seed: int) -> float:
+    """A number from 0 to 1, evenly spread over keys and seeds."""
+    digest = hashlib.blake2b(f"{seed} {key}".encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def joined_groups(images: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """For each row a key that rows share whose image or group, "" for none, is the same, or joined by other rows."""
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parents.setdefault(key, key) != key:
+            key = parents[key]
+        return key
+
+    for image, group in zip(images, groups, strict=True):
+        if group:
+            # The smallest is the root: "group" before "image", so that another image leaves a group's key as it is.
+            smaller, larger = sorted([root(f"group {group}"), root(f"image {image}")])
+            parents[larger] = smaller
+    return [root(f"image {image}") for image in images]
+
+
+def data_hash(rows: Dataset, num_proc: int | None = None) -> str:
+    """A hash of the distinct images of `rows`, in whatever order."""
+    keys = sorted(set(image_hashes(rows, num_proc)))
+    return hashlib.blake2b("\n".join(keys).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def image_hashes(rows: Dataset, num_proc: int | None = None) -> list[str]:
@@ -148,37 +196,73 @@ def same_processor(image_processor: BaseImageProcessor) -> BaseImageProcessor:
 
 
 def image_bytes(image: dict[str, Any] | None) -> bytes:
-    """The encoded bytes of an undecoded image; empty where there is none."""
+    """The encoded bytes of an undecoded image.
+
+    Raises:
+        ValueError: there is none, or its file can't be read; the message says why.
+    """
     if image is None or not (image["bytes"] or image["path"]):
-        return b""
+        raise ValueError("the row has none")
+    if image["bytes"]:
+        return image["bytes"]
+    if is_address(image["path"]):
+        raise ValueError("it is an address of the web, and is not fetched")
     try:
-        return image["bytes"] or Path(image["path"]).read_bytes()
-    except (OSError, ValueError):
-        return b""
+        encoded = Path(image["path"]).read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError("there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{getattr(error, 'strerror', None) or error}") from error
+    if not encoded:
+        raise ValueError("the file is empty")
+    return encoded
 
 
 def image_name(image: dict[str, Any] | None, row: int) -> str:
-    return (image or {}).get("path") or f"row {row}"
+    """Its path, of which a long one is cut, or the row that has it."""
+    return shortened((image or {}).get("path") or f"row {row}")
 
 
 def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:
     """The key of an image: a hash of its encoded bytes, or its name where it is missing."""
-    encoded = image_bytes(example["image"])
-    name = image_name(example["image"], row)
-    return {"hash": hashlib.blake2b(encoded, digest_size=16).hexdigest() if encoded else name}
+    try:
+        return {"hash": hashlib.blake2b(image_bytes(example["image"]), digest_size=16).hexdigest()}
+    except ValueError:
+        return {"hash": (example["image"] or {}).get("path") or f"row {row}"}
 
 
 def prepare_image(
-    example: dict[str, Any], image_processor: BaseImageProcessor, shape: tuple[int, int, int]
+    example: dict[str, Any],
+    image_processor: BaseImageProcessor,
+    shape: tuple[int, int, int],
+    made_by: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Pixels (3, H, W), uint8, of an encoded image; zeros, and not readable, where it can't be decoded and resized."""
+    """Pixels (3, H, W), uint8, of an encoded image, and what is wrong with it, "" where nothing is.
+
+    Where it can't be decoded and resized they are zeros. `made_by` is not read: it is in the fingerprint.
+    """
     try:
-        image = decode_image(image_bytes(example["image"]))
-        return {"pixels": resized_pixels(image, image_processor), "readable": True}
-    except Exception:  # it can't be decoded, or resized: one image must not end the run
+        image, fault = decoded_or_fault(example["image"])
+        if image is not None:
+            return {"pixels": resized_pixels(image, image_processor), "fault": ""}
+    except Exception as error:  # it can't be resized: one image must not end the run
         # Where the settings are at fault an ordinary image fails too, and its error ends the run.
         resized_pixels(PIL.Image.new("RGB", shape[:0:-1]), image_processor)
-        return {"pixels": np.zeros(shape, np.uint8), "readable": False}
+        fault = shortened(f"{error}" or type(error).__name__)
+    return {"pixels": np.zeros(shape, np.uint8), "fault": fault}
+
+
+def decoded_or_fault(image: dict[str, Any] | None) -> tuple[PIL.Image.Image | None, str]:
+    """An encoded image as 8-bit RGB, or None and the reason why it can't be read."""
+    try:
+        encoded = image_bytes(image)
+    except ValueError as error:
+        return None, str(error)
+    try:
+        return decode_image(encoded), ""
+    except Exception as error:  # Pillow's decoders raise errors of a dozen types
+        cause = error.__cause__
+        return None, why_unreadable(encoded, cause if isinstance(cause, Exception) else error)
 
 
 def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) -> np.ndarray:
@@ -198,12 +282,12 @@ def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) 
 
 
 def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_share: float) -> None:
-    """Raises ValueError where more than the share `max_share` of the images are `unreadable`, or all of them."""
+    """Raises DataError where more than the share `max_share` of the images are `unreadable`, or all of them."""
     share = len(unreadable) / max(num_images, 1)
     if share < 1 and share <= max_share:
         return
-    names = " and ".join(repr(name) for name in unreadable[:2])
-    raise ValueError(
+    names = " and ".join(unreadable[:2])
+    raise DataError(
         f"{split}: {len(unreadable)} of {num_images} images ({share:.0%}) are missing or can't be decoded, such as "
         f"{names}. A relative path was looked for in the data set's folder; addresses of the web are not fetched. "
         "Check the paths, --image_column and, in a CSV file, the quotes around texts with commas"

@@ -6,7 +6,7 @@ from pathlib import Path
 import PIL.Image
 from datasets import Dataset, concatenate_datasets
 
-from .loading import REQUIRED_COLUMNS, TABLE_SUFFIXES, find_columns, load_table, with_own_columns
+from .loading import REQUIRED_COLUMNS, TABLE_SUFFIXES, DataError, find_columns, load_table, with_own_columns
 
 TABLES = (*TABLE_SUFFIXES, ".parquet")
 COLUMNS = [*REQUIRED_COLUMNS, "image_file"]
@@ -30,7 +30,7 @@ def load_new_rows(
         allow_outside_images: images of a table may lie outside of its folder.
 
     Raises:
-        ValueError: a source is missing or holds no image, a table has no column of images, or an image has no question
+        DataError: a source is missing or holds no image, a table has no column of images, or an image has no question
             and `questions` is empty.
     """
     parts = [load_source(Path(source), columns or {}, allow_outside_images) for source in sources]
@@ -40,7 +40,7 @@ def load_new_rows(
     asked = list(rows["question"])
     if "" in asked and not questions:
         name = rows[asked.index("")]["image_file"] or "an image"
-        raise ValueError(
+        raise DataError(
             f"{name} comes without a question: say what is asked about such images with --predict_question."
         )
     order = [row for row, question in enumerate(asked) for _ in ([question] if question else questions)]
@@ -53,7 +53,7 @@ def load_source(source: Path, columns: Mapping[str, str], allow_outside_images: 
         return load_new_table(source, columns, allow_outside_images)
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if is_image_file(path))
     if not files:
-        raise ValueError(
+        raise DataError(
             f"{source} is missing or holds no image: give images, folders of images or tables ({', '.join(TABLES)})."
         )
     paths, nothing = [str(path) for path in files], [""] * len(files)

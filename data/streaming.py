@@ -17,12 +17,26 @@ from datasets import (
     load_dataset,
     load_dataset_builder,
 )
+from datasets import Sequence as ListOf
 from datasets.distributed import split_dataset_by_node
 from transformers import BaseImageProcessor
 
 from .batches import ImageGroupedSampler
 from .images import check_readable, image_hash, prepare_image, prepared_shape
-from .loading import check_splits, fill_missing, find_columns, split_name, with_absolute_path, with_own_columns
+from .loading import (
+    READ_BY,
+    DataError,
+    check_splits,
+    find_columns,
+    inner_feature,
+    naming_unreadable,
+    one_image,
+    shortened,
+    single_texts,
+    split_name,
+    with_absolute_path,
+    with_own_columns,
+)
 
 logger = logging.getLogger("mmjepa")
 
@@ -50,12 +64,12 @@ def stream_rows(
         allow_outside_images: images may lie outside of the folder.
 
     Raises:
-        ValueError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
+        DataError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
     """
     found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
     files = {split_name(split, found): paths for split, paths in found.items()}
     if "train" not in files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):
-        raise ValueError(
+        raise DataError(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "
             "leave out --streaming."
         )
@@ -65,33 +79,45 @@ def stream_rows(
     names = find_columns(train.column_names, columns, "train")
     image_column = next(column for column, name in names.items() if name == "image")
     texts = {column: name for column, name in names.items() if name != "image"}
-    rows = {
+    kinds = {name: train.features[column] for column, name in texts.items()}
+    rows = {}
+    with naming_unreadable(folder):
         # In the cache of `datasets`, by the files' names and times of change: the first process alone reads them.
-        "train": Dataset.from_generator(
+        rows["train"] = Dataset.from_generator(
             read_texts,
             features=Features({name: Value("string") for name in texts.values()}),
-            gen_kwargs={"files": files["train"], "names": texts},
+            gen_kwargs={"files": files["train"], "names": texts, "kinds": kinds, "read_by": READ_BY},
         )
-    }
     for split in (split for split in wanted or files if split != "train"):
         others = load_dataset("parquet", data_files={split: files[split]}, split=split)
         rows[split] = with_own_columns(others, columns, folder, split, allow_outside_images)
-    train = train.select_columns(list(names)).cast_column(image_column, Image(decode=False))
+    train = train.select_columns(list(names))
+    feature, encoded = train.features[image_column], Image(decode=False)
+    if Image in (type(feature), type(inner_feature(feature))):
+        train = train.cast_column(image_column, encoded if isinstance(feature, Image) else ListOf(encoded))
     # A table's column can be renamed to the name it has, a stream's can't.
     train = train.rename_columns({column: name for column, name in names.items() if column != name})
     train = train.map(
-        with_absolute_path,
-        fn_kwargs={"folder": str(folder), "allow_outside": allow_outside_images},
-        input_columns="image",
-        features=train.features,
+        read_row,
+        fn_kwargs={"kinds": kinds, "folder": str(folder), "allow_outside": allow_outside_images},
+        features=Features({"image": Image(decode=False)} | {name: Value("string") for name in texts.values()}),
     )
     return train, DatasetDict(rows)
 
 
-def read_texts(files: list[str], names: dict[str, str]) -> Iterator[dict[str, str]]:
-    """The texts of all rows, by their names here; of each file, their columns alone are read."""
+def read_row(row: dict[str, Any], kinds: dict[str, Any], folder: str, allow_outside: bool) -> dict[str, Any]:
+    """The image, with bytes or an absolute path, and the texts of a row; `kinds` are the texts' features."""
+    texts = single_texts({name: row[name] for name in kinds}, kinds)
+    return {**with_absolute_path(one_image(row["image"]), folder, allow_outside), **texts}
+
+
+def read_texts(
+    files: list[str], names: dict[str, str], kinds: dict[str, Any], read_by: int
+) -> Iterator[dict[str, str]]:
+    """The texts of all rows, by their names here; of each file, their columns alone are read. `read_by` is not read:
+    it is in the fingerprint."""
     for row in load_dataset("parquet", data_files=files, split="train", streaming=True, columns=list(names)):
-        yield fill_missing(*row.values(), columns=[names[column] for column in row])
+        yield single_texts({names[column]: value for column, value in row.items()}, kinds)
 
 
 class StreamedVqaData(torch.utils.data.IterableDataset):
@@ -148,7 +174,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         """The rows of this process and worker, each once.
 
         Raises:
-            ValueError: more images than `max_unreadable` allows can't be read.
+            DataError: more images than `max_unreadable` allows can't be read.
         """
         self.num_images = 0  # of this pass
         self.unreadable: list[str] = []
@@ -174,16 +200,17 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
             if image not in pixels:
                 prepared = prepare_image(row, self.image_processor, shape)
                 pixels[image] = torch.from_numpy(prepared["pixels"])
-                self._count(row, prepared["readable"])
+                self._count(row, prepared["fault"])
             texts = {name: text for name, text in row.items() if name != "image"}
-            yield {**fill_missing(*texts.values(), columns=list(texts)), "image_id": image, "pixels": pixels[image]}
+            yield {**texts, "image_id": image, "pixels": pixels[image]}
 
-    def _count(self, row: dict[str, Any], readable: bool) -> None:
-        """Counts the image of `row`; warns where it can't be read, and raises ValueError where too many can't."""
+    def _count(self, row: dict[str, Any], fault: str) -> None:
+        """Counts the image of `row`; warns where it has a fault, and raises DataError where too many have one."""
         self.num_images += 1
-        if readable:
+        if not fault:
             return
         name = (row["image"] or {}).get("path") or f"that of {row['question']!r}"
+        name = f"{shortened(name)} ({fault})"
         self.unreadable.append(name)
         if len(self.unreadable) <= 10:
             logger.warning("train: an image is missing or can't be decoded and is read as zeros: %s", name)

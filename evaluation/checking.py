@@ -7,11 +7,10 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
-from ..data.images import image_bytes, image_hashes, image_name
-from ..data.loading import find_columns, is_answered, load_rows, load_splits
+from ..data.images import MADE_BY, decoded_or_fault, image_hashes, image_name
+from ..data.loading import conversation_column, find_columns, groups_of, is_answered, load_rows, load_splits
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import question_kind, score_answers
-from ..processing_mmjepa import decode_image
 from .controls import majority_answers, with_answers
 
 # BART reads 1,024 tokens, and answers have 32 by default (--max_answer_tokens); a word has one token or more.
@@ -25,12 +24,14 @@ def check_data(
     columns: dict[str, str] | None = None,
     max_unreadable: float = 0.1,
     allow_outside_images: bool = False,
+    group_column: str | None = None,
 ) -> dict[str, Any]:
     """Looks at every row and every image of a data set.
 
     Args:
         dataset_name, config_name, columns, allow_outside_images: as for `load_rows`.
         max_unreadable: the share of a split's images that may be missing or broken.
+        group_column: whose groups, such as patients, may each have rows of one split alone.
 
     Returns:
         `errors`, for which no training can start, and `warnings`, both texts that say what to do; `columns`, the name
@@ -42,9 +43,11 @@ def check_data(
     try:
         found = load_splits(dataset_name, config_name)
         split, (first, _) = next(iter(found.items()))
-        if "conversations" not in first.column_names:
+        if conversation_column(first.column_names, columns or {}) is None:
             report["columns"] = find_columns(first.column_names, columns or {}, split)
         splits = load_rows(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
+        grouped = splits if group_column is not None else {}
+        groups = {split: set(groups_of(rows, group_column)) - {""} for split, rows in grouped.items()}
     except (ValueError, OSError) as error:
         report["errors"].append(str(error))
         return report
@@ -54,7 +57,15 @@ def check_data(
     if "train" not in splits:
         report["errors"].append(f"There is no train split among {', '.join(splits)}: name a table or folder train.")
     if "validation" not in splits:
-        report["warnings"].append("There is no validation split: training holds out 10 % of the training images.")
+        things = "training images" if group_column is None else f"training groups by {group_column!r}"
+        report["warnings"].append(f"There is no validation split: training holds out about 10 % of the {things}.")
+    for one, other in combinations(groups, 2):
+        if in_both := sorted(groups[one] & groups[other]):
+            number = count(len(in_both), f"group by {group_column!r} has", f"groups by {group_column!r} have")
+            report["warnings"].append(
+                f"{number} rows in both {one} and {other} ({listed(in_both)}): what is measured there is too good. "
+                "Move them into one."
+            )
     for one, other in combinations(images, 2):
         shared = images[one].keys() & images[other].keys()
         if shared:
@@ -81,10 +92,13 @@ def check_split(
     for row, key in enumerate(hashes):
         first_row.setdefault(key, row)
     encoded = rows.select_columns("image").select(list(first_row.values()))
-    features = Features({"pixels": Value("string")})
-    pixels = encoded.map(pixel_hash, remove_columns="image", features=features, desc="Decoding images")["pixels"][:]
+    features = Features({"pixels": Value("string"), "fault": Value("string")})
+    decoded = encoded.map(
+        pixel_hash, remove_columns="image", features=features, fn_kwargs={"made_by": MADE_BY}, desc="Decoding images"
+    )
+    pixels = decoded["pixels"][:]
     names = [image_name(image, row) for image, row in zip(encoded["image"], first_row.values(), strict=True)]
-    unreadable = [name for name, key in zip(names, pixels, strict=True) if key == ""]
+    unreadable = [f"{name}: {fault}" for name, fault in zip(names, decoded["fault"], strict=True) if fault]
     keys = [(key, *record.values()) for key, record in zip(hashes, records, strict=True)]
     duplicates = len(keys) - len(set(keys))
     warnings, errors = report["warnings"], report["errors"]
@@ -136,13 +150,14 @@ def check_split(
     return numbers, {key: name for key, name in zip(pixels, names, strict=True) if key}
 
 
-def pixel_hash(example: dict[str, Any]) -> dict[str, str]:
-    """A hash of an encoded image's pixels, "" where it can't be decoded: the same image, saved again, has the same."""
-    try:
-        image = decode_image(image_bytes(example["image"]))
-    except Exception:  # Pillow's decoders raise errors of a dozen types
-        return {"pixels": ""}
-    return {"pixels": hashlib.blake2b(image.tobytes() + str(image.size).encode(), digest_size=16).hexdigest()}
+def pixel_hash(example: dict[str, Any], made_by: dict[str, Any]) -> dict[str, str]:
+    """A hash of an encoded image's pixels, the same where it was saved again; "" and the fault where it can't be
+    decoded. `made_by` is not read: it is in the fingerprint."""
+    image, fault = decoded_or_fault(example["image"])
+    if image is None:
+        return {"pixels": "", "fault": fault}
+    digest = hashlib.blake2b(image.tobytes() + str(image.size).encode(), digest_size=16)
+    return {"pixels": digest.hexdigest(), "fault": ""}
 
 
 def questions_alone(train: Dataset, validation: Dataset) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pandas as pd
 from datasets import Dataset, Image
 
 from ..data.images import image_hashes
-from ..data.loading import as_text, distinct_answers, load_table
+from ..data.loading import one_text, distinct_answers, load_table
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
 from .controls import images_drawn, majority_answers, mean_interval
@@ -69,7 +69,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 def texts_of(rows: Dataset, names: Sequence[str]) -> list[str]:
     """The texts of the first of the columns `names` that there is; empty ones where there is none."""
     found = [name for name in names if name in rows.column_names and not isinstance(rows.features[name], Image)]
-    return [as_text(value) for value in rows[found[0]]] if found else [""] * len(rows)
+    return [one_text(value) for value in rows[found[0]]] if found else [""] * len(rows)
 
 
 def image_keys(rows: Dataset) -> list[str]:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 
@@ -63,6 +65,43 @@ def test_what_is_wrong_is_said_before_pytorch_is_imported(tmp_path, words, messa
     environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "COLUMNS": "200"}
     run = subprocess.run([sys.executable, "-c", code, *words], env=os.environ | environment, capture_output=True)
     assert run.returncode != 0 and message in run.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"image": ["a.png", "b.png"], "question": "?", "answer": "yes"}],
+            "train, row 0: a question is about one image",
+        ),
+        ([{"picture": "a.png", "question": "?", "answer": "yes"}], "train has no column 'image'"),
+        ([{"image": "a.png", "question": "?", "answer": ""}], "none of the 1 rows has an answer"),
+        ([{"image": f"{name}.png", "question": "?", "answer": "a"} for name in "ab"], "train: 2 of 2 images"),
+        (None, "holds no data: give a folder of"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "script", "check"])
+def test_what_is_wrong_with_the_data_is_one_line(call, tmp_path, monkeypatch, rows, message, command):
+    if rows is not None:
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [*FROM_RANDOM, *FAST, "--dataset_name", str(tmp_path), "--fast_dev_run", "--do_eval", "false"]
+    flags += ["--output_dir", str(tmp_path / "out")]
+    if command == "script":
+        monkeypatch.setattr(sys, "argv", ["run_pathvqa.py", *flags])
+        with pytest.raises(SystemExit, match=re.escape(message)) as error:
+            runpy.run_module("mmjepa.run_pathvqa", run_name="__main__")
+        lines = [str(error.value)]
+    else:
+        run = call("check", tmp_path) if command == "check" else call("train", *flags)
+        assert run.exit_code == 1
+        lines = [line for line in run.output.splitlines() if message in line]
+        assert "Traceback" not in run.output
+    assert len(lines) == 1 and "\n" not in lines[0]
+
+
+def test_an_image_in_base64_is_no_path_and_is_not_shown_as_a_whole(call):
+    run = call("ask", "A" * 100_000, "what is it?")
+    assert run.exit_code == 2 and "is no file" in run.output and len(run.output) < 2000
 
 
 def test_an_export_without_its_packages_says_how_to_install_them(call, saved_folder, monkeypatch):

@@ -2,20 +2,23 @@
 
 import base64
 import os
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from transformers.utils import logging
 
 from mmjepa import processing_mmjepa
-from mmjepa.processing_mmjepa import MMJepaProcessor, check_public, to_rgb
+from mmjepa.processing_mmjepa import MMJepaProcessor, base64_image, check_public, decode_image, to_rgb
 
 QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is the tumour?"]
 
@@ -223,7 +226,7 @@ def test_an_ambiguous_array_is_read_as_input_data_format_says(processor):
         (one_pixel("CMYK", (0, 255, 255, 0)), (255, 0, 0)),
         (one_pixel("I;16", 65535), (255, 255, 255)),
         (one_pixel("I;16", 257 * 100), (100, 100, 100)),
-        (one_pixel("I;16", 257), (1, 1, 1)),
+        (one_pixel("I;16", 1023), (255, 255, 255)),  # by its range: 10 bits
         (one_pixel("I;16B", 257 * 100), (100, 100, 100)),
         (one_pixel("I", 257 * 100), (100, 100, 100)),
         (one_pixel("I", 100), (100, 100, 100)),
@@ -252,6 +255,123 @@ def test_16_bit_files_are_scaled_and_not_cut_off(processor, tmp_path):
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "flat.png")
     deep, flat = processor(images=[tmp_path / "deep.png", tmp_path / "flat.png"], return_tensors="pt")["pixel_values"]
     assert deep.equal(flat)
+
+
+def saved(image: Image.Image, **options) -> bytes:
+    file = BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+def png_16(values: np.ndarray, significant_bits: int | None = None) -> bytes:
+    """A PNG of 16 bits of grey, RGB or RGBA (H, W, C), which Pillow does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+    said = b"" if significant_bits is None else chunk(b"sBIT", bytes([significant_bits] * channels))
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + said
+    return start + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def tiff_16(values: np.ndarray, order: str) -> bytes:
+    """A TIFF of 16-bit RGB (H, W, 3), which Pillow does not write; its bytes in the order "<" or ">"."""
+    height, width, _ = values.shape
+    tags = [(256, width), (257, height), (258, 0), (259, 1), (262, 2), (273, 0), (277, 3), (278, height)]
+    tags.append((279, 6 * height * width))
+    bits = 8 + 2 + 12 * len(tags) + 4
+    file = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(tags))
+    for tag, value in tags:
+        number = 3 if tag == 258 else 1
+        content = {258: bits, 273: bits + 6}.get(tag, value)
+        file += struct.pack(f"{order}HHII", tag, 3 if tag == 258 else 4, number, content)
+    return file + struct.pack(f"{order}IHHH", 0, 16, 16, 16) + values.astype(f"{order}u2").tobytes()
+
+
+WRITERS = {
+    "PNG": png_16,
+    "TIFF": lambda values: saved(Image.fromarray(values[..., 0]), format="TIFF", compression="tiff_lzw"),
+    "TIFF of colours, little endian": lambda values: tiff_16(values, "<"),
+    "TIFF of colours, big endian": lambda values: tiff_16(values, ">"),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("PNG", 1), ("PNG", 3), ("PNG", 4), ("TIFF", 1), *((name, 3) for name in list(WRITERS)[2:])],
+)
+def test_values_of_fewer_bits_in_a_16_bit_file_are_scaled_by_them_and_that_is_said(name, channels, bits, monkeypatch):
+    said = []
+    monkeypatch.setattr("mmjepa.processing_mmjepa.logger.warning_once", said.append)
+    white = 2**bits - 1
+    values = np.linspace(0, white, 20 * 30 * channels).round().astype(np.uint16).reshape(20, 30, channels)
+    if channels == 4:
+        values[..., 3] = 65535  # not transparent
+    expected = np.broadcast_to((values[..., :3] * 255.0 / white).round(), (20, 30, 3))
+    assert np.abs(np.asarray(decode_image(WRITERS[name](values))) - expected).max() == 0
+    assert said and f"none of more than {bits} bits: {white} is taken for white" in said[0]
+
+
+@pytest.mark.parametrize(("stated", "brightest"), [(4095, 16), (3000, 16), (65535, 1), (100, 255), (None, 255)])
+def test_what_a_tiff_file_says_of_its_largest_value_goes_before_the_range(stated, brightest):
+    tags = {} if stated is None else {0x0119: stated}
+    file = saved(Image.fromarray(np.full((2, 2), 255, np.uint16)), format="TIFF", tiffinfo=tags)
+    assert decode_image(file).getpixel((0, 0)) == (brightest,) * 3
+
+
+@pytest.mark.parametrize(("stated", "brightest"), [(12, 16), (16, 1), (8, 255), (None, 255)])
+def test_what_a_png_file_says_of_its_bits_goes_before_the_range(stated, brightest):
+    file = png_16(np.full((2, 2, 1), 255), stated)
+    assert decode_image(file).getpixel((0, 0)) == (brightest,) * 3
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a pointer of Git LFS.*git lfs pull"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>404</html>", "an HTML page"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (bytes(128) + b"DICM" + bytes(100), "a DICOM file"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"\x93NUMPY\1\0", "a numpy array"),
+        (b"PK\3\4", "an archive"),
+        (b"", "it is empty"),
+        (b"no image", "no image in a format that Pillow knows"),
+        (saved(Image.new("RGB", (90, 90), "red"), format="JPEG")[:700], "truncated"),
+        (saved(Image.new("L", (9, 9)), format="EPS"), "a PostScript program"),
+    ],
+)
+def test_what_can_not_be_read_says_why(processor, file, reason):
+    with pytest.raises(ValueError, match=f"Pillow can't read \\(.*{reason}.*\\): give the bytes of a whole image"):
+        processor(images=file)
+
+
+def test_an_image_of_too_many_pixels_says_so(processor, image_file, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(ValueError, match="more than 1000 pixels: cut out a part, or save it smaller"):
+        processor(images=str(image_file))
+
+
+def large_text(zipped: bool) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * 2_000_000, zip=zipped)
+    return info
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"icc_profile": bytes(2_000_000)}, {"pnginfo": large_text(True)}, {"pnginfo": large_text(False)}],
+    ids=["profile", "packed text", "text"],
+)
+def test_a_png_with_a_large_text_or_colour_profile_is_read(image, pixels, extra):
+    file = saved(image, format="PNG", **extra)
+    assert np.array_equal(np.asarray(decode_image(file)), pixels)
+    assert base64_image(base64.b64encode(file).decode()) == file
 
 
 def test_an_image_is_turned_as_its_exif_tag_says(processor, image, tmp_path):

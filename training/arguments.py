@@ -442,8 +442,13 @@ class DataArguments:
     max_val_samples: int | None = HfArg(default=None, aliases=["--max_eval_samples"], help="Evaluate this many rows.")
     validation_split_percentage: float = HfArg(
         default=10,
-        help="Percentage of the training images that is held out, by --data_seed, where there is no validation split. "
-        "100, without training, evaluates all of them.",
+        help="Percentage of the training images that is held out where there is no validation split, about: an "
+        "image's content and --data_seed decide about each. 100, without training, evaluates all of them.",
+    )
+    group_column: str | None = HfArg(
+        default=None,
+        help="A column, such as a patient, slide or case, whose rows are held out together; by default each image is "
+        "for itself.",
     )
     preprocessing_num_workers: int = HfArg(default=2, help="Processes that decode and resize the images, once.")
     max_unreadable_images: float = HfArg(
@@ -574,6 +579,8 @@ def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) 
             raise ValueError("a stream has no end: give --max_steps beside --streaming.")
         if training_args.do_predict and training_args.predict_split == "train":
             raise ValueError("--predict_split train needs all its images beforehand: leave it out beside --streaming.")
+        if data_args.group_column is not None:
+            raise ValueError("--group_column holds out whole groups, and a stream holds out nothing: leave out one.")
         for flag in ("max_train_samples", "blank_images"):
             if getattr(data_args, flag):
                 raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")

@@ -1,14 +1,16 @@
 """Flags -> the rows of a run, and the data that it trains on and evaluates."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.exceptions import DatasetNotFoundError
 from transformers import BaseImageProcessor
 
-from ..data.images import VqaData, check_readable, hold_out, prepare
-from ..data.loading import drop_unanswered, first_rows, is_answered, load_rows
+from ..configuration_mmjepa import MMJepaConfig
+from ..data.images import VqaData, check_readable, data_hash, hold_out, prepare
+from ..data.loading import DataError, drop_unanswered, first_rows, groups_of, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
 from .arguments import DataArguments, MMJepaTrainingArguments
 
@@ -17,17 +19,19 @@ logger = logging.getLogger("mmjepa")
 
 def read_rows(
     data_args: DataArguments, training_args: MMJepaTrainingArguments, needs_train: bool
-) -> tuple[IterableDataset | None, DatasetDict]:
-    """The training rows as a stream, None without --streaming; and the rows of each split, images still encoded.
+) -> tuple[IterableDataset | None, DatasetDict, dict[str, Any] | None]:
+    """The training rows as a stream, None without --streaming; the rows of each split, images still encoded; and what
+    of train was held out, as `held_out` of [`MMJepaConfig`] has it, None where nothing was.
 
     The splits are those whose images are looked at, and train, whose texts evaluations are compared with. Beside a
     stream train has its texts alone. Without `needs_train` it has no rows where the data set has no such split.
 
     Raises:
-        ValueError: there is no such data set, here or on the Hub; or a split is missing and can't be held out of
+        DataError: there is no such data set, here or on the Hub; or a split is missing and can't be held out of
             train.
     """
     wanted = list(dict.fromkeys((*(["train"] if needs_train else []), *training_args.splits)))
+    held_out = None
     source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), wanted)
     # The other processes read what the first one leaves in the cache of `datasets`.
     with training_args.main_process_first():
@@ -37,24 +41,25 @@ def read_rows(
             else:
                 stream, rows = None, load_rows(*source, ["train"], data_args.allow_outside_images)
         except (DatasetNotFoundError, ConnectionError) as error:
-            raise ValueError(
+            raise DataError(
                 f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "
                 f"was found on the Hub ({error})."
             ) from error
         for split in rows:
             rows[split] = drop_unanswered(rows[split], split)
         if "validation" in wanted and "validation" not in rows:
-            rows["train"], rows["validation"] = hold_out(
-                rows["train"],
-                data_args.validation_split_percentage,
-                # Not --seed: runs of other seeds, and later evaluations of their models, hold out the same images.
-                training_args.data_seed or 0,
-                data_args.preprocessing_num_workers,
-            )
+            # Not --seed: runs of other seeds, and later evaluations of their models, hold out the same images.
+            share, seed = data_args.validation_split_percentage, training_args.data_seed or 0
+            groups, workers = data_args.group_column, data_args.preprocessing_num_workers
+            images = data_hash(rows["train"], workers)
+            held_out = {"percentage": share, "seed": seed, "group_column": groups, "images": images}
+            rows["train"], rows["validation"] = hold_out(rows["train"], share, seed, groups, workers)
             logger.info(
-                "There is no validation split: of train %d rows, those about %g %% of the images, are held out for it",
-                *(len(rows["validation"]), data_args.validation_split_percentage),
+                "There is no validation split: %d of %d rows of train are held out for it, those about %s",
+                *(len(rows["validation"]), len(rows["train"]) + len(rows["validation"]), described(held_out)),
             )
+        elif data_args.group_column is not None:
+            warn_of_shared_groups(rows, data_args.group_column)
     if stream is not None:
         stream = stream.filter(is_answered)
     if any("answers" in data.column_names for data in rows.values()):
@@ -65,7 +70,69 @@ def read_rows(
     limits = {"train": training_args.overfit or data_args.max_train_samples, "validation": data_args.max_val_samples}
     if training_args.fast_dev_run:
         limits = dict.fromkeys(rows, 2 * training_args.per_device_train_batch_size)
-    return stream, first_rows(rows, limits)
+    return stream, first_rows(rows, limits), held_out
+
+
+def warn_of_shared_groups(rows: DatasetDict, column: str) -> None:
+    """Warns where groups of training rows have rows of an evaluated split too."""
+    groups = {split: set(groups_of(data, column)) - {""} for split, data in rows.items()}
+    train = groups.pop("train", set())
+    for split in groups:
+        if shared := train & groups[split]:
+            logger.warning(
+                "%d of the %d groups by %r of %s have rows of train too, such as %r: what is measured is too good",
+                *(len(shared), len(groups[split]), column, split, min(shared)),
+            )
+
+
+def remember_hold_out(
+    config: MMJepaConfig, held_out: dict[str, Any] | None, training_args: MMJepaTrainingArguments, is_new: bool
+) -> None:
+    """Warns where a saved model may have been trained on rows that are held out now; in training, notes what is held
+    out in the configuration, which every checkpoint has."""
+    if held_out is not None and not is_new and training_args.process_index == 0:
+        if note := hold_out_note(config.held_out or (), held_out):
+            logger.warning(note)
+    if training_args.do_train:
+        earlier = [] if is_new else config.held_out or [None]
+        config.held_out = [*earlier, held_out]
+
+
+def described(held_out: dict[str, Any] | None) -> str:
+    """What was held out, in words."""
+    if held_out is None:
+        return "nothing"
+    things = f"the groups by {held_out['group_column']!r}" if held_out["group_column"] else "the images"
+    return f"{held_out['percentage']:g} % of {things}, by seed {held_out['seed']} (data {held_out['images'][:8]})"
+
+
+def hold_out_note(trainings: Sequence[dict[str, Any] | None], held_out: dict[str, Any]) -> str | None:
+    """One line where what is held out now differs from what a model's trainings held out; None where it does not.
+
+    Args:
+        trainings: `held_out` of the model's configuration; empty where it is not known.
+        held_out: of the rows that it is evaluated on.
+    """
+    if not trainings:
+        return (
+            "It is not known on which rows the model was trained: those that are held out of train now may be among "
+            "them."
+        )
+    for training in trainings:
+        if training == held_out:
+            continue
+        differs = f"A training of the model held out {described(training)}, and now it is {described(held_out)}."
+        rule = ("seed", "group_column")
+        if (
+            training is not None
+            and all(training[name] == held_out[name] for name in rule)
+            and held_out["percentage"] <= training["percentage"]
+        ):
+            return f"{differs} An image that is in both data was held out then too."
+        if training is not None and training["images"] == held_out["images"]:
+            return f"{differs} The model was trained on rows that are held out now: what is measured is too good."
+        return f"{differs} If it was trained on these data, it was trained on rows that are held out now."
+    return None
 
 
 def floor_rows(rows: DatasetDict, split: str) -> Dataset:
@@ -86,7 +153,7 @@ def prepare_splits(
     """[`VqaData`] of each split that is looked at; with --streaming train is [`StreamedVqaData`].
 
     Raises:
-        ValueError: too many images of a split are missing or can't be decoded.
+        DataError: too many images of a split are missing or can't be decoded.
     """
     splits = [split for split in training_args.splits if stream is None or split != "train"]
     data = {split: prepare_split(split, rows[split], image_processor, data_args, training_args) for split in splits}
@@ -114,7 +181,7 @@ def prepare_split(
     data_args: DataArguments,
     training_args: MMJepaTrainingArguments,
 ) -> VqaData:
-    """The images of `rows` prepared, or black ones; ValueError where too many can't be read."""
+    """The images of `rows` prepared, or black ones; DataError where too many can't be read."""
     with training_args.main_process_first():
         data = prepare(rows, image_processor, data_args.preprocessing_num_workers)
     unreadable = list(data.unreadable.values())

@@ -8,7 +8,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from data_sets import encoded, noise, rows_of
 
-from mmjepa.data.batches import ImageGroupedSampler, VqaCollator, alignment_text
+from mmjepa.data.batches import SIDES, ImageGroupedSampler, VqaCollator, alignment_text
 from mmjepa.data.images import normalize_pixels, prepare
 
 
@@ -103,6 +103,24 @@ def test_a_batch_says_of_which_images_a_text_names_a_side(data, processor):
     rows[2] = {**rows[2], "answer": "In the upper lobe, to the LEFT"}
     rows[3] = {**rows[3], "question": "is the brightest leftover stain bottomless?"}
     assert VqaCollator(processor, as_bytes=True)(rows)["keep_sides"].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "place",
+    "left right leftmost Rightward left-sided top topmost bottommost uppermost lowermost upward downwards beneath "
+    "underneath under underlying under-lying overlying overlies subjacent superior inferiorly anterior posterior "
+    "dorsal northern counter-clockwise anticlockwise above below".split(),
+)
+def test_words_of_place_are_words_that_a_mirror_makes_wrong(place):
+    assert SIDES.search(f"what is seen {place}?") and not SIDES.search(f"what is seen x{place}s?")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["leftover", "bright", "cleft", "topical", "made up of", "covered", "overload", "undergo", "side", "wright"],
+)
+def test_words_that_only_hold_one_of_place_are_none(text):
+    assert not SIDES.search(f"is it {text}?")
 
 
 def test_blank_data_asks_the_same_about_one_black_image(data, processor):

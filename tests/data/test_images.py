@@ -7,9 +7,10 @@ import PIL.Image
 import pytest
 import torch
 from data_sets import encoded, image_table, noise, rows_of, write_csv, write_parquet_of_paths, write_table
+from datasets import Dataset
 from transformers import AutoImageProcessor, BitImageProcessorPil
 
-from mmjepa.data.images import hold_out, normalize_pixels, prepare
+from mmjepa.data.images import MADE_BY, hold_out, normalize_pixels, prepare
 from mmjepa.data.loading import load_rows
 
 
@@ -19,28 +20,33 @@ def truncated() -> bytes:
 
 
 BAD_IMAGES = {
-    "no value": None,
-    "no bytes": {"bytes": b"", "path": None},
-    "a path to nothing": {"bytes": None, "path": "nothing.png"},
-    "a path to a folder": {"bytes": None, "path": os.sep},
-    "a path too long": {"bytes": None, "path": "a" * 5000},
-    "text": {"bytes": b"no image", "path": "notes.txt"},
-    "a program": {"bytes": encoded(noise(1), "EPS"), "path": "program.eps"},
-    "a truncated image": {"bytes": truncated(), "path": None},
-    "too many pixels": {"bytes": encoded(noise(2, 100, 100)), "path": "bomb.png"},
-    "values that are no brightness": {
+    "the row has none": None,
+    "row 1 (the row has none": {"bytes": b"", "path": None},
+    "nothing.png (there is no such file": {"bytes": None, "path": "nothing.png"},
+    "/ (Is a directory": {"bytes": None, "path": os.sep},
+    "aaa... (File name too long": {"bytes": None, "path": "a" * 5000},
+    "an address of the web, and is not fetched": {"bytes": None, "path": "http://127.0.0.1/a.png"},
+    "/dev/null (the file is empty": {"bytes": None, "path": "/dev/null"},
+    "notes.txt (it is no image": {"bytes": b"no image", "path": "notes.txt"},
+    "slide.png (it is a pointer of Git LFS": {"bytes": b"version https://git-lfs.github.com", "path": "slide.png"},
+    "program.eps (it is a PostScript program": {"bytes": encoded(noise(1), "EPS"), "path": "program.eps"},
+    "row 1 (image file is truncated": {"bytes": truncated(), "path": None},
+    "bomb.png (it has more than 8000 pixels": {"bytes": encoded(noise(2, 100, 100)), "path": "bomb.png"},
+    "field.tiff (an image has values from -7.0": {
         "bytes": encoded(PIL.Image.fromarray(np.full((8, 8), -7.0, np.float32)), "TIFF"),
         "path": "field.tiff",
     },
 }
 
 
-@pytest.mark.parametrize("case", BAD_IMAGES)
-def test_an_image_that_cannot_be_read_is_a_zero_image_and_is_named(monkeypatch, image_processor, case):
+@pytest.mark.parametrize("words", BAD_IMAGES)
+def test_an_image_that_cannot_be_read_is_a_zero_image_and_is_named_with_the_reason(
+    monkeypatch, image_processor, words
+):
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 4000)  # Pillow refuses twice as many
-    good, bad = {"bytes": encoded(noise(0)), "path": "good.png"}, BAD_IMAGES[case]
+    good, bad = {"bytes": encoded(noise(0)), "path": "good.png"}, BAD_IMAGES[words]
     data = prepare(rows_of([good, bad, good]), image_processor)
-    assert data.unreadable == {1: (bad or {}).get("path") or "row 1"}
+    assert list(data.unreadable) == [1] and words in data.unreadable[1] and len(data.unreadable[1]) < 500
     assert data.questions["image_id"][:] == [0, 1, 0]
     assert data.pixels[1]["pixels"].shape == (3, 28, 28)
     assert data.pixels[1]["pixels"].max() == 0
@@ -52,7 +58,7 @@ def test_an_image_too_long_to_be_resized_is_a_zero_image_and_is_named(image_proc
     image_processor = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"size": {"shortest_edge": 256}})
     good, line = ({"bytes": encoded(noise(0, 1, width)), "path": f"{width}.png"} for width in (40, 10_000))
     data = prepare(rows_of([good, line]), image_processor)
-    assert data.unreadable == {1: "10000.png"}
+    assert data.unreadable[1].startswith("10000.png (an image of (10000, 1) has")
     assert data.pixels[1]["pixels"].max() == 0 < data.pixels[0]["pixels"].max()
 
 
@@ -66,7 +72,7 @@ def test_an_image_whose_resizing_fails_is_a_zero_image_but_wrong_settings_end_th
 
     monkeypatch.setattr(BitImageProcessorPil, "resize", fail_where_long)
     rows = rows_of([{"bytes": encoded(noise(0, 40, width)), "path": f"{width}.png"} for width in (50, 60)])
-    assert prepare(rows, image_processor).unreadable == {1: "60.png"}
+    assert prepare(rows, image_processor).unreadable == {1: "60.png (MemoryError)"}
     wrong = BitImageProcessorPil.from_dict(image_processor.to_dict() | {"resample": 77})
     with pytest.raises(ValueError, match="77"):
         prepare(rows, wrong)
@@ -77,7 +83,8 @@ def test_missing_images_are_counted_once_where_they_have_a_name(tmp_path, image_
     paths = ["lost.png", "good.png", "", "lost.png", None]
     write_table(tmp_path, [{"image": path, "question": "what?", "answer": "yes"} for path in paths])
     data = prepare(load_rows(str(tmp_path))["train"], image_processor)
-    assert data.unreadable == {0: str(tmp_path / "lost.png"), 2: "row 2", 3: "row 4"}
+    lost, none = f"{tmp_path / 'lost.png'} (there is no such file)", "(the row has none)"
+    assert data.unreadable == {0: lost, 2: f"row 2 {none}", 3: f"row 4 {none}"}
     assert data.questions["image_id"][:] == [0, 1, 2, 0, 3]
 
 
@@ -165,6 +172,13 @@ def test_images_are_prepared_once_and_again_where_the_settings_differ(tmp_path, 
         assert not pixel_files(table_folder, other).keys() & files.keys()
 
 
+@pytest.mark.parametrize("name", ["preparation", "pillow", "transformers"])
+def test_images_are_prepared_again_by_other_code(table_folder, image_processor, monkeypatch, name):
+    files = pixel_files(table_folder, image_processor)
+    monkeypatch.setitem(MADE_BY, name, "another version")
+    assert not pixel_files(table_folder, image_processor).keys() & files.keys()
+
+
 @pytest.mark.parametrize("write", [write_csv, write_parquet_of_paths])
 def test_an_image_file_that_was_repaired_is_read_again(tmp_path, write, image_processor):
     folder = tmp_path / "rows"
@@ -174,7 +188,7 @@ def test_an_image_file_that_was_repaired_is_read_again(tmp_path, write, image_pr
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     data = prepare(load_rows(str(folder))["train"], image_processor)
-    assert data.unreadable == {2: str(path)}
+    assert list(data.unreadable) == [2] and data.unreadable[2].startswith(str(path))
     path.write_bytes(whole)
     data = prepare(load_rows(str(folder))["train"], image_processor)
     assert data.unreadable == {}
@@ -188,6 +202,46 @@ def test_several_processes_prepare_the_same_images(table_folder, image_processor
     assert alone.questions["image_id"][:] == together.questions["image_id"][:]
 
 
+def numbered_rows(numbers, **columns) -> Dataset:
+    """A row about an image of its own for each number."""
+    images = [{"bytes": f"image {number}".encode(), "path": None} for number in numbers]
+    rows = rows_of(images, question=[str(number) for number in numbers])
+    for name, values in columns.items():
+        rows = rows.add_column(name, values)
+    return rows
+
+
+def test_another_image_does_not_move_those_that_are_held_out():
+    """Nor does their order, nor that one is taken away."""
+    before = hold_out(numbered_rows(range(1000)), 10, seed=0)[1]["question"][:]
+    assert 70 <= len(before) <= 130
+    after = hold_out(numbered_rows(range(1009, 4, -1)), 10, seed=0)[1]["question"][:]
+    assert {number for number in after if int(number) < 1000} == {number for number in before if int(number) >= 5}
+    assert set(before) < set(hold_out(numbered_rows(range(1000)), 20, seed=0)[1]["question"])
+
+
+def test_whole_groups_are_held_out_and_groups_that_share_an_image_are_one():
+    numbers = [*range(200), 7]  # the last row is about the image of row 7
+    patients = [None if row == 199 else f"patient {row // 5}" for row in range(200)] + ["patient 30"]
+    rows = numbered_rows(numbers, patient=patients)
+    train, validation = hold_out(rows, 20, seed=0, group_column="patient")
+    assert len(train) + len(validation) == 201 and 15 <= len(validation) <= 65
+    assert not set(train["patient"]) & set(validation["patient"]) - {None}
+    assert not set(train["question"]) & set(validation["question"])
+    # Another image of a patient stays with the patient, whichever part that is.
+    more = numbered_rows([*numbers, 777, 888], patient=[*patients, "patient 3", "patient 4"])
+    assert (
+        hold_out(more, 20, seed=0, group_column="patient")[1].filter(lambda row: int(row["question"]) < 700)[
+            "question"
+        ][:]
+        == validation["question"][:]
+    )
+    with pytest.raises(ValueError, match="no column 'slide' for --group_column: there are image, question, answer"):
+        hold_out(rows, 20, seed=0, group_column="slide")
+    with pytest.raises(ValueError, match="of 1 training groups by 'patient' none can be held out"):
+        hold_out(rows.select(range(5)), 20, seed=0, group_column="patient")
+
+
 @pytest.fixture
 def five_images(tmp_path):
     """20 rows about 5 images, which are known by their bytes: two of them have two paths each."""
@@ -198,14 +252,14 @@ def five_images(tmp_path):
     return load_rows(write_table(tmp_path, rows))["train"]
 
 
-@pytest.mark.parametrize(("percentage", "images"), [(1, 1), (40, 2), (99, 4)])
+@pytest.mark.parametrize(("percentage", "images"), [(0.001, {1}), (40, {1, 2, 3, 4}), (99.999, {4})])
 def test_whole_images_are_held_out_by_the_seed(five_images, percentage, images):
     def image_of(rows):
         return {question: path[-5] for question, path in zip(rows["question"], paths(rows), strict=True)}
 
     train, validation = (image_of(rows) for rows in hold_out(five_images, percentage, seed=0))
     assert train | validation == image_of(five_images)
-    assert len(set(validation.values())) == images
+    assert len(set(validation.values())) in images
     assert not set(train.values()) & set(validation.values())
     again, *others = (image_of(hold_out(five_images, percentage, seed)[1]) for seed in (0, 1, 2, 3, 4, 5))
     assert again == validation

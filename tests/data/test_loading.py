@@ -1,5 +1,6 @@
 """Data sets in every form, and with every fault of their files and columns."""
 
+import base64
 import json
 import re
 from datetime import datetime
@@ -8,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from data_sets import SPLIT_ROWS, WRITERS, image_table, noise, pathvqa_split, write_table
-from datasets import Dataset, DatasetDict, Image
+from data_sets import SPLIT_ROWS, WRITERS, encoded, image_table, noise, pathvqa_split, write_table
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Sequence, Value
 
 from mmjepa.data.images import check_readable, normalize_pixels, prepare
-from mmjepa.data.loading import as_text, drop_unanswered, load_rows
+from mmjepa.data.loading import DataError, drop_unanswered, load_rows, one_text
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
@@ -304,10 +305,213 @@ def test_addresses_are_not_fetched_and_the_error_says_so(tmp_path, image_process
     ],
 )
 def test_a_value_becomes_the_text_that_was_meant(value, text):
-    assert as_text(value) == text
+    assert one_text(value) == text
 
 
 def test_whole_numbers_are_read_without_a_point_though_a_row_has_none(tmp_path):
     rows = {"image": ["a.png"] * 3, "question": ["how many?"] * 3, "answer": [2.0, 10.0, None]}
     pd.DataFrame(rows).to_parquet(tmp_path / "train.parquet")
     assert load_rows(str(tmp_path / "train.parquet"))["train"]["answer"][:] == ["2", "10", ""]
+
+
+def loaded(folder, *rows: dict, columns: dict | None = None) -> list[tuple]:
+    """Image, question, answer and answers of rows about a.png that are written into a table and read."""
+    rows = load_rows(write_table(folder, [{"image": "a.png"} | row for row in rows]), columns=columns)["train"]
+    files = [
+        Path(image["path"]).name if image and image["path"] else image and image["bytes"] for image in rows["image"]
+    ]
+    answers = rows["answers"][:] if "answers" in rows.column_names else [None] * len(rows)
+    return list(zip(files, rows["question"], rows["answer"], answers, strict=True))
+
+
+PNG = encoded(noise(0))
+BASE64 = base64.b64encode(PNG).decode()
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (["a.png"], "a.png"),
+        ([], None),
+        ({"path": "a.png"}, "a.png"),
+        ([{"path": "a.png", "bytes": None}], "a.png"),
+        (BASE64, PNG),
+        (f"data:image/png;base64,{BASE64}", PNG),
+        ([BASE64], PNG),
+        ({"bytes": BASE64, "path": None}, PNG),
+        ({"bytes": None, "path": BASE64}, PNG),
+        (None, None),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_what_stands_for_one_image_is_read_as_it(tmp_path, image, column, expected):
+    rows = [{column: image, "question": "what?", "answer": "yes"}]
+    read = load_rows(write_table(tmp_path, rows))["train"]
+    found = read["image"][0]
+    found = found and (found["bytes"] or Path(found["path"]).name)
+    assert found == expected
+    assert read["image_file"][0] == ("a.png" if expected == "a.png" else None)
+
+
+def test_images_in_base64_in_a_csv_are_those_that_the_processor_reads(tmp_path, image_processor, processor):
+    (tmp_path / "train.csv").write_text(f"image,question,answer\n{BASE64},what?,yes\n")
+    pixels = prepare(load_rows(str(tmp_path))["train"], image_processor).pixels[:]["pixels"]
+    expected = processor(images=BASE64, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(normalize_pixels(pixels, image_processor), expected)
+
+
+@pytest.mark.parametrize("feature", [Sequence(Image()), Sequence(Value("binary")), [{"bytes": Value("binary")}]])
+@pytest.mark.parametrize("form", ["parquet", "folder"])
+def test_a_list_of_one_image_in_a_data_set_is_that_image(tmp_path, feature, form):
+    image = PNG if feature == Sequence(Value("binary")) else {"bytes": PNG}
+    features = Features({"images": feature, "question": Value("string"), "answer": Value("string")})
+    rows = Dataset.from_list([{"images": [image], "question": "what?", "answer": "yes"}], features=features)
+    name = tmp_path / "train.parquet" if form == "parquet" else tmp_path / "rows"
+    rows.to_parquet(name) if form == "parquet" else rows.save_to_disk(name)
+    assert load_rows(str(name))["train"]["image"][0]["bytes"] == PNG
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"question": ["what?"], "answer": ["yes"]}, [("what?", "yes", ["yes"])]),
+        ({"question": ["what?"], "answers": ["a", "b", "a"]}, [("what?", "a", ["a", "b"])]),
+        ({"question": ["a?", "b?"], "answer": ["a", "b"]}, [("a?", "a", None), ("b?", "b", None)]),
+        ({"questions": ["a?", "b?"], "answers": ["a", None]}, [("a?", "a", None), ("b?", "", None)]),
+        (
+            {"question": ["a?", "b?"], "answer": [["a", "c", "c"], ["b"]]},
+            [("a?", "c", ["c", "a"]), ("b?", "b", ["b"])],
+        ),
+        (
+            {"question": "what?", "answers": {"text": ["a", "b", "b"], "answer_start": [1, 2, 3]}},
+            [("what?", "b", ["b", "a"])],
+        ),
+        (
+            {"question": "what?", "answers": [{"answer": None, "id": 1}, None, {"answer": "b", "id": 2}]},
+            [("what?", "b", ["b"])],
+        ),
+        ({"question": "what?", "answer": [["a", None], ["a"]]}, [("what?", "a", ["a"])]),
+        ({"question": {"en": "what?", "de": "was?"}, "answer": "a"}, [("what?", "a", None)]),
+        ({"question": {"fr": "quoi?", "de": None}, "answer": {"label": "a"}}, [("quoi?", "a", ["a"])]),
+        ({"question": {"text": "what?"}, "answer": [1, 2, 2]}, [("what?", "2", ["2", "1"])]),
+        (
+            {"qa": [{"question": "a?", "answer": "a"}, {"question": "b?", "answer": "b"}]},
+            [("a?", "a", None), ("b?", "b", None)],
+        ),
+        ({"texts": [{"user": "a?", "assistant": "a", "source": "x"}]}, [("a?", "a", None)]),
+    ],
+    ids=str,
+)
+def test_texts_in_lists_and_dicts_are_read_and_lists_of_questions_are_rows(tmp_path, row, expected):
+    assert loaded(tmp_path, row) == [("a.png", *texts) for texts in expected]
+
+
+def test_pairs_of_a_row_have_its_image_and_its_other_columns(tmp_path):
+    rows = [{"question": ["a?", "b?"], "answer": ["a", "b"], "id": 7}, {"question": ["c?"], "answer": ["c"], "id": 8}]
+    rows = load_rows(write_table(tmp_path, [{"image": f"{row['id']}.png", **row} for row in rows]))["train"]
+    assert list(zip(rows["question"], rows["image_file"], rows["id"], strict=True)) == [
+        ("a?", "7.png", 7),
+        ("b?", "7.png", 7),
+        ("c?", "8.png", 8),
+    ]
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "user", "content": "<image>\nwhat?"}, {"role": "assistant", "content": "it"}],
+        [{"from": "user", "value": "what?"}, {"from": "assistant", "value": "it"}],
+        [{"from": "Human", "value": "what?"}, {"from": "GPT", "value": "it"}],
+        [{"user": "what?", "assistant": "it"}],
+        [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "it"}, None],
+        [
+            {"role": "system", "content": "be short"},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "it"}]},
+        ],
+        json.dumps([{"from": "human", "value": "what?"}, {"from": "gpt", "value": "it"}]),
+        {"role": ["user", "assistant"], "content": ["what?", "it"]},
+    ],
+    ids=lambda turns: str(turns)[:40],
+)
+@pytest.mark.parametrize("column", ["conversations", "messages"])
+def test_conversations_are_read_in_every_form(tmp_path, turns, column):
+    assert loaded(tmp_path, {column: turns}) == [("a.png", "what?", "it", None)]
+
+
+def test_a_turn_without_a_text_is_an_empty_answer(tmp_path):
+    turns = [
+        {"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(["a?", None, "b?", "b"])
+    ]
+    assert [row[1:3] for row in loaded(tmp_path, {"conversations": turns})] == [("a?", ""), ("b?", "b")]
+
+
+@pytest.mark.parametrize("classes", [ClassLabel(names=["no", "yes"]), Sequence(ClassLabel(names=["no", "yes"]))])
+def test_classes_are_read_by_their_names(tmp_path, classes):
+    features = Features({"image": Value("string"), "question": ClassLabel(names=["a?", "b?"]), "answer": classes})
+    numbers = [1, 0, -1, None] if isinstance(classes, ClassLabel) else [[1], [0, 0, 1], [-1], None]
+    rows = [{"image": "a.png", "question": 1, "answer": number} for number in numbers]
+    Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "rows")
+    rows = load_rows(str(tmp_path / "rows"))["train"]
+    assert rows["question"][:] == ["b?"] * 4 and rows["answer"][:] == ["yes", "no", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"image": ["a.png", "b.png"]}, "row 1: a question is about one image, and there are 2"),
+        ({"image": {"src": "https://a/b.png", "height": 3}}, "row 0: .*'src'.* is no image: give a path"),
+        ({"image": 7}, "images of the type int64 can't be read: .*--image_column"),
+        ({"question": ["a?", "b?"], "answer": ["a", "b", "c"]}, "row 1: there are 2 questions and 3 answers"),
+        ({"question": ["a?", "b?"], "answer": "a"}, "row 1: there are 2 questions and .* answers"),
+        ({"answer": {"x": "a", "y": "b"}}, "row 1: .*'x': 'a'.* is no text: give one, or a dict with one of the keys"),
+        ({"question": {"fr": "a?", "de": "b?"}}, "row 1: .* is no text: give one, or a dict"),
+    ],
+    ids=str,
+)
+def test_what_is_not_one_image_or_one_text_is_named_in_one_line(tmp_path, row, words):
+    first = {"question": "what?", "answer": "yes"} | row
+    first |= {name: value[:1] for name, value in first.items() if isinstance(value, list)}
+    if "src" in str(row) or row == {"image": 7}:
+        first["image"] = row["image"]
+    elif "image" not in row:
+        first |= {name: {next(iter(value)): "a"} for name, value in first.items() if isinstance(value, dict)}
+    with pytest.raises(DataError, match=words) as error:
+        loaded(tmp_path, first, {"question": "what?", "answer": "yes"} | row)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "turns", ["Q: what? A: yes", [{"from": "Alice", "value": "a?"}, {"from": "Bob", "value": "a"}]]
+)
+def test_a_conversation_that_can_not_be_told_is_named(tmp_path, turns):
+    with pytest.raises(
+        DataError, match="is no conversation|no turn of its 'conversations' asks .* the first is .*Alice"
+    ):
+        loaded(tmp_path, {"conversations": turns})
+
+
+@pytest.mark.parametrize("name", ["a [x] b", "a*b", "what?"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_folder_whose_name_is_like_a_pattern_is_read(tmp_path, name, suffix):
+    (tmp_path / name).mkdir()
+    rows = Dataset.from_list([{"image": "a.png", "question": "what?", "answer": "yes"}])
+    file = tmp_path / name / f"train.{suffix}"
+    getattr(rows, {"csv": "to_csv", "jsonl": "to_json", "parquet": "to_parquet"}[suffix])(file)
+    assert load_rows(str(file))["train"]["question"][:] == ["what?"]
+    if suffix == "parquet" and "[" in name:  # `datasets` looks for the files of a whole folder by patterns
+        with pytest.raises(DataError, match=r"has a \[ in its name, .*: rename it"):
+            load_rows(str(file.parent))
+    else:
+        assert load_rows(str(file.parent))["train"]["question"][:] == ["what?"]
+
+
+@pytest.mark.parametrize("broken", [BASE64[:3000] + "!" + BASE64, "A" * 2_000_000])
+def test_no_message_and_no_column_shows_a_broken_image_in_base64(tmp_path, image_processor, broken):
+    rows = load_rows(write_table(tmp_path, [{"image": broken, "question": "what?", "answer": "yes"}]))["train"]
+    data = prepare(rows, image_processor)
+    with pytest.raises(DataError, match="1 of 1 images") as error:
+        check_readable("train", list(data.unreadable.values()), 1, 0.1)
+    assert len(str(error.value)) < 1000
+    assert rows["image_file"][0] is None

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 
 from mmjepa import run_pathvqa
 from mmjepa.data.images import prepare
-from mmjepa.data.loading import load_rows
+from mmjepa.data.loading import DataError, load_rows
 from mmjepa.data.streaming import StreamedVqaData, stream_rows
 from mmjepa.training.arguments import MMJepaTrainingArguments
 from mmjepa.training.trainer import MMJepaTrainer
@@ -121,6 +121,25 @@ def test_texts_and_other_splits_are_those_of_the_whole_data_set(folder):
     whole = load_rows(folder)
     assert streamed["train"].to_list() == whole["train"].select_columns(["question", "answer"]).to_list()
     assert streamed["validation"].to_list() == whole["validation"].to_list()
+
+
+def test_a_stream_reads_classes_lists_of_one_and_dicts_as_the_whole_data_set_does(tmp_path):
+    features = {"images": Sequence(Image()), "question": {"en": Value("string"), "fr": Value("string")}}
+    features |= {"answer": ClassLabel(names=["no", "yes"])}
+    image = {"bytes": b"image", "path": None}
+    rows = [{"images": [image], "question": {"en": "what?", "fr": "quoi?"}, "answer": label} for label in (1, -1)]
+    Dataset.from_list(rows, features=Features(features)).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    stream, texts = stream_rows(str(tmp_path))
+    expected = [{"question": "what?", "answer": answer} for answer in ("yes", "")]
+    assert texts["train"].to_list() == expected
+    assert list(stream) == [{"image": image, **row} for row in expected]
+
+
+def test_a_stream_of_lists_of_questions_is_refused(tmp_path):
+    rows = [{"image": "a.png", "question": ["a?", "b?"], "answer": ["a", "b"]}]
+    Dataset.from_list(rows).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="several questions: give each a row of its own, or leave out --streaming"):
+        stream_rows(str(tmp_path))
 
 
 @pytest.fixture

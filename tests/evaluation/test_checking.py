@@ -76,6 +76,30 @@ def test_few_unreadable_images_are_a_warning_and_many_an_error(folder):
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"version https://git-lfs.github.com/spec/v1", "pointer of Git LFS"), (None, "no such file")],
+)
+def test_an_image_that_can_not_be_read_is_named_with_the_reason(folder, content, reason):
+    (folder / "0.png").unlink()
+    if content is not None:
+        (folder / "0.png").write_bytes(content)
+    (error,), _ = messages(folder)
+    assert "0.png" in error and reason in error
+
+
+def test_groups_that_stand_in_two_splits_are_counted_and_named(folder):
+    for split, images, patients in (("train", "01", ["p1", "p2"]), ("validation", "23", ["p2", "p3"])):
+        rows = [row for image in images for row in rows_about(f"{image}.png")]
+        write(folder, split, [row | {"patient": patients[number // 3]} for number, row in enumerate(rows)])
+    result = CliRunner().invoke(app, ["check", str(folder), "--group-column", "patient"])
+    assert result.exit_code == 0
+    assert "1 group by 'patient' has rows in both train and validation (p2)" in result.stdout
+    assert "group" not in CliRunner().invoke(app, ["check", str(folder)]).stdout
+    (error,) = check_data(str(folder), group_column="case")["errors"]
+    assert "no column 'case' for --group_column" in error
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([{"picture": "0.png", "question": "what?", "answer": "it"}], "no column 'image'"),
