@@ -86,7 +86,7 @@ def find_checkpoint(args: MMJepaTrainingArguments) -> str | None:
         ValueError: it names a checkpoint that is broken, or a folder that holds no whole one.
     """
     named = args.resume_from_checkpoint
-    if named is None or named == "false":
+    if named is None:
         return None
     newest = named in NEWEST
     folder = Path(args.output_dir if newest else named)
@@ -182,7 +182,7 @@ def write_run_file(args: MMJepaTrainingArguments, flags: dict[str, str | list[st
         data: by split; of a stream its texts count, which are known beforehand.
     """
     again = {name: value for name, value in flags.items() if name not in NOT_AGAIN}
-    if again.get("resume_from_checkpoint") in NEWEST:
+    if str(again.get("resume_from_checkpoint")).lower() in NEWEST:
         del again["resume_from_checkpoint"]  # the run is made from its beginning
     run = {
         "flags": again,
