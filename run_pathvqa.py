@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         )
 
     # Build.
-    processor, model = build(model_args, rows.get("train"))
+    processor, model = build(model_args, rows.get("train"), training_args.do_train)
     if is_new or data_args.max_answer_tokens is not None:
         model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:

@@ -220,6 +220,8 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         ):
             if getattr(self, name) is not None and not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
+        if self.do_train and self.lr_img == self.learning_rate == 0:
+            raise ValueError("lr_img and learning_rate are both 0, which trains nothing: give one of them.")
         if self.onnx_dir is not None:
             check_onnx_packages("onnx_dir")
             from transformers.exporters import OnnxExporter

@@ -7,11 +7,14 @@ import platform
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from zipfile import is_zipfile
 
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors import SafetensorError, safe_open
+from torch.distributed.checkpoint import FileSystemReader
 
 from ..data.images import VqaData
 from ..data.streaming import StreamedVqaData
@@ -25,7 +28,16 @@ CHECKPOINT = re.compile(r"checkpoint-\d+")
 UNFINISHED = "checkpoint-is-incomplete.txt"
 # A folder that has one of these holds a run.
 RUN_SIGNS = re.compile(
-    r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|model(-\d+-of-\d+)?\.safetensors"
+    r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|adapter_model\.safetensors"
+    r"|model(-\d+-of-\d+)?\.safetensors"
+)
+# What the weights of a checkpoint may be: of a model, of adapters (PEFT), of FSDP, whole or sharded, of DeepSpeed.
+WEIGHTS = (
+    "model*.safetensors",
+    "adapter_model.safetensors",
+    "*/adapter_model.safetensors",
+    f"{FSDP_MODEL_NAME}*",
+    "global_step*/*model_states.pt",
 )
 LOGS = "logs/mmjepa_joint"  # where --log_dir puts them by default
 RUN_FILE = "run.json"
@@ -46,9 +58,39 @@ def faults(checkpoint: Path) -> list[str]:
     # DeepSpeed has its optimizer in a folder whose name the file `latest` holds.
     deepspeed = (checkpoint / "latest").exists()
     optimizer = ("global_step*",) if deepspeed else ("optimizer*", "scheduler.pt")
-    parts = ("trainer_state.json", "model*.safetensors", *optimizer)
-    missing = [f"{part} is missing" for part in parts if not any(checkpoint.glob(part))]
-    return missing + [f"{path.name} is cut off" for path in sorted(checkpoint.glob("*")) if is_cut_off(path)]
+    missing = [part for part in ("trainer_state.json", *optimizer) if not any(checkpoint.glob(part))]
+    if not any(any(checkpoint.glob(weights)) for weights in WEIGHTS):
+        missing.append(WEIGHTS[0])
+    files = [*checkpoint.glob("*"), *checkpoint.glob("*/*.pt"), *checkpoint.glob("*/*.safetensors")]
+    missing += lacking_files(checkpoint)
+    cut = [str(path.relative_to(checkpoint)) for path in sorted(files) if is_cut_off(path)]
+    return [f"{part} is missing" for part in missing] + [f"{part} is cut off" for part in cut]
+
+
+def lacking_files(checkpoint: Path) -> list[str]:
+    """Files of weights or of the optimizer that an index in the checkpoint lists, and that are not there as a whole.
+
+    Weights of several files have an index in JSON. FSDP's sharded parts are folders of torch, whose index tells of
+    every tensor where it lies.
+    """
+    lacking = []
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        if not is_cut_off(index):
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            lacking += [name for name in sorted(names) if not (checkpoint / name).exists()]
+    for folder in (*checkpoint.glob(f"{FSDP_MODEL_NAME}_*/"), *checkpoint.glob("optimizer_*/")):
+        if not (folder / ".metadata").exists():  # written last
+            lacking.append(f"{folder.name}/.metadata")
+            continue
+        ends: dict[str, int] = defaultdict(int)
+        for part in FileSystemReader(folder).read_metadata().storage_data.values():
+            ends[part.relative_path] = max(ends[part.relative_path], part.offset + part.length)
+        lacking += [
+            f"{folder.name}/{name}"
+            for name, end in sorted(ends.items())
+            if not (folder / name).exists() or (folder / name).stat().st_size < end
+        ]
+    return lacking
 
 
 def is_cut_off(path: Path) -> bool:
@@ -59,7 +101,7 @@ def is_cut_off(path: Path) -> bool:
                 pass
         except SafetensorError:
             return True
-    elif path.suffix in (".pt", ".pth"):
+    elif path.suffix in (".pt", ".pth", ".bin"):
         return not is_zipfile(path)  # whose table of contents is at its end
     elif path.suffix == ".json":
         try:
