@@ -276,6 +276,8 @@ def contradicting() -> list[list[str]]:
             "--lr_scheduler_type linear --use_cosine_schedule",
             "--do_eval false --eval_strategy epoch",
             "--do_eval false --load_best_model_at_end",
+            "--eval_strategy no --load_best_model_at_end",
+            "--save_strategy no --load_best_model_at_end true",
             "--predict_split validation --do_predict false",
             "--predict_data x.png --no_do_predict",
             "--prediction_loss_only --do_predict",

@@ -39,6 +39,8 @@ IMPLIED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "bf16": lambda on: {"fp16": False} if on else {},
     "use_cosine_schedule": lambda on: {"lr_scheduler_type": "cosine"} if on else {},
     "do_eval": lambda on: {} if on else {"eval_strategy": "no", "load_best_model_at_end": False},
+    "eval_strategy": lambda when: {"load_best_model_at_end": False} if when == "no" else {},
+    "save_strategy": lambda when: {"load_best_model_at_end": False} if when == "no" else {},
     "prediction_loss_only": lambda on: {"do_predict": False} if on else {},
     "predict_split": lambda _: {"do_predict": True},
     "predict_data": lambda _: {"do_predict": True},

@@ -3,18 +3,20 @@
 import hashlib
 import json
 import logging
+import math
 import platform
 import re
 import shutil
 import subprocess
-from collections import defaultdict
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickletools import genops
+from typing import Any
 from zipfile import is_zipfile
 
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors import SafetensorError, safe_open
-from torch.distributed.checkpoint import FileSystemReader
 
 from ..data.images import VqaData
 from ..data.streaming import StreamedVqaData
@@ -61,36 +63,58 @@ def faults(checkpoint: Path) -> list[str]:
     missing = [part for part in ("trainer_state.json", *optimizer) if not any(checkpoint.glob(part))]
     if not any(any(checkpoint.glob(weights)) for weights in WEIGHTS):
         missing.append(WEIGHTS[0])
-    files = [*checkpoint.glob("*"), *checkpoint.glob("*/*.pt"), *checkpoint.glob("*/*.safetensors")]
-    missing += lacking_files(checkpoint)
-    cut = [str(path.relative_to(checkpoint)) for path in sorted(files) if is_cut_off(path)]
-    return [f"{part} is missing" for part in missing] + [f"{part} is cut off" for part in cut]
+    files = sorted([*checkpoint.glob("*"), *checkpoint.glob("*/*.pt"), *checkpoint.glob("*/*.safetensors")])
+    cut_off = [str(path.relative_to(checkpoint)) for path in files if is_cut_off(path)]
+    for name, end in listed_files(checkpoint):
+        if not (checkpoint / name).exists():
+            missing.append(name)
+        elif (checkpoint / name).stat().st_size < end:
+            cut_off.append(name)
+    return [f"{name} is missing" for name in missing] + [f"{name} is cut off" for name in cut_off]
 
 
-def lacking_files(checkpoint: Path) -> list[str]:
-    """Files of weights or of the optimizer that an index in the checkpoint lists, and that are not there as a whole.
+def listed_files(checkpoint: Path) -> Iterator[tuple[str, float]]:
+    """Files that an index in the checkpoint lists, and the bytes that each of them has at least.
 
-    Weights of several files have an index in JSON. FSDP's sharded parts are folders of torch, whose index tells of
-    every tensor where it lies.
+    Weights in several files have an index in JSON. FSDP's shards lie in folders of torch's distributed checkpoints,
+    whose index is written last; it says where in which file each tensor ends.
     """
-    lacking = []
     for index in checkpoint.glob("*.safetensors.index.json"):
         if not is_cut_off(index):
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            lacking += [name for name in sorted(names) if not (checkpoint / name).exists()]
+            for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
+                yield name, 0
     for folder in (*checkpoint.glob(f"{FSDP_MODEL_NAME}_*/"), *checkpoint.glob("optimizer_*/")):
-        if not (folder / ".metadata").exists():  # written last
-            lacking.append(f"{folder.name}/.metadata")
-            continue
-        ends: dict[str, int] = defaultdict(int)
-        for part in FileSystemReader(folder).read_metadata().storage_data.values():
-            ends[part.relative_path] = max(ends[part.relative_path], part.offset + part.length)
-        lacking += [
-            f"{folder.name}/{name}"
-            for name, end in sorted(ends.items())
-            if not (folder / name).exists() or (folder / name).stat().st_size < end
-        ]
-    return lacking
+        index = folder / ".metadata"
+        ends: dict[str, float] = {index.name: 1}
+        if index.exists():
+            try:
+                ends |= ends_of_shards(index)
+            except ValueError:
+                ends = {index.name: math.inf}
+        yield from ((f"{folder.name}/{name}", end) for name, end in sorted(ends.items()))
+
+
+def ends_of_shards(index: Path) -> dict[str, int]:
+    """File -> where the last of its tensors ends, by the index of one of torch's distributed checkpoints.
+
+    The index is a pickle. Its operations are listed, and none is done: `pickle.load` would call what it names.
+
+    Raises:
+        ValueError: it is cut off.
+    """
+    values: list[Any] = []
+    memo: list[Any] = []
+    for operation, argument, _ in genops(index.read_bytes()):
+        if operation.name == "MEMOIZE":
+            memo.append(values[-1])
+        elif operation.name != "FRAME":
+            values.append(memo[argument] if operation.name.endswith("BINGET") else argument)
+    ends: dict[str, int] = {}
+    for place, value in enumerate(values):  # each tensor has relative_path, offset and length, in this order
+        if value == "relative_path":
+            name, _, offset, _, length = values[place + 1 : place + 6]
+            ends[name] = max(offset + length, ends.get(name, 0))
+    return ends
 
 
 def is_cut_off(path: Path) -> bool:
