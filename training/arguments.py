@@ -116,7 +116,7 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
     encoder_lr_factor: float = HfArg(
         default=1.0,
         help="What lr_img is multiplied by for the image encoder alone; below 1 a pretrained one changes more slowly "
-        "than the new layers, 0 keeps it as it is.",
+        "than the new layers, 0 freezes it.",
     )
     use_cosine_schedule: bool = HfArg(default=False, help="Decay by a cosine instead of --lr_scheduler_type.")
     warmup_steps: float = HfArg(

@@ -64,7 +64,8 @@ class NonfiniteStepsCallback(TrainerCallback):
             raise FloatingPointError(
                 f"{said}. That is one such step more than --max_nonfinite_steps {args.max_nonfinite_steps} allows. "
                 f"Its rows ({first}{', ...' if len(rows) > 8 else ''}) and those of the earlier ones are in {path}: "
-                "look at them, or give a smaller --lr_img and --learning_rate, or --precision 32."
+                "look at them, or give a smaller --lr_img and --learning_rate"
+                + (", or --precision 32." if args.bf16 or args.fp16 else ".")
             )
         logger.warning(
             "%s: it is skipped, as %d of at most %d. Its %d rows are in %s",

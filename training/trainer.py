@@ -224,7 +224,8 @@ class MMJepaTrainer(Trainer):
         **kwargs,
     ):
         args = own_arguments(args)
-        if eval_dataset is None and not {"eval_strategy", "load_best_model_at_end"} & args.given:
+        wants_best = "load_best_model_at_end" in args.given and args.load_best_model_at_end
+        if eval_dataset is None and "eval_strategy" not in args.given and not wants_best:
             args.do_eval, args.eval_strategy, args.load_best_model_at_end = False, IntervalStrategy.NO, False
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *rest, **kwargs)
         self.has_own_collator = data_collator is None
