@@ -6,6 +6,8 @@ M visual tokens, A answer tokens, V vocabulary.
 
 import inspect
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -499,6 +501,17 @@ class AnswerPrediction(nn.Module):
         return -log_shares.masked_fill(~right, float("-inf")).logsumexp(dim=-1) * has_answer[own]
 
 
+def share_weights(folder: str | os.PathLike, like: str) -> None:
+    """Lets all read the weights in `folder` who may read the file `like` there; does nothing where there is none.
+
+    safetensors writes them for their owner alone, whatever the umask (its issue 782).
+    """
+    model = Path(folder, like)
+    if model.exists():
+        for weights in Path(folder).glob("*.safetensors"):
+            shutil.copymode(model, weights)
+
+
 class MMJepaPreTrainedModel(PreTrainedModel):
     config_class = MMJepaConfig
     base_model_prefix = "encoder"
@@ -512,14 +525,15 @@ class MMJepaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
 
-    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """As in the library, but weights are saved under the names they have here.
 
         By default transformers 5 writes DINOv2's attention under the names of old checkpoints. `from_pretrained` maps
         them back, but the Trainer's resume and its loading of the best checkpoint do not (`_load_from_checkpoint`,
         `_load_best_model`): they only warn, and go on with an attention that was not loaded.
         """
-        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+        super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+        share_weights(save_directory, "config.json")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -1117,7 +1131,10 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             loss_align = losses.sum() / (num_rows if num_rows_in_batch is None else num_rows_in_batch)
         if labels is not None:
             answered = labels != -100
-            share = 1.0 if num_items_in_batch is None else answered.sum() / num_items_in_batch
+            num_items = answered.sum() if num_items_in_batch is None else num_items_in_batch
+            num_items = torch.as_tensor(num_items, device=labels.device)
+            # A step of captions alone has no answer token to share it out by.
+            share = torch.where(num_items > 0, answered.sum() / num_items.clamp(min=1), 1.0)
             if num_rows_in_batch is None:
                 loss_align = loss_align * share
             states = decoder_outputs.last_hidden_state  # (B, A, D)
@@ -1126,12 +1143,11 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             else:
                 # Half of PathVQA's answers are one word: most of (B, A) is padding that needs no vocabulary scores.
                 answer_logits = self._score(states[answered.to(states.device)])
-            num_items = answered.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             answer_labels = labels[answered].to(answer_logits.device)
             loss_ce = F.cross_entropy(
                 answer_logits.float(), answer_labels, reduction="sum", label_smoothing=answer_smoothing
             )
-            loss_ce = loss_ce.to(device) / num_items
+            loss_ce = loss_ce.to(device) / num_items.clamp(min=1)
             loss = self.config.lambda_align * loss_align + self.config.lambda_ce * loss_ce
             if self.config.predict_answer or self.config.lambda_answer > 0:
                 losses = self._answer_losses(states[:, 0], labels).to(device)  # (B,)

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         )
 
     # Build.
-    processor, model = build(model_args, rows.get("train"))
+    processor, model = build(model_args, rows.get("train"), training_args.do_train)
     remember_hold_out(model.config, held_out, training_args, is_new)
     if is_new or data_args.max_answer_tokens is not None:
         model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS

@@ -12,7 +12,7 @@ import pandas as pd
 from datasets import Dataset, Image
 
 from ..data.images import image_hashes
-from ..data.loading import one_text, distinct_answers, load_table
+from ..data.loading import distinct_answers, load_table, one_text
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
 from .controls import images_drawn, majority_answers, mean_interval

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model, GenerationConfig
 
 from ..configuration_mmjepa import MMJepaConfig
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, load_tower
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, load_tower, share_weights
 from ..processing_mmjepa import MMJepaProcessor
 from .command import export_saved_model
 
@@ -88,6 +88,9 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
     # The configurations of DINOv2 and BART are in their own folders; these are the other fields.
     own = {name: value for name, value in model.config.to_diff_dict().items() if not name.endswith("_config")}
     (adapters / "mm_config.json").write_text(json.dumps(own, indent=2, sort_keys=True))
+    for name in ("image_encoder", "generator_bart", "teacher_bart"):
+        share_weights(folder / name, "config.json")
+    share_weights(adapters, "mm_config.json")
 
 
 def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:

@@ -1,6 +1,7 @@
 """The tiny parts that all tests share, each made once."""
 
 import json
+import logging
 
 import datasets
 import numpy as np
@@ -29,6 +30,29 @@ from mmjepa.processing_mmjepa import MMJepaProcessor
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def skipped_steps() -> list[str]:
+    """The warnings of skipped steps since the last test, those in the fixtures of larger scopes too."""
+    skipped: list[str] = []
+
+    class Notes(logging.Handler):
+        def emit(self, record):
+            if "it is skipped, as" in record.getMessage():
+                skipped.append(record.getMessage())
+
+    logging.getLogger("mmjepa").addHandler(Notes(logging.WARNING))
+    return skipped
+
+
+@pytest.fixture(autouse=True)
+def no_step_is_skipped_unnoticed(skipped_steps, request):
+    """Fails a test in whose runs a step had no finite loss or gradient, unless it is marked `skips_steps`."""
+    yield
+    found = skipped_steps.copy()
+    skipped_steps.clear()
+    assert not found or request.node.get_closest_marker("skips_steps"), found
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,7 @@ class Run:
 
     def finish(self) -> None:
         assert self.process.wait(timeout=600) == 0, self.output()[-8000:]
+        assert not (self.folder / "nonfinite_rows.jsonl").exists(), self.output()[-8000:]
 
     def wait_until(self, happens: Callable[[], object]) -> None:
         """Waits for something that the living run does."""

@@ -23,7 +23,7 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import FAST, FROM_RANDOM, TEXT, VISION
-from transformers import BartForConditionalGeneration, Dinov2Model, GenerationConfig
+from transformers import BartForConditionalGeneration, Dinov2Model, GenerationConfig, SchedulerType
 from transformers.training_args import ParallelMode
 from transformers.utils.import_utils import is_torch_greater_or_equal
 from typer.testing import CliRunner
@@ -46,8 +46,9 @@ from mmjepa.training.arguments import (
     parse_arguments,
 )
 from mmjepa.training.building import build
-from mmjepa.training.command_line import known_flags
+from mmjepa.training.command_line import given_flags, known_flags, read_command_line
 from mmjepa.training.reading import read_rows
+from mmjepa.training.run_folder import find_checkpoint
 
 
 @pytest.fixture
@@ -260,6 +261,107 @@ def test_bfloat16_is_the_default_only_where_the_gpu_does_not_emulate_it(gpus, mo
     assert not parsed()[2].bf16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert parsed()[2].bf16
+
+
+def contradicting() -> list[list[str]]:
+    """Pairs of flags that say different things about the same thing, of each kind of which there are such."""
+    return [
+        pair.split()
+        for pair in (
+            "--precision 32 --bf16",
+            "--precision 32-true --fp16 true",
+            "--precision bf16 --bf16 false",
+            "--precision bf16-mixed --fp16",
+            "--bf16 --fp16",
+            "--use_cosine_schedule --lr_scheduler_type constant",
+            "--lr_scheduler_type linear --use_cosine_schedule",
+            "--do_eval false --eval_strategy epoch",
+            "--do_eval false --load_best_model_at_end",
+            "--eval_strategy no --load_best_model_at_end",
+            "--save_strategy no --load_best_model_at_end true",
+            "--predict_split validation --do_predict false",
+            "--predict_data x.png --no_do_predict",
+            "--prediction_loss_only --do_predict",
+            "--prediction_loss_only --predict_split test",
+            "--fast_dev_run --max_steps 100",
+            "--overfit 4 --use_cosine_schedule",
+            "--overfit 4 --align_warmup_epochs 1",
+            "--torch_compile false --torch_compile_mode default",
+            "--gradient_checkpointing false --activation_checkpointing",
+            "--do_eval true --no_do_eval",
+            *("--batch_size 4 --per_device_train_batch_size 8", "--num_workers 1 --dataloader_num_workers 2"),
+            *("--max_epochs 1 --num_train_epochs 2", "--lr_dec 1e-3 --learning_rate 1e-4"),
+            *("--warmup_ratio 0.1 --warmup_steps 5", "--ckpt_dir here --output_dir there"),
+            "--per-device-train-batch-size 3 --batch_size 4",
+            "--per_device_train_batch 3 --batch_size 4",
+        )
+    ]
+
+
+@pytest.mark.parametrize("flags", contradicting(), ids=" ".join)
+def test_two_flags_that_contradict_each_other_are_refused_by_their_names(flags, tmp_path):
+    first, second = (flag for flag in flags if flag.startswith("--"))
+    message = rf"^{first}( \S+)? and {second}( \S+)? contradict each other: leave out one of them\.$"
+    with pytest.raises(ValueError, match=message):
+        read_command_line(flags)
+    with pytest.raises(ValueError, match="contradict each other"):  # so they are in a file
+        (tmp_path / "flags.json").write_text(json.dumps(given_flags(flags)))
+        read_command_line([str(tmp_path / "flags.json")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "32", "bf16": True}, "--bf16 True and --precision 32"),
+        ({"use_cosine_schedule": True, "lr_scheduler_type": SchedulerType.CONSTANT}, "--lr_scheduler_type"),
+        ({"do_eval": False, "eval_strategy": "epoch"}, "--do_eval False and --eval_strategy epoch"),
+    ],
+)
+def test_so_are_two_arguments_of_the_class(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        MMJepaTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
+
+
+def test_flags_that_say_the_same_thing_are_honoured_together():
+    training = parsed("--precision", "bf16", "--bf16", "true", "--fp16", "false", "--use_cpu")[2]
+    assert training.bf16 and not training.fp16
+    training = parsed("--use_cosine_schedule", "--lr_scheduler_type", "cosine", "--use_cpu")[2]
+    assert training.lr_scheduler_type == "cosine"
+    training = parsed("--batch_size", "4", "--per_device_train_batch_size", "4", "--use_cpu")[2]
+    assert training.per_device_train_batch_size == 4
+    training = parsed("--use_cosine_schedule", "false", "--lr_scheduler_type", "constant", "--use_cpu")[2]
+    assert training.lr_scheduler_type == "constant"
+    assert parsed("--do_eval", "false", "--eval_strategy", "no", "--use_cpu")[2].eval_strategy == "no"
+
+
+def test_float32_is_used_where_bf16_is_switched_off(gpus):
+    assert not parsed("--bf16", "false")[2].bf16
+    assert not MMJepaTrainingArguments(output_dir="here", bf16=False).bf16
+
+
+def test_flags_after_a_file_win_over_those_in_it_that_say_otherwise_by_other_names(tmp_path):
+    path = tmp_path / "flags.json"
+    in_file = {"precision": "32", "use_cosine_schedule": True, "per_device_train_batch_size": 16, "seed": 3}
+    path.write_text(json.dumps(in_file | {"eval_strategy": "steps", "max_steps": 100}))
+    flags = ["--bf16", "--lr_scheduler_type", "constant", "--batch_size", "4", "--do_eval", "false", "--fast_dev_run"]
+    training = parsed_from(str(path), *flags, "--use_cpu")
+    assert training.bf16 and training.lr_scheduler_type == "constant" and training.per_device_train_batch_size == 4
+    assert (training.eval_strategy, training.max_steps, training.seed) == ("no", 2, 3)
+    assert not {"precision", "use_cosine_schedule"} & given_flags(read_command_line([str(path), *flags])).keys()
+
+
+def parsed_from(*argv: str) -> MMJepaTrainingArguments:
+    return parse_arguments([argv[0], *FROM_RANDOM, *argv[1:]])[2]
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [("True", "true"), ("LAST", "last"), ("true", "true"), ("False", None), ("false", None), (True, "true")],
+)
+def test_a_switch_of_resuming_is_known_in_any_case(value, meaning, tmp_path):
+    given = MMJepaTrainingArguments(output_dir=str(tmp_path), use_cpu=True, resume_from_checkpoint=value)
+    assert given.resume_from_checkpoint == meaning
+    assert find_checkpoint(given) is None  # a folder without a checkpoint: training starts from the beginning
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
@@ -17,11 +17,19 @@ from transformers.training_args import ParallelMode
 
 from ..configuration_mmjepa import MMJepaConfig
 from .augmentation import AUGMENTATIONS
-from .command_line import check_onnx_packages, json_object, read_command_line
+from .command_line import (
+    IMPLIED,
+    PRECISIONS,
+    check_agreement,
+    check_onnx_packages,
+    json_object,
+    meant,
+    read_command_line,
+)
 
 logger = logging.getLogger("mmjepa")
-# What --precision may say -> the Trainer's flag for it.
-PRECISIONS = {"bf16": "bf16", "bf16-mixed": "bf16", "fp16": "fp16", "16-mixed": "fp16", "32": None, "32-true": None}
+# What --resume_from_checkpoint may say in place of a folder.
+SWITCHES = {"true": "true", "last": "last", "false": None}
 # Flags of the library that this Trainer can't follow: the value that each keeps, and why.
 FIXED_FLAGS: dict[str, tuple[Any, str]] = {
     "train_sampling_strategy": ("random", "rows are grouped by image, see questions_per_image"),
@@ -108,7 +116,7 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
     encoder_lr_factor: float = HfArg(
         default=1.0,
         help="What lr_img is multiplied by for the image encoder alone; below 1 a pretrained one changes more slowly "
-        "than the new layers, 0 keeps it as it is.",
+        "than the new layers, 0 freezes it.",
     )
     use_cosine_schedule: bool = HfArg(default=False, help="Decay by a cosine instead of --lr_scheduler_type.")
     warmup_steps: float = HfArg(
@@ -182,9 +190,15 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         "alignment warm-up don't count.",
     )
 
+    given = frozenset[str]()  # the arguments that were given, not left out for their defaults
+
+    def __new__(cls, *args, **given):
+        arguments = super().__new__(cls)
+        arguments.given = frozenset(given)  # names alone: the Hub's token may be among the values
+        return arguments
+
     def __post_init__(self):
-        if self.use_cosine_schedule:
-            self.lr_scheduler_type = "cosine"
+        self._settle()
         if self.log_dir is None:
             self.log_dir = os.path.join(self.output_dir, "logs")
         if not torch.accelerator.is_available():
@@ -192,9 +206,7 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             self.use_cpu = True
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"precision is {self.precision!r}: allowed are auto, {', '.join(PRECISIONS)}.")
-        if self.precision != "auto":
-            self.bf16, self.fp16 = (PRECISIONS[self.precision] == name for name in ("bf16", "fp16"))
-        elif not (self.bf16 or self.fp16 or self.use_cpu):
+        if self.precision == "auto" and not (self.bf16 or self.fp16 or self.use_cpu or "bf16" in self.given):
             # Older GPUs emulate bf16, slower than float32.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         for name, low in (
@@ -208,6 +220,8 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         ):
             if getattr(self, name) is not None and not getattr(self, name) >= low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least {low}.")
+        if self.do_train and self.lr_img == self.learning_rate == 0:
+            raise ValueError("lr_img and learning_rate are both 0, which trains nothing: give one of them.")
         if self.onnx_dir is not None:
             check_onnx_packages("onnx_dir")
             from transformers.exporters import OnnxExporter
@@ -222,13 +236,7 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             raise ValueError("--predict_split and --predict_data both say what is answered: leave out one of them.")
         if self.predict_question and not self.predict_data:
             raise ValueError("--predict_question asks about the images of --predict_data: give that too.")
-        self.do_predict = bool(self.do_predict or self.predict_split or self.predict_data)
         self.predict_split = self.predict_split or "test"
-        if not self.do_eval:
-            # With an eval_strategy the library would set do_eval again.
-            self.eval_strategy, self.load_best_model_at_end = "no", False
-        if self.fast_dev_run:
-            self.max_steps = 2
         if self.overfit is not None:
             self._set_overfitting()
         super().__post_init__()
@@ -251,15 +259,25 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
         """Without the Hub's token: the Trainer pickles its arguments beside the model, and pushes them with it."""
         return {**self.__dict__, "hub_token": None}
 
+    def _settle(self):
+        """Sets what the given arguments say about others; ValueError where two of them contradict each other.
+
+        With an eval_strategy beside `do_eval` false, for example, the library would set `do_eval` again.
+        """
+        given = {name: getattr(self, name) for name in sorted(self.given) if getattr(self, name) is not None}
+        check_agreement(given)
+        for name, value in given.items():
+            for implied, meaning in IMPLIED.get(name, lambda _: {})(meant(name, value)[1]).items():
+                if implied not in self.given:
+                    setattr(self, implied, meaning)
+        if (said := str(self.resume_from_checkpoint).lower()) in SWITCHES:
+            self.resume_from_checkpoint = SWITCHES[said]
+
     def _set_overfitting(self):
-        """What --overfit fixes: the same rows again and again at a constant rate, and nothing beside that."""
-        self.do_eval = self.do_predict = False
-        self.eval_strategy = self.save_strategy = "no"
-        self.load_best_model_at_end, self.metric_for_best_model, self.early_stopping_patience = False, None, None
+        """What --overfit sets beside what it implies: only the answers are of interest."""
+        self.metric_for_best_model, self.early_stopping_patience, self.augmentations = None, None, None
         self.report_to, self.disable_tqdm = "none", True
         self.dataloader_num_workers = 0  # an epoch is often one step
-        self.align_warmup_epochs, self.warmup_steps, self.augmentations = 0, 0, None
-        self.lr_scheduler_type = "constant"
         if self.max_steps <= 0:
             self.max_steps = 10_000  # a minute ends before
 
@@ -538,6 +556,13 @@ class FlagParser(HfArgumentParser):
                 elif action.type is string_to_bool:
                     action.metavar = "true|false"
 
+    def parse_given(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """The fields that a command line names, and their values; and what of it stands behind no flag."""
+        not_given = object()
+        names = Namespace(**{action.dest: not_given for action in self._actions})
+        named, unused = self.parse_known_args(argv, names)
+        return {name: value for name, value in vars(named).items() if value is not not_given}, unused
+
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJepaTrainingArguments]:
     """The three groups of flags from a command line whose first argument may be a JSON or YAML file of flags.
@@ -547,10 +572,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
     """
     argv = read_command_line(argv)
     parser = FlagParser((ModelArguments, DataArguments, MMJepaTrainingArguments), show_all="--help_all" in argv)
-    *groups, unused = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    given, unused = parser.parse_given(argv)
     if unused:
         raise ValueError(f"{' '.join(unused)} stands behind no flag: a flag is written --name value.")
-    model_args, data_args, training_args = groups
+    model_args, data_args, training_args = parser.parse_dict(given)
     check_run(data_args, training_args)
     return model_args, data_args, training_args
 

@@ -23,6 +23,7 @@ from ..data.loading import TEXT_COLUMNS
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
+from .precision import in_float32
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is of a whole processor
 # What can change in a saved model's configuration. The other fields shape its weights or what they learnt.
@@ -30,13 +31,14 @@ CHANGEABLE = ("lambda_align", "lambda_ce", "lambda_answer")
 
 
 def build(
-    arguments: ModelArguments, train_rows: Dataset | None = None
+    arguments: ModelArguments, train_rows: Dataset | None = None, is_trained: bool = False
 ) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
     """The processor and the model that the flags name: saved, from two checkpoints, or from random weights.
 
     Args:
         train_rows: columns question and answer. A new tokenizer is trained on these texts; needed for random weights
             without --tokenizer_name.
+        is_trained: the weights are float32 then, also those of a model that was saved in half precision.
 
     Raises:
         ValueError: the tokenizer is not the model's, or a flag would change what is fixed in a saved model.
@@ -47,6 +49,8 @@ def build(
         processor, model = join_checkpoints(arguments)
     else:
         processor, model = start_from_random_weights(arguments, train_rows)
+    if is_trained:
+        in_float32(model)
     if arguments.bf16_text_encoder:
         model.encoder.text_encoder.to(torch.bfloat16)
     return processor, model

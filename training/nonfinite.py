@@ -23,6 +23,7 @@ class NonfiniteStepsCallback(TrainerCallback):
     """Skips the update of such a step; the step counts, and the learning rates go on.
 
     In float16 too large gradients are usual, and the library's scaler skips their steps: there the loss alone counts.
+    Under DeepSpeed, which keeps the gradients to itself, the check is DeepSpeed's.
 
     Raises:
         FloatingPointError: there were more than `max_nonfinite_steps` in this run.
@@ -33,6 +34,8 @@ class NonfiniteStepsCallback(TrainerCallback):
         self.num_skipped = 0
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self.trainer.is_deepspeed_enabled:
+            return
         accelerator, parameters = self.trainer.accelerator, [p for p in model.parameters() if p.grad is not None]
         norm: Any = get_total_norm([parameter.grad for parameter in parameters])
         if isinstance(norm, DTensor):
@@ -61,7 +64,8 @@ class NonfiniteStepsCallback(TrainerCallback):
             raise FloatingPointError(
                 f"{said}. That is one such step more than --max_nonfinite_steps {args.max_nonfinite_steps} allows. "
                 f"Its rows ({first}{', ...' if len(rows) > 8 else ''}) and those of the earlier ones are in {path}: "
-                "look at them, or give a smaller --lr_img and --learning_rate, or --precision 32."
+                "look at them, or give a smaller --lr_img and --learning_rate"
+                + (", or --precision 32." if args.bf16 or args.fp16 else ".")
             )
         logger.warning(
             "%s: it is skipped, as %d of at most %d. Its %d rows are in %s",

@@ -3,14 +3,19 @@
 import hashlib
 import json
 import logging
+import math
 import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pickletools import genops
+from typing import Any
 from zipfile import is_zipfile
 
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors import SafetensorError, safe_open
 
 from ..data.images import VqaData
@@ -25,7 +30,16 @@ CHECKPOINT = re.compile(r"checkpoint-\d+")
 UNFINISHED = "checkpoint-is-incomplete.txt"
 # A folder that has one of these holds a run.
 RUN_SIGNS = re.compile(
-    r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|model(-\d+-of-\d+)?\.safetensors"
+    r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|adapter_model\.safetensors"
+    r"|model(-\d+-of-\d+)?\.safetensors"
+)
+# What the weights of a checkpoint may be: of a model, of adapters (PEFT), of FSDP, whole or sharded, of DeepSpeed.
+WEIGHTS = (
+    "model*.safetensors",
+    "adapter_model.safetensors",
+    "*/adapter_model.safetensors",
+    f"{FSDP_MODEL_NAME}*",
+    "global_step*/*model_states.pt",
 )
 LOGS = "logs/mmjepa_joint"  # where --log_dir puts them by default
 RUN_FILE = "run.json"
@@ -46,9 +60,61 @@ def faults(checkpoint: Path) -> list[str]:
     # DeepSpeed has its optimizer in a folder whose name the file `latest` holds.
     deepspeed = (checkpoint / "latest").exists()
     optimizer = ("global_step*",) if deepspeed else ("optimizer*", "scheduler.pt")
-    parts = ("trainer_state.json", "model*.safetensors", *optimizer)
-    missing = [f"{part} is missing" for part in parts if not any(checkpoint.glob(part))]
-    return missing + [f"{path.name} is cut off" for path in sorted(checkpoint.glob("*")) if is_cut_off(path)]
+    missing = [part for part in ("trainer_state.json", *optimizer) if not any(checkpoint.glob(part))]
+    if not any(any(checkpoint.glob(weights)) for weights in WEIGHTS):
+        missing.append(WEIGHTS[0])
+    files = sorted([*checkpoint.glob("*"), *checkpoint.glob("*/*.pt"), *checkpoint.glob("*/*.safetensors")])
+    cut_off = [str(path.relative_to(checkpoint)) for path in files if is_cut_off(path)]
+    for name, end in listed_files(checkpoint):
+        if not (checkpoint / name).exists():
+            missing.append(name)
+        elif (checkpoint / name).stat().st_size < end:
+            cut_off.append(name)
+    return [f"{name} is missing" for name in missing] + [f"{name} is cut off" for name in cut_off]
+
+
+def listed_files(checkpoint: Path) -> Iterator[tuple[str, float]]:
+    """Files that an index in the checkpoint lists, and the bytes that each of them has at least.
+
+    Weights in several files have an index in JSON. FSDP's shards lie in folders of torch's distributed checkpoints,
+    whose index is written last; it says where in which file each tensor ends.
+    """
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        if not is_cut_off(index):
+            for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())):
+                yield name, 0
+    for folder in (*checkpoint.glob(f"{FSDP_MODEL_NAME}_*/"), *checkpoint.glob("optimizer_*/")):
+        index = folder / ".metadata"
+        ends: dict[str, float] = {index.name: 1}
+        if index.exists():
+            try:
+                ends |= ends_of_shards(index)
+            except ValueError:
+                ends = {index.name: math.inf}
+        yield from ((f"{folder.name}/{name}", end) for name, end in sorted(ends.items()))
+
+
+def ends_of_shards(index: Path) -> dict[str, int]:
+    """File -> where the last of its tensors ends, by the index of one of torch's distributed checkpoints.
+
+    The index is a pickle. Its operations are listed, and none is done: `pickle.load` would call what it names.
+
+    Raises:
+        ValueError: it is cut off.
+    """
+    values: list[Any] = []
+    memo: list[Any] = []
+    for operation, argument, _ in genops(index.read_bytes()):
+        if operation.name == "MEMOIZE":
+            memo.append(values[-1])
+        elif operation.name != "FRAME":
+            values.append(memo[argument] if operation.name.endswith("BINGET") else argument)
+    ends: dict[str, int] = {}
+    for place, value in enumerate(values):  # each tensor has relative_path, offset and length, in this order
+        if value == "relative_path":
+            name, _, offset, _, length = values[place + 1 : place + 6]
+            ends[name] = max(offset + length, ends.get(name, 0))
+    return ends
 
 
 def is_cut_off(path: Path) -> bool:
@@ -59,7 +125,7 @@ def is_cut_off(path: Path) -> bool:
                 pass
         except SafetensorError:
             return True
-    elif path.suffix in (".pt", ".pth"):
+    elif path.suffix in (".pt", ".pth", ".bin"):
         return not is_zipfile(path)  # whose table of contents is at its end
     elif path.suffix == ".json":
         try:
@@ -86,7 +152,7 @@ def find_checkpoint(args: MMJepaTrainingArguments) -> str | None:
         ValueError: it names a checkpoint that is broken, or a folder that holds no whole one.
     """
     named = args.resume_from_checkpoint
-    if named is None or named == "false":
+    if named is None:
         return None
     newest = named in NEWEST
     folder = Path(args.output_dir if newest else named)
@@ -182,7 +248,7 @@ def write_run_file(args: MMJepaTrainingArguments, flags: dict[str, str | list[st
         data: by split; of a stream its texts count, which are known beforehand.
     """
     again = {name: value for name, value in flags.items() if name not in NOT_AGAIN}
-    if again.get("resume_from_checkpoint") in NEWEST:
+    if str(again.get("resume_from_checkpoint")).lower() in NEWEST:
         del again["resume_from_checkpoint"]  # the run is made from its beginning
     run = {
         "flags": again,

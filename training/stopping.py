@@ -28,11 +28,13 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes a SIGTERM or SIGINT. A second one, over a second later, acts as if nobody listened.
+        """Notes a SIGTERM or SIGINT, and forgets that of an earlier training.
 
-        Sooner it is the same one: torchrun passes on to its processes what the terminal has sent to all of them.
+        A second one, over a second later, acts as if nobody listened. Sooner it is the same one: torchrun
+        passes on to its processes what the terminal has sent to all of them.
         Python lets the main thread alone change what a signal does; in another nothing is noted.
         """
+        self.number = None
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -28,7 +28,9 @@ import shutil
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,9 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
@@ -46,18 +49,21 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
     get_scheduler,
 )
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 
 from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
 from ..data.images import VqaData, normalize_pixels
 from ..data.streaming import StreamedVqaData
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix
+from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix, share_weights
+from ..processing_mmjepa import MMJepaProcessor
 from .arguments import MMJepaTrainingArguments
 from .augmentation import augment
 from .nonfinite import NonfiniteStepsCallback
+from .precision import in_float32
 from .progress import LinePrinterCallback, LineProgressCallback
 from .run_folder import UNFINISHED, faults, newest_checkpoint
 from .stopping import StopRequest, outlive_first_signal
@@ -153,24 +159,78 @@ COUNTS: dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]] = {
 RATE_NAMES = {"img": "learning_rate_image", "encoder": "learning_rate_encoder", "dec": "learning_rate"}
 
 
+def part_of(name: str) -> str:
+    """The part that a parameter belongs to by its name: "encoder" (of images), "dec", or "img", the new layers."""
+    parts = set(name.split("."))
+    return "dec" if {"decoder", "lm_head"} & parts else "encoder" if "image_encoder" in parts else "img"
+
+
+def learning_rates(args: MMJepaTrainingArguments) -> dict[str, float]:
+    """Part of the model -> its peak learning rate."""
+    return {"img": args.lr_img, "encoder": args.lr_img * args.encoder_lr_factor, "dec": args.learning_rate}
+
+
+@contextmanager
+def without_gradient(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Freezes weights for as long as it lasts."""
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def own_arguments(args: TrainingArguments | None) -> MMJepaTrainingArguments:
+    """Arguments of the library's class with this project's fields beside theirs, which keep their values."""
+    if isinstance(args, MMJepaTrainingArguments):
+        return args
+    args = TrainingArguments(output_dir="tmp_trainer") if args is None else args  # as in the library
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
+    given["remove_unused_columns"] = False  # the collator reads the text columns
+    if not (args.bf16 or args.fp16):
+        given["precision"] = "32"
+    return MMJepaTrainingArguments(**given)
+
+
 class MMJepaTrainer(Trainer):
     """The library's Trainer for [`MMJepaForConditionalGeneration`].
 
+    A model in half precision is trained, and saved, in float32. Weights whose learning rate is 0 are frozen while it
+    trains. Without an `eval_dataset` nothing is evaluated while training, unless the arguments ask for it by name.
+
     Args:
+        args: of the library's class too; the fields of [`MMJepaTrainingArguments`] then have their defaults.
         compute_answer_metrics: called with the model and the evaluated data after the losses of every evaluation. The
             numbers that it returns, by names without prefix, are added to the evaluation's. It is no
             `compute_metrics`, because it answers by `generate` and encodes each image once.
         kwargs: as for `Trainer`; `processing_class` is a [`MMJepaProcessor`], `data_collator` by default a
-            [`VqaCollator`] that leaves pixels as bytes.
+            [`VqaCollator`] that leaves pixels as bytes. A learning rate in `optimizer_cls_and_kwargs` is that of all
+            weights, as in the library.
     """
 
     args: MMJepaTrainingArguments
 
-    def __init__(self, *args, compute_answer_metrics: Callable[[Any, Any], dict[str, float]] | None = None, **kwargs):
-        if kwargs.get("data_collator") is None:
-            alignment_text = kwargs["model"].config.alignment_text
-            kwargs["data_collator"] = VqaCollator(kwargs["processing_class"], alignment_text, as_bytes=True)
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        *rest,
+        compute_answer_metrics: Callable[[Any, Any], dict[str, float]] | None = None,
+        **kwargs,
+    ):
+        args = own_arguments(args)
+        wants_best = "load_best_model_at_end" in args.given and args.load_best_model_at_end
+        if eval_dataset is None and "eval_strategy" not in args.given and not wants_best:
+            args.do_eval, args.eval_strategy, args.load_best_model_at_end = False, IntervalStrategy.NO, False
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, *rest, **kwargs)
+        self.has_own_collator = data_collator is None
+        if isinstance(self.processing_class, MMJepaProcessor):
+            self._make_collator()
         # The model smooths its answer loss itself; the library's smoother takes the labels away from it.
         self.label_smoother = None
         self.compute_answer_metrics = compute_answer_metrics
@@ -179,6 +239,7 @@ class MMJepaTrainer(Trainer):
         self.num_rows: Any = 0  # trained on since the last line of the log
         self.counts_in_step: dict[str, torch.Tensor] = {}
         self.stop_request = StopRequest()
+        self.current_trial: Any = None  # of a search of hyperparameters
         self.add_callback(StopBeforeEpochCallback(self._leave_if_told))
         self.step_batches: list[dict[str, torch.Tensor]] = []
         self.step_loss = torch.zeros(())  # sum of the losses of those batches on this process
@@ -193,7 +254,7 @@ class MMJepaTrainer(Trainer):
             if self.pop_callback(librarys) is not None:
                 self.add_callback(make())
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         """The library's, but a SIGTERM or SIGINT saves a checkpoint and leaves.
 
         Raises:
@@ -203,21 +264,41 @@ class MMJepaTrainer(Trainer):
         if resume_from_checkpoint is True:
             # The library takes the newest without a look into it.
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
-        # It was measured of the weights that change now; the evaluation at the end measures it anew.
-        self.model.config.rank_threshold = None
-        # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
-        torch.manual_seed(self.args.seed + self.args.process_index)
+        self._choose_a_metric_that_is_measured()
+        self.current_trial = trial
+        if self.model_init is None:
+            in_float32(self.model)
         if self.args.early_stopping_patience is not None:
             self.add_callback(MMJepaEarlyStoppingCallback(self.args.early_stopping_patience))
-        with self.stop_request.listening():
-            result = super().train(resume_from_checkpoint, **kwargs)
+        try:
+            with self.stop_request.listening():
+                result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            # An evaluation of another split would make it warn.
+            self.remove_callback(MMJepaEarlyStoppingCallback)
         if self._is_told_to_stop():  # in the last step
             self.save_model()
             logger.warning("Stopped at the end of the training: the model is saved, and not evaluated")
             raise SystemExit(128 + (self.stop_request.number or signal.SIGTERM))
-        # An evaluation of another split would make it warn.
-        self.remove_callback(MMJepaEarlyStoppingCallback)
         return result
+
+    def call_model_init(self, trial=None):
+        return in_float32(super().call_model_init(trial))
+
+    def _inner_training_loop(self, *args, **kwargs):
+        """The library's, with the weights that have no learning rate frozen. By now the model is made and loaded."""
+        # It was measured of the weights that change now; the evaluation at the end measures it anew.
+        self.model.config.rank_threshold = None
+        # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
+        torch.manual_seed(self.args.seed + self.args.process_index)
+        rates = learning_rates(self.args)
+        weights = [
+            weight
+            for name, weight in self.model.named_parameters()
+            if weight.requires_grad and rates[part_of(name)] == 0
+        ]
+        with without_gradient(weights):
+            return super()._inner_training_loop(*args, **kwargs)
 
     def get_train_dataloader(self):
         """Part 1: whole images' questions in each batch, the rows of a step shared out among the processes."""
@@ -228,6 +309,7 @@ class MMJepaTrainer(Trainer):
             # Accelerate does not prepare it: it would share out the rows a second time.
             return DataLoader(self.train_dataset, batch_size=self._train_batch_size, **self._dataloader_arguments)
         sampler = self._grouped_sampler(self.train_dataset, self._train_batch_size)
+        self.remove_callback(SamplerEpochCallback)  # of an earlier training
         self.add_callback(SamplerEpochCallback(sampler))
         return self._dataloader(self.train_dataset, sampler, self.args.dataloader_drop_last)
 
@@ -239,13 +321,24 @@ class MMJepaTrainer(Trainer):
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
 
-    def _dataloader(self, data: VqaData, sampler: ImageGroupedSampler, whole_steps: bool = False) -> DataLoader:
+    def _dataloader(
+        self, data: VqaData, sampler: ImageGroupedSampler, whole_steps: bool = False, **arguments
+    ) -> DataLoader:
         self.accelerator.even_batches = False  # it would fill up the last step with rows of the first
         batches = SharedBatchSampler(sampler, self.accelerator.num_processes, whole_steps)
-        return self.accelerator.prepare(DataLoader(data, batch_sampler=batches, **self._dataloader_arguments))
+        arguments = self._dataloader_arguments | arguments
+        return self.accelerator.prepare(DataLoader(data, batch_sampler=batches, **arguments))
+
+    def _make_collator(self) -> None:
+        """A collator of the model at hand, where none was given; a search may try several alignment texts."""
+        if self.has_own_collator:
+            if self.processing_class is None:
+                raise ValueError("there is neither a data_collator nor a processing_class to make one with: give one.")
+            self.data_collator = VqaCollator(self.processing_class, self.model.config.alignment_text, as_bytes=True)
 
     @property
     def _dataloader_arguments(self) -> dict[str, Any]:
+        self._make_collator()
         names = (
             "num_workers",
             "prefetch_factor",
@@ -267,32 +360,33 @@ class MMJepaTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
-        optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        rates = learning_rates(self.args)
+        if self.optimizer_cls_and_kwargs is None:
+            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        else:
+            optimizer_class, optimizer_kwargs = self.optimizer_cls_and_kwargs
+            rates = dict.fromkeys(rates, optimizer_kwargs["lr"]) if "lr" in optimizer_kwargs else rates
+        if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
+            return super().create_optimizer(model)  # a factory makes groups of its own
         with_decay = set(self.get_decay_parameter_names(model))
         queries = {id(module.queries) for module in model.modules() if isinstance(module, PatchesPrefix)}
         groups = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parts = set(name.split("."))
-                half = "dec" if {"decoder", "lm_head"} & parts else "img"
-                if "image_encoder" in parts and self.args.encoder_lr_factor != 1:
-                    half = "encoder"
+                part = part_of(name)
+                if part == "encoder" and rates[part] == rates["img"]:
+                    part = "img"
                 decays = name in with_decay and parameter.ndim > 1 and id(parameter) not in queries
-                groups[half, decays].append(parameter)
-        rates = {
-            "img": self.args.lr_img,
-            "encoder": self.args.lr_img * self.args.encoder_lr_factor,
-            "dec": self.args.learning_rate,
-        }
+                groups[part, decays].append(parameter)
         self.optimizer = optimizer_class(
             [
                 {
                     "params": parameters,
-                    "name": half,
-                    "lr": rates[half],
+                    "name": part,
+                    "lr": rates[part],
                     "weight_decay": self.args.weight_decay if decays else 0.0,
                 }
-                for (half, decays), parameters in groups.items()
+                for (part, decays), parameters in groups.items()
             ],
             **optimizer_kwargs,
         )
@@ -320,7 +414,7 @@ class MMJepaTrainer(Trainer):
             )
             factor = own_schedule.lr_lambdas[0]
             for place, group in enumerate(scheduler.optimizer.param_groups):
-                if group["name"] == "dec":
+                if group.get("name") == "dec":
                     scheduler.lr_lambdas[place] = lambda step: factor(step - start) if step >= start else 0.0
                     group["lr"] = 0.0
         return scheduler
@@ -331,8 +425,10 @@ class MMJepaTrainer(Trainer):
         return self.state.global_step < self.align_warmup_steps
 
     def count_align_warmup_steps(self, num_training_steps: int) -> int:
-        """Steps of the alignment warm-up: none without an alignment, at most half of all."""
-        if self.model.config.lambda_align == 0:
+        """Steps of the alignment warm-up: none where nothing of an alignment is trained, at most half of all."""
+        aligned = {"image_encoder", "image_projector", "alignment"}
+        trained = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+        if self.model.config.lambda_align == 0 or not any(aligned & set(name.split(".")) for name in trained):
             return 0
         rows_a_step = self.get_total_train_batch_size(self.args)
         steps_an_epoch = math.ceil(len(self.train_dataset.questions) / rows_a_step)
@@ -427,7 +523,7 @@ class MMJepaTrainer(Trainer):
             self.num_rows, self.log_time = 0, now
             logs |= {f"train_{name}": value for name, value in self._mean_losses().items()}
             # The library's `learning_rate` is that of the first group, whichever that is.
-            rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+            rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups if "name" in group}
             logs |= {RATE_NAMES[name]: float(rate) for name, rate in rates.items()}
         super().log(logs, start_time)
 
@@ -441,11 +537,13 @@ class MMJepaTrainer(Trainer):
         return {name: total / count for name, (total, count) in totals.items() if count}
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """Part 8: whole images' questions in each batch, every row once."""
+        """Part 8: whole images' questions in each batch, every row once. Its workers end with the evaluation."""
         data = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(data, str):
             data = self.eval_dataset[data]
-        return self._dataloader(data, self._grouped_sampler(data, self.args.eval_batch_size))
+        sampler = self._grouped_sampler(data, self.args.eval_batch_size)
+        # The next evaluation makes a loader of its own, and would leave the workers of this one behind.
+        return self._dataloader(data, sampler, persistent_workers=False)
 
     def get_test_dataloader(self, test_dataset):
         return self.get_eval_dataloader(test_dataset)
@@ -463,7 +561,7 @@ class MMJepaTrainer(Trainer):
         # The library's is a mean of the batches' means, which depends on how the rows were shared out.
         metrics["loss"] = sum(getattr(config, f"lambda_{name}") * mean for name, mean in metrics.items())
         self.loss_sums, self.num_rows = training
-        if self.compute_answer_metrics is not None:
+        if self._answers_questions:
             # The library casts `forward` alone: the image features and `generate` would be in another precision.
             with self.accelerator.autocast():
                 metrics |= self.compute_answer_metrics(self.whole_model(), dataloader.dataset)
@@ -483,6 +581,26 @@ class MMJepaTrainer(Trainer):
         self.state.best_global_step = self.state.global_step
         return True
 
+    def _choose_a_metric_that_is_measured(self):
+        """Where evaluations answer no question, of captions alone for example, the lowest loss is the best."""
+        data = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        are_asked = any(any(part.questions["question"]) for part in data.values() if part is not None)
+        is_measured = self.compute_metrics is not None or (self._answers_questions and are_asked)
+        if self.args.eval_strategy == "no" or is_measured:
+            return
+        metric = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        if metric not in ("loss", *COUNTS):
+            logger.warning(
+                "No question is answered while training, so there is no %s: the checkpoint with the lowest loss is "
+                "the best one",
+                metric,
+            )
+            self.args.metric_for_best_model, self.args.greater_is_better = "loss", False
+
+    @property
+    def _answers_questions(self) -> bool:
+        return self.compute_answer_metrics is not None and not self.args.prediction_loss_only
+
     def _is_told_to_stop(self) -> bool:
         """Whether a signal has reached any of the processes: they stop after the same step."""
         told = bool(self.stop_request)
@@ -494,11 +612,11 @@ class MMJepaTrainer(Trainer):
         """Saves a checkpoint and leaves where a process was told to stop, but not before the first step."""
         if self.state.global_step == self._initial_global_step or not self._is_told_to_stop():
             return
-        folder = Path(self._get_output_dir(None), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        folder = Path(self._get_output_dir(self.current_trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         is_saved = not faults(folder)
         self.accelerator.wait_for_everyone()
         if not is_saved:
-            self._save_checkpoint(self.model, None)
+            self._save_checkpoint(self.model, self.current_trial)
         if self.is_world_process_zero():
             logger.warning("Stopped after step %d: go on with --resume_from_checkpoint", self.state.global_step)
         raise SystemExit(128 + (self.stop_request.number or signal.SIGTERM))
@@ -544,6 +662,9 @@ class MMJepaTrainer(Trainer):
         parts, self.model = self.model, self.whole_model()
         super()._save(output_dir, None if self.is_fsdp_enabled else state_dict)
         self.model = parts
+        folder = Path(output_dir or self.args.output_dir)
+        for adapters in (folder, *folder.glob("*/")):  # each further adapter has a folder of its own
+            share_weights(adapters, "adapter_config.json")
 
     def whole_model(self) -> MMJepaForConditionalGeneration:
         """The model with all its weights on this process: itself, or under FSDP a copy, which all make together.

@@ -7,6 +7,10 @@ import pytest
 import torch
 from small_trainings import logged
 
+from mmjepa.training.nonfinite import NonfiniteStepsCallback
+
+pytestmark = pytest.mark.skips_steps
+
 
 def spoil(trainer, bad_row: int, number: float = math.nan):
     """Makes the loss of every batch that holds a row `number`, and notes the weights before and after its step."""
@@ -74,3 +78,13 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(make_traine
     trainer.train()
     assert {row["step"] for row in rows_of(tmp_path / "checkpoints")} == {3}
     assert bias.isfinite().all()
+
+
+def test_under_deepspeed_the_check_is_left_to_it(make_trainer, tmp_path):
+    """It keeps the gradients to itself. Not installed here, it is only said to be there."""
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    trainer.is_deepspeed_enabled, trainer.step_loss = True, torch.tensor(math.nan)
+    (check,) = (one for one in trainer.callback_handler.callbacks if isinstance(one, NonfiniteStepsCallback))
+    check.on_pre_optimizer_step(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    assert check.num_skipped == 0 and not (tmp_path / "checkpoints" / "nonfinite_rows.jsonl").exists()

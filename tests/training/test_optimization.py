@@ -6,6 +6,8 @@ import torch
 from small_trainings import logged
 from transformers import TrainerCallback
 
+from mmjepa.training.arguments import MMJepaTrainingArguments
+
 
 class StopAt(TrainerCallback):
     """Ends the training after a step."""
@@ -71,12 +73,11 @@ def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):
         assert rate == (2e-4 if names[parameter].startswith(("decoder.", "lm_head.")) else 1e-3), names[parameter]
 
 
-@pytest.mark.parametrize("factor", [0.1, 0.0])
-def test_the_image_encoder_learns_at_a_share_of_the_new_layers_rate(make_trainer, factor):
+def test_the_image_encoder_learns_at_a_share_of_the_new_layers_rate(make_trainer):
     """One step of plain SGD moves each weight by its rate times its gradient."""
     settings = {"optim": "sgd", "lr_img": 0.5, "learning_rate": 0.25, "lr_scheduler_type": "constant"}
     settings |= {"max_grad_norm": 1e9, "max_steps": 1}
-    moves = []
+    moves, factor = [], 0.1
     for encoder_lr_factor in (1.0, factor):
         trainer = make_trainer(**settings, encoder_lr_factor=encoder_lr_factor)
         before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
@@ -89,6 +90,61 @@ def test_the_image_encoder_learns_at_a_share_of_the_new_layers_rate(make_trainer
         torch.testing.assert_close(scaled[name], share * move, atol=1e-6, rtol=1e-3, msg=name)
     rates = [logged(trainer, f"learning_rate_{part}")[1] for part in ("image", "encoder")]
     assert rates == [0.5, 0.5 * factor]
+
+
+class GradientsCallback(TrainerCallback):
+    """Notes which weights have a gradient in a step, and which the optimizer knows."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+        self.with_gradient = {name for name, weight in model.named_parameters() if weight.grad is not None}
+        self.optimized = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+
+
+# Flags that may take the learning rate away, and the beginnings of the names of the weights that have none then.
+FROZEN = {
+    "encoder_lr_factor": ("encoder.image_encoder.",),
+    "lr_img": ("encoder.", "alignment."),
+    "learning_rate": ("decoder.", "lm_head."),
+}
+
+
+@pytest.mark.parametrize("flag", FROZEN)
+def test_weights_whose_rate_is_0_have_no_gradient_and_no_state_and_stay(make_trainer, flag, tmp_path):
+    settings = {flag: 0.0, "align_warmup_epochs": 1, "save_strategy": "steps", "save_steps": 8}
+    trainer = make_trainer(**settings)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    seen = GradientsCallback()
+    trainer.add_callback(seen)
+    trainer.train()
+    frozen = {name for name in before if name.startswith(FROZEN[flag])}
+    weights = dict(trainer.model.named_parameters())
+    assert seen.with_gradient and not seen.with_gradient & frozen
+    assert not seen.optimized & {id(weights[name]) for name in frozen}
+    assert all(weights[name].equal(before[name]) for name in frozen)
+    assert any(not weights[name].equal(before[name]) for name in trained - frozen)
+    assert {name for name, weight in weights.items() if weight.requires_grad} == trained  # for a later training
+
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoints" / "checkpoint-8"))
+    assert all(weights[name].equal(weight) for name, weight in resumed.model.named_parameters())
+    trainer.save_model()
+    loaded = type(trainer.model).from_pretrained(tmp_path / "checkpoints")
+    assert {name for name, weight in loaded.named_parameters() if weight.requires_grad} == trained
+
+
+def test_the_norm_that_is_clipped_is_that_of_the_trained_weights_alone(make_trainer):
+    norms = []
+    for factor in (0.0, 1.0):
+        trainer = make_trainer(encoder_lr_factor=factor, max_steps=1, max_grad_norm=1e9)
+        trainer.train()
+        norms.append(logged(trainer, "grad_norm")[1])
+    assert 0 < norms[0] < norms[1]
+
+
+def test_rates_that_train_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="lr_img and learning_rate are both 0"):
+        MMJepaTrainingArguments(output_dir=str(tmp_path), lr_img=0, learning_rate=0)
 
 
 @pytest.mark.parametrize(("epochs", "warmup_steps"), [(1, 3), (0.5, 1), (2, 6)])
