@@ -12,15 +12,15 @@ that `--help` shows.
 import sys
 
 from mmjepa.training.command_line import given_flags, read_command_line
-from mmjepa.training.messages import hide_unhelpful_messages, show_messages
+from mmjepa.training.messages import end_run, hide_unhelpful_messages, show_messages
 
 # Before the libraries are imported, which takes seconds: what can be wrong with the flags is said at once.
 if __name__ == "__main__":
     hide_unhelpful_messages()
     try:
         read_command_line(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"{sys.argv[0]}: {error}")
+    except Exception as error:
+        end_run(sys.argv[0], error)
 
 from datasets import DatasetDict, disable_progress_bars
 from transformers import set_seed
@@ -133,4 +133,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:
+        end_run(sys.argv[0], error)

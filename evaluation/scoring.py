@@ -41,7 +41,10 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if path.suffix not in READERS:
         raise ValueError(f"{path} is no table of predictions: give a file that ends with {', '.join(READERS)}.")
-    table = READERS[path.suffix](path)
+    try:
+        table = READERS[path.suffix](path)
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
     if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(
             f"{path} has the columns {', '.join(map(str, table.columns))} and lacks {', '.join(missing)}: give the "

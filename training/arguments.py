@@ -4,7 +4,7 @@ import logging
 import os
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
 from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from transformers import (
@@ -512,6 +512,9 @@ class FlagParser(HfArgumentParser):
         )
         self.add_argument("--help_all", action="help", help="show the flags of the library's Trainer too, and exit")
 
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}: see --help.")
+
     def _add_dataclass_arguments(self, dtype: type) -> None:
         types = get_type_hints(dtype)
         ungrouped = {field.name: field for field in fields(dtype) if field.init}
@@ -542,7 +545,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
     """
     argv = read_command_line(argv)
     parser = FlagParser((ModelArguments, DataArguments, MMJepaTrainingArguments), show_all="--help_all" in argv)
-    *groups, unused = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    try:
+        *groups, unused = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    except (ValueError, ImportError) as error:  # the library's too, about its own flags
+        raise ValueError(str(error)) from error
     if unused:
         raise ValueError(f"{' '.join(unused)} stands behind no flag: a flag is written --name value.")
     model_args, data_args, training_args = groups

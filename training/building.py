@@ -22,6 +22,7 @@ from ..data.batches import alignment_text
 from ..data.images import prepared_shape
 from ..data.loading import TEXT_COLUMNS
 from ..evaluation.answering import batches, evaluating, in_shares
+from ..evaluation.loading import naming_broken_files
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
@@ -42,11 +43,14 @@ def build(
 
     Raises:
         ValueError: the tokenizer is not the model's, or a flag would change what is fixed in a saved model.
+        OSError: there is no such checkpoint, or a file of it is broken.
     """
     if arguments.model_name_or_path is not None:
-        processor, model = load_saved(arguments)
+        with naming_broken_files(arguments.model_name_or_path, revision=arguments.model_revision):
+            processor, model = load_saved(arguments)
     elif arguments.image_encoder is not None:
-        processor, model = join_checkpoints(arguments)
+        with naming_broken_files(arguments.image_encoder, arguments.text_model):
+            processor, model = join_checkpoints(arguments)
     else:
         processor, model = start_from_random_weights(arguments, train_rows)
     if arguments.bf16_text_encoder:
@@ -57,8 +61,8 @@ def build(
 def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
     """A saved processor and model; flags change the losses' weights, the attention and the size of images."""
     name, revision, own = arguments.model_name_or_path, arguments.model_revision, arguments.config_fields()
+    saved = MMJepaConfig.from_pretrained(name, revision=revision)  # first: it says so where this is another model
     processor = MMJepaProcessor.from_pretrained(name, revision=revision)
-    saved = MMJepaConfig.from_pretrained(name, revision=revision)
     if arguments.image_size is not None:
         check_image_size(arguments.image_size, saved.vision_config)
         processor.image_processor = whole_images(processor.image_processor, arguments.image_size)

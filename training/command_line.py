@@ -21,23 +21,32 @@ SOURCE_FLAGS = ("model_name_or_path", "image_encoder", "text_model", "tokenizer_
 def read_command_line(argv: list[str]) -> list[str]:
     """The flags of a command line whose first argument may be a JSON or YAML file of flags; those after it win.
 
+    A name may be spelt with hyphens, `--batch-size`; it comes back with underscores.
+
     Raises:
         ValueError: the file or a flag's number or JSON can't be read, a flag is unknown, or a folder does not exist.
     """
     if argv and argv[0].endswith(FILE_SUFFIXES):
         argv = flags_of_file(Path(argv[0])) + argv[1:]
-    flag = ""
+    flag, flags = "", []
     for argument in argv:
-        name, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         if name:
-            flag = name[2:].replace("-", "_")
+            flag = with_underscores(name[2:])
             check_name(flag)
+            argument = f"--{flag}{equals}{value}"
         elif not flag and value.endswith(FILE_SUFFIXES):
             raise ValueError(f"{value} stands behind other arguments: give a file of flags as the first argument.")
         if value:
             check_value(flag, value)
             flag = ""
-    return argv
+        flags.append(argument)
+    return flags
+
+
+def with_underscores(name: str) -> str:
+    """A flag's name as `--help` shows it; every command takes hyphens too."""
+    return name.replace("-", "_")
 
 
 def flags_of_file(path: Path) -> list[str]:
@@ -53,7 +62,7 @@ def flags_of_file(path: Path) -> list[str]:
         raise ValueError(f"{path}, the file of flags, does not exist.")
     try:
         given = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: no JSON, or no text at all
         raise ValueError(f"{path}, the file of flags, can't be read: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{path}, the file of flags, holds a {type(given).__name__}: give flags and their values.")
@@ -96,9 +105,15 @@ def check_value(flag: str, value: str) -> None:
         raise ValueError(f"--{flag} is {value!r}: give a number, of type {number.__name__}.") from error
     if flag in JSON_FLAGS or value.startswith("{"):
         json_object(flag, value)
+    if flag in SOURCE_FLAGS:
+        check_source(f"--{flag}", value)
+
+
+def check_source(name: str, value: str) -> None:
+    """Raises ValueError where a value, called `name` on the command line, is a path and nothing is there."""
     # A Hub id is a name, or an owner and a name.
-    if flag in SOURCE_FLAGS and (value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists():
-        raise ValueError(f"--{flag} is {value!r}: there is no such folder.")
+    if not value or ((value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists()):
+        raise ValueError(f"{name} is {value!r}: there is no such folder.")
 
 
 def json_object(flag: str, value: str) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""What a run prints: its own messages, and the libraries' warnings but for those that a user can do nothing about."""
+"""What a run prints: its own messages, the libraries' warnings but for those that a user can do nothing about, and of
+an error that is the user's the message alone."""
 
+import dis
 import logging
+import sys
 import warnings
+from typing import NoReturn
 
 # Loggers of libraries, and a part of each of their messages that is not shown.
 HIDDEN_MESSAGES = (
@@ -55,3 +59,25 @@ def show_messages(is_first_process: bool) -> None:
     # Its own handler prints a warning as if it were any other line.
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
+
+
+def end_run(program: str, error: Exception) -> NoReturn:
+    """Ends the process with a line on stderr where a user can mend `error`: in the data, the model or the flags.
+
+    These are the errors that this project raises itself, and those of the system and the Hub. What a library or Python
+    raises in passing may be a bug: it is raised again and keeps its traceback.
+    """
+    if not (isinstance(error, OSError) or is_raised_here(error)):
+        raise error
+    message = " ".join(str(error).split())
+    sys.exit(f"{program}: {message or type(error).__name__}")
+
+
+def is_raised_here(error: Exception) -> bool:
+    """Whether a `raise` of this project raised `error`, not an operation that failed in it, such as `int("x")`."""
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    code, module = last.tb_frame.f_code, last.tb_frame.f_globals.get("__name__", "")
+    is_raise = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    return is_raise and module.partition(".")[0] == __name__.partition(".")[0]
