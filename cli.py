@@ -4,7 +4,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,7 +13,7 @@ from .training.command_line import check_onnx_packages, check_source, read_comma
 from .training.messages import end_run, hide_unhelpful_messages
 
 ORDER = ("check", "train", "evaluate", "ask", "score", "export", "app")
-UsageError = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
+UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
 
 
 class Commands(TyperGroup):
@@ -218,7 +218,9 @@ def page(
     model: Annotated[
         str, typer.Argument(help="A folder or Hub id of a saved model.", envvar="MMJEPA_MODEL")
     ] = "runs/demo",
-    port: Annotated[int | None, typer.Option(help="Where the page is; the first free port from 7860 on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Where the page is; the first free port from 7860 on.", min=0, max=65535)
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
 ) -> None:

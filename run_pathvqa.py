@@ -67,6 +67,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Build.
     processor, model = build(model_args, rows.get("train"))
     if is_new or data_args.max_answer_tokens is not None:
+        most = model.config.text_config.max_position_embeddings
+        if (data_args.max_answer_tokens or 0) > most:
+            raise ValueError(
+                f"--max_answer_tokens is {data_args.max_answer_tokens}: the text model has {most} at most."
+            )
         model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:
         center_targets(model, processor, rows["train"], training_args.device)

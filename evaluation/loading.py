@@ -37,6 +37,8 @@ def naming_broken_files(*names: str, revision: str | None = None) -> Iterator[No
     a folder without a configuration they make a model of their default size, whose weights are not those.
     """
     for name in names:
+        if Path(name).is_file():
+            raise OSError(f"{name} is a file: give the folder that `save_pretrained` has written it to.")
         if Path(name).is_dir() and not Path(name, "config.json").exists():
             raise OSError(f"the folder {name} has no config.json: give a folder that `save_pretrained` has written.")
     try:

@@ -222,6 +222,26 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
         ("train {no.yaml}", "no.yaml, the file of flags, can't be read"),
         ("train --batchsize 3", "there is no --batchsize: did you mean --batch_size"),
         ("train --lr_scheduler_type steep", "invalid choice: 'steep' (choose from "),
+        ("train {fast} --dataset_name {slides} --report_to paper", "mmjepa train: paper is not supported, only "),
+        (
+            "train {fast} --dataset_name {slides} --adam_beta1 2",
+            "mmjepa train: Invalid beta parameter at index 0: 2.0",
+        ),
+        (
+            "train {fast} --dataset_name {slides} --attn_implementation x",
+            'mmjepa train: Specified `attn_implementation="x"`',
+        ),
+        ("train {fast} --dataset_name {slides} --num_image_tokens 0", "mmjepa train: num_image_tokens is 0"),
+        (
+            "train {fast} --dataset_name {slides} --max_answer_tokens 99",
+            "--max_answer_tokens is 99: the text model has 32",
+        ),
+        (
+            "train {cpu} --dataset_name {slides} --text_config {odd} --vision_config {odd}",
+            "no model can be made of --vision",
+        ),
+        ("ask {png} what? --model {png}", "noise.png is a file: give the folder"),
+        ("app {model} --port 99999999", "mmjepa app: Invalid value for '--port': "),
         ("train --save_strategy daily", "daily is not a valid SaveStrategy"),
         ("train --precision", "argument --precision: expected one argument"),
         ("train {fast} --dataset_name {data}", "are missing or can't be decoded"),
@@ -236,7 +256,12 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
 def test_what_a_user_can_mend_is_one_line_that_names_the_command(call, wrong, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     cpu = [*FAST, "--output_dir", str(tmp_path / "out")]
-    named = {"{fast}": [*FROM_RANDOM, *cpu], "{cpu}": cpu, "{}": [""]}
+    named = {
+        "{fast}": [*FROM_RANDOM, *cpu],
+        "{cpu}": cpu,
+        "{}": [""],
+        "{odd}": ['{"activation_function": "x", "hidden_act": "x"}'],
+    }
     named |= {f"{{{name}}}": [path] for name, path in wrong.items()}
     run = call(*[part for word in words.split() for part in named.get(word, [word])])
     assert run.exit_code in (1, 2) and isinstance(run.exception, SystemExit)

@@ -198,6 +198,8 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             # Older GPUs emulate bf16, slower than float32.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         for name, low in (
+            ("gradient_accumulation_steps", 1),
+            ("seed", 0),
             ("lr_img", 0),
             ("encoder_lr_factor", 0),
             ("align_warmup_epochs", 0),

@@ -1,7 +1,8 @@
 """Flags -> processor and model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from ..evaluation.loading import naming_broken_files
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
+from .messages import is_message
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is of a whole processor
 # What can change in a saved model's configuration. The other fields shape its weights or what they learnt.
@@ -113,22 +115,39 @@ def start_from_random_weights(
     # The tokenizer says how many tokens there are and which are special.
     token_fields = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     token_fields |= {"vocab_size": len(tokenizer), "decoder_start_token_id": tokenizer.eos_token_id}
-    config = MMJepaConfig(
-        vision_config=arguments.vision_fields,
-        text_config=text_fields | token_fields,
-        tie_word_embeddings=text_fields.get("tie_word_embeddings", True),
-        attn_implementation=arguments.attn_implementation,
-        **arguments.config_fields(),
-    )
+    with naming_wrong_fields():
+        config = MMJepaConfig(
+            vision_config=arguments.vision_fields,
+            text_config=text_fields | token_fields,
+            tie_word_embeddings=text_fields.get("tie_word_embeddings", True),
+            attn_implementation=arguments.attn_implementation,
+            **arguments.config_fields(),
+        )
+        model = MMJepaForConditionalGeneration(config)
     size = arguments.image_size or config.vision_config.image_size
     check_image_size(size, config.vision_config)
     image_processor = whole_images(new_image_processor(), size)
     processor = join_processor(image_processor, tokenizer, config.text_config, arguments.tokenizer_name)
-    model = MMJepaForConditionalGeneration(config)
     # Published BART's settings: answers begin with <s> and end with </s>.
     model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
     model.generation_config.forced_eos_token_id = config.text_config.eos_token_id
     return processor, model
+
+
+@contextmanager
+def naming_wrong_fields() -> Iterator[None]:
+    """Raises ValueError that names the flags where no model can be made of the fields that they spell out.
+
+    The libraries raise whatever the wrong value leads to, such as KeyError for an unknown activation.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_message(error):
+            raise
+        raise ValueError(
+            f"no model can be made of --vision_config and --text_config: {type(error).__name__}: {error}"
+        ) from error
 
 
 def load_image_processor(name: str) -> BaseImageProcessor:

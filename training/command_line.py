@@ -28,25 +28,30 @@ def read_command_line(argv: list[str]) -> list[str]:
     """
     if argv and argv[0].endswith(FILE_SUFFIXES):
         argv = flags_of_file(Path(argv[0])) + argv[1:]
-    flag, flags = "", []
+    argv = [flag_with_underscores(argument) if argument.startswith("--") else argument for argument in argv]
+    flag = ""
     for argument in argv:
-        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        name, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         if name:
-            flag = with_underscores(name[2:])
+            flag = name[2:]
             check_name(flag)
-            argument = f"--{flag}{equals}{value}"
         elif not flag and value.endswith(FILE_SUFFIXES):
             raise ValueError(f"{value} stands behind other arguments: give a file of flags as the first argument.")
         if value:
             check_value(flag, value)
             flag = ""
-        flags.append(argument)
-    return flags
+    return argv
 
 
 def with_underscores(name: str) -> str:
     """A flag's name as `--help` shows it; every command takes hyphens too."""
     return name.replace("-", "_")
+
+
+def flag_with_underscores(argument: str) -> str:
+    """A flag, `--name` or `--name=value`, whose name is spelt with underscores."""
+    name, equals, value = argument[2:].partition("=")
+    return f"--{with_underscores(name)}{equals}{value}"
 
 
 def flags_of_file(path: Path) -> list[str]:

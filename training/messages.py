@@ -29,6 +29,19 @@ HIDDEN_WARNINGS = (
     r"Glyph \d+ .* missing from font",  # answers of an untrained model hold characters that no font has
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # torch's own exporter calls it
 )
+# Modules of libraries that raise errors about values of flags, such as --report_to and --adam_beta1, and about the
+# files of a model. Those of the models and of generation are left out: their errors are about a call.
+CHECKING_MODULES = (
+    "torch.optim",
+    "transformers.integrations",
+    "transformers.modeling_utils",
+    "transformers.optimization",
+    "transformers.tokenization",
+    "transformers.trainer",
+    "transformers.training_args",
+    "transformers.utils.import_utils",
+    "transformers.utils.loading_report",
+)
 
 
 class WithoutText(logging.Filter):
@@ -64,20 +77,25 @@ def show_messages(is_first_process: bool) -> None:
 def end_run(program: str, error: Exception) -> NoReturn:
     """Ends the process with a line on stderr where a user can mend `error`: in the data, the model or the flags.
 
-    These are the errors that this project raises itself, and those of the system and the Hub. What a library or Python
-    raises in passing may be a bug: it is raised again and keeps its traceback.
+    These are the errors of the system and the Hub, what this project raises itself, and what the libraries say about
+    flags and files of models. Anything else may be a bug: it is raised again and keeps its traceback.
     """
-    if not (isinstance(error, OSError) or is_raised_here(error)):
+    if not (isinstance(error, OSError) or is_message(error)):
         raise error
     message = " ".join(str(error).split())
     sys.exit(f"{program}: {message or type(error).__name__}")
 
 
-def is_raised_here(error: Exception) -> bool:
-    """Whether a `raise` of this project raised `error`, not an operation that failed in it, such as `int("x")`."""
+def is_message(error: Exception) -> bool:
+    """Whether a `raise` of this project, or of a library about flags or a model's files, raised `error`.
+
+    An operation that failed there, such as `int("x")`, was not meant to.
+    """
     last = error.__traceback__
     while last.tb_next is not None:
         last = last.tb_next
     code, module = last.tb_frame.f_code, last.tb_frame.f_globals.get("__name__", "")
     is_raise = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-    return is_raise and module.partition(".")[0] == __name__.partition(".")[0]
+    is_ours = module.partition(".")[0] == __name__.partition(".")[0]
+    is_checked = module.startswith(CHECKING_MODULES) and not isinstance(error, (AttributeError, TypeError))
+    return is_raise and (is_ours or is_checked)

@@ -61,6 +61,24 @@ def test_a_folder_without_a_configuration_is_named(broken):
         load_model_and_processor(str(folder))
 
 
+def other_size(config: Path) -> None:
+    config.write_text(config.read_text().replace('"num_image_tokens": 5', '"num_image_tokens": 3'))
+
+
+@pytest.mark.parametrize(
+    ("name", "break_file", "message"),
+    [
+        ("config.json", other_size, "You set `ignore_mismatched_sizes` to `False`"),
+        ("tokenizer.json", Path.unlink, "Couldn't instantiate the backend tokenizer"),
+    ],
+)
+def test_files_that_do_not_belong_together_end_in_one_line(broken, image_file, name, break_file, message):
+    folder = broken(name, break_file)
+    run = CliRunner().invoke(app, ["ask", image_file, "what?", "--model", str(folder)], prog_name="mmjepa")
+    assert isinstance(run.exception, SystemExit)
+    assert run.output.rstrip("\n").split("\n")[-1].startswith(f"mmjepa ask: {message}")
+
+
 def test_an_error_about_whole_files_stays_as_it_is(saved_folder, monkeypatch):
     def fail(*_, **__):
         raise KeyError("a bug")
