@@ -11,23 +11,33 @@ import sys
 import tempfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
 import PIL.Image
+from gradio.utils import get_upload_folder
+from gradio_client.utils import traverse
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mmjepa.data.drawn_slides import ask_questions, draw_slide
 from mmjepa.evaluation.asking import Reply, ask, load_saved
 from mmjepa.evaluation.html_report import draw_attention
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor, to_rgb
+from mmjepa.training.messages import end_run
 
 MAX_QUESTIONS = 8  # an image of PathVQA has 7.6; others wait meanwhile
 MAX_CHARACTERS = 300  # of a question; PathVQA's longest has 163
-MAX_FILE_SIZE = "20mb"  # 2,500 x 2,500 pixels without compression
+MAX_FILE_SIZE = 20 * 2**20  # bytes; 2,500 x 2,500 pixels without compression
+MAX_REQUEST = 2**20  # bytes beside a file; eight questions have 10,000
 MAX_PIXELS = 50_000_000  # decoded, these take 150 MB
 MAX_ASPECT_RATIO = 50  # resized to a fixed shorter side, a thin line would take gigabytes
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")  # Pillow starts other programs for some of the others
+NOT_UPLOADED = f"Addresses and paths are not read: upload the image file, of at most {MAX_FILE_SIZE // 2**20} MB."
+GONE = "The image file is no longer on the server, which keeps it for one to two hours: choose it again."
 NO_IMAGE = f"This file is no image that can be read: give a whole file in one of the formats {', '.join(FORMATS)}."
 QUEUE_SIZE = 200  # requests that wait; later ones are told to come again
 KEPT_SECONDS = 3600  # after one to two of these, what was uploaded and drawn is deleted
@@ -104,6 +114,51 @@ def draw_examples(folder: str) -> list[list[str]]:
     return examples
 
 
+def check_upload(file: dict[str, Any]) -> None:
+    """gr.Error where `file`, as a client describes it, was not uploaded, or was deleted since. Nothing is read."""
+    path, folder = file.get("path"), os.path.abspath(get_upload_folder())
+    # Without this "meta" gradio looks further inside, where another file may be described.
+    if file.get("meta") != {"_type": "gradio.FileData"} or not isinstance(path, str) or not os.path.isabs(path):
+        raise refusal(NOT_UPLOADED)
+    if not Path(os.path.normpath(path)).is_relative_to(folder):
+        raise refusal(NOT_UPLOADED)
+    if not os.path.isfile(path):
+        raise refusal(GONE)
+
+
+class Page(gr.Blocks):
+    """Blocks whose functions are given no files but uploaded ones: gradio would fetch any address, of any size."""
+
+    async def preprocess_data(self, block_fn, inputs, *rest, **options):
+        # Every way to call a function leads here, whatever its inputs.
+        traverse(inputs, check_upload, lambda part: isinstance(part, dict))
+        return await super().preprocess_data(block_fn, inputs, *rest, **options)
+
+
+class SmallRequests:
+    """Refuses, before anything of it is read, a request that is too large or asks this server for another's file."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = refused_request(scope) if scope["type"] == "http" else None
+        await (self.app if refused is None else refused)(scope, receive, send)
+
+
+def refused_request(scope: Scope) -> PlainTextResponse | None:
+    """The answer to a request that is refused, else None."""
+    headers = dict(scope["headers"])
+    limit = MAX_REQUEST + (MAX_FILE_SIZE if scope["path"].rstrip("/").endswith("/upload") else 0)
+    if "://" in scope["path"]:
+        return PlainTextResponse("Addresses are not fetched.", 403)
+    if b"transfer-encoding" in headers:
+        return PlainTextResponse("The request does not say how long it is: send a Content-Length.", 411)
+    if int(headers.get(b"content-length", 0)) > limit:
+        return PlainTextResponse(f"The request is above the maximum allowed size of {limit:,} bytes.", 413)
+    return None
+
+
 def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor) -> gr.Blocks:
     """The page of one model."""
 
@@ -121,7 +176,7 @@ def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor
         ]
         return [row_of(reply) for reply in replies], gr.Gallery(drawn, visible=bool(drawn), selected_index=0)
 
-    with gr.Blocks(title="MMJepa", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+    with Page(title="MMJepa", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown(f"# MMJepa\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
@@ -134,6 +189,7 @@ def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor
                     examples = draw_examples(folder)
                     names = [Path(path).stem.replace("_", " ") for path, _ in examples]
                     gr.Examples(examples, [file, questions], example_labels=names, label="drawn examples")
+                file.keep_in_cache |= file.temp_files  # the examples; what is uploaded later is deleted
             with gr.Column(scale=2, min_width=320):
                 answers = gr.Dataframe(
                     label="answers",
@@ -167,6 +223,8 @@ def serve(
     Raises:
         OSError: there is no such model, or the port is not free.
     """
+    # Newer versions of gradio would keep answers in the visitor's browser, and offer to send them to the Hub.
+    os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
     page = build_page(*load_saved(model, revision))
     fonts = ["system-ui", "sans-serif"]  # none are fetched
     page.launch(
@@ -177,6 +235,7 @@ def serve(
         theme=gr.themes.Default(font=fonts, font_mono=fonts),
         footer_links=[],
         ssr_mode=False,
+        app_kwargs={"middleware": [Middleware(SmallRequests)]},
         **launch_kwargs,
     )
     return page
@@ -186,8 +245,8 @@ def main() -> None:
     try:
         model = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MMJEPA_MODEL", "runs/demo")
         serve(model, revision=os.environ.get("MMJEPA_REVISION"))
-    except OSError as error:
-        sys.exit(f"app.py: {error}")
+    except Exception as error:
+        end_run("app.py", error)
 
 
 if __name__ == "__main__":

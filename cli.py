@@ -5,57 +5,80 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from .training.command_line import check_onnx_packages, check_source, read_command_line, with_underscores
+from .training.messages import end_run, hide_unhelpful_messages
+
 ORDER = ("check", "train", "evaluate", "ask", "score", "export", "app")
+UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
 
 
-class InOrderOfUse(TyperGroup):
-    """Shows the commands in the order in which they are used."""
+class Commands(TyperGroup):
+    """The commands in the order in which they are used; what a user can mend is said in one line."""
 
     def list_commands(self, ctx):
         return sorted(self.commands, key=lambda name: (*ORDER, name).index(name))
 
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            program = error.ctx.command_path
+            message = " ".join(error.format_message().split()).removesuffix(".")
+            typer.echo(f"{program}: {message}; see {program} --help.", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            end_run(f"{ctx.command_path} {ctx.invoked_subcommand}", error)
 
-app = typer.Typer(cls=InOrderOfUse, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+app = typer.Typer(
+    cls=Commands,
+    context_settings={"token_normalize_func": with_underscores},  # of the names of options, in all commands
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
-def check_source(flag: str, value: str) -> None:
-    """Ends the command where there is no such folder, before anything is imported that takes seconds."""
-    from .training.command_line import check_value
-
-    try:
-        check_value(flag, value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+# What reading a data set may name in an error.
+ConfigName = Annotated[
+    str | None, typer.Option("--dataset_config_name", "--config_name", help="Which configuration of a Hub data set.")
+]
+ImageColumn = Annotated[str | None, typer.Option("--image_column", help="The column of images.")]
+QuestionColumn = Annotated[str | None, typer.Option("--question_column", help="The column of questions.")]
+AnswerColumn = Annotated[str | None, typer.Option("--answer_column", help="The column of answers.")]
+OutsideImages = Annotated[
+    bool, typer.Option("--allow_outside_images", help="Read images outside of the data set's folder too.")
+]
 
 
 @app.callback()
 def main() -> None:
     """Trains and judges models that answer questions about pathology images."""
-    from .training.messages import hide_unhelpful_messages
-
     hide_unhelpful_messages()
 
 
 @app.command()
 def check(
     dataset_name: Annotated[str, typer.Argument(help="A folder, a table or a Hub id, as for training.")],
-    config_name: Annotated[str | None, typer.Option(help="Which configuration of a Hub data set.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="The column of images.")] = None,
-    question_column: Annotated[str | None, typer.Option(help="The column of questions.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="The column of answers.")] = None,
+    config_name: ConfigName = None,
+    image_column: ImageColumn = None,
+    question_column: QuestionColumn = None,
+    answer_column: AnswerColumn = None,
     group_column: Annotated[
-        str | None, typer.Option(help="A column, such as a patient's name, whose rows belong in one split.")
+        str | None,
+        typer.Option("--group_column", help="A column, such as a patient's name, whose rows belong in one split."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions a step of the run that is counted.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", help="Questions a step of the run that is counted.", min=1)
+    ] = 16,
     epochs: Annotated[float, typer.Option(help="Epochs of that run.")] = 3,
-    allow_outside_images: Annotated[
-        bool, typer.Option("--allow-outside-images", help="Read images outside of the folder too.")
-    ] = False,
+    allow_outside_images: OutsideImages = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at a data set before training: what is wrong with it, and what the questions alone give.
@@ -69,14 +92,19 @@ def check(
 
     if as_json:
         disable_progress_bars()
-    given = {"image": image_column, "question": question_column, "answer": answer_column}
-    columns = {name: column for name, column in given.items() if column}
+    columns = named_columns(image_column, question_column, answer_column)
     report = check_data(
         dataset_name, config_name, columns, allow_outside_images=allow_outside_images, group_column=group_column
     )
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
     if report["errors"]:
         raise typer.Exit(1)
+
+
+def named_columns(image: str | None, question: str | None, answer: str | None) -> dict[str, str]:
+    """The columns that were named by flag."""
+    given = {"image": image, "question": question, "answer": answer}
+    return {name: column for name, column in given.items() if column}
 
 
 # The script parses the flags itself, --help too.
@@ -99,27 +127,18 @@ def evaluate(
     The flags are those of `mmjepa train`.
     """
     if model.startswith("-"):
-        raise typer.BadParameter(f"{model} stands where the model should: name it first, then the flags.")
+        raise ValueError(f"{model} stands where the model should: name it first, then the flags.")
     # Behind the given ones, of which a file of flags has to be the first.
     run_script(context, [*context.args, "--model_name_or_path", model, "--do_train", "false"])
 
 
 def run_script(context: typer.Context, flags: list[str]) -> None:
     """Runs run_pathvqa.py; what is wrong with the flags is said before the imports that take seconds."""
-    from .training.command_line import read_command_line
-
-    try:
-        read_command_line(flags)
-    except ValueError as error:
-        sys.exit(f"{context.command_path}: {error}")
+    read_command_line(flags)
     sys.argv = [context.command_path, *flags]  # its help shows the name
-    from .data.loading import DataError
     from .run_pathvqa import main
 
-    try:
-        main(flags)
-    except DataError as error:
-        sys.exit(f"{context.command_path}: {error.line}")
+    main(flags)
 
 
 @app.command()
@@ -132,14 +151,9 @@ def export(
     ] = False,
 ) -> None:
     """Write a saved model as stock parts or as ONNX graphs."""
-    check_source("model_name_or_path", model)
+    check_source("the model", model)
     if onnx:
-        from .training.command_line import check_onnx_packages
-
-        try:
-            check_onnx_packages("--onnx")
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from error
+        check_onnx_packages("--onnx")
         from .export.onnx import main
     else:
         from .export.parts import main
@@ -151,26 +165,34 @@ def score(
     predictions: Annotated[Path, typer.Argument(help="A table with the columns question, answer, prediction, image.")],
     other: Annotated[Path | None, typer.Argument(help="Predictions of another model for the same questions.")] = None,
     dataset_name: Annotated[
-        str | None, typer.Option(help="The data set, for what its training questions give without images.")
+        str | None,
+        typer.Option("--dataset_name", help="The data set, for what its training questions give without images."),
     ] = None,
+    config_name: ConfigName = None,
+    image_column: ImageColumn = None,
+    question_column: QuestionColumn = None,
+    answer_column: AnswerColumn = None,
+    allow_outside_images: OutsideImages = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score anybody's predictions by every rule that published PathVQA numbers use."""
+    if dataset_name is not None:
+        check_source("--dataset_name", dataset_name)
     from datasets import disable_progress_bars
 
-    from .data.loading import check_splits, load_rows
+    from .data.loading import load_rows
     from .evaluation.score_text import report_text
     from .evaluation.scoring import read_predictions, score_report
 
     disable_progress_bars()
-    try:
-        tables = [read_predictions(path) for path in (predictions, other) if path is not None]
-        splits = None if dataset_name is None else load_rows(dataset_name)
-        if splits is not None:
-            check_splits(dataset_name, splits, ["train"])
-        report = score_report(tables[0], splits, tables[1] if len(tables) > 1 else None)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
+    tables = [read_predictions(path) for path in (predictions, other) if path is not None]
+    splits = None
+    if dataset_name is not None:
+        columns = named_columns(image_column, question_column, answer_column)
+        splits = load_rows(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
+        if "train" not in splits:
+            raise ValueError(f"{dataset_name} has no train split, from whose questions and answers floors are learnt.")
+    report = score_report(tables[0], splits, tables[1] if len(tables) > 1 else None)
     typer.echo(json.dumps(report, indent=2) if as_json else report_text(report))
 
 
@@ -184,15 +206,12 @@ def ask(
 ) -> None:
     """Ask a model about an image: answers, how sure it is, and what it says about a black image."""
     if not os.path.isfile(image):  # a Path raises OSError where it is long
-        raise typer.BadParameter(f"{str(image)[:200]} is no file: give an image file that exists.", param_hint="IMAGE")
+        raise ValueError(f"{str(image)[:200]} is no file: give an image file that exists.")
+    check_source("--model", model)
     from .evaluation.asking import ask as ask_model
     from .evaluation.asking import load_saved
 
-    try:
-        replies = ask_model(*load_saved(model, revision), str(image), questions)
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    for reply in replies:
+    for reply in ask_model(*load_saved(model, revision), str(image), questions):
         if as_json:
             known = {
                 "question": reply.question,
@@ -217,17 +236,16 @@ def page(
     model: Annotated[
         str, typer.Argument(help="A folder or Hub id of a saved model.", envvar="MMJEPA_MODEL")
     ] = "runs/demo",
-    port: Annotated[int | None, typer.Option(help="Where the page is; the first free port from 7860 on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Where the page is; the first free port from 7860 on.", min=0, max=65535)
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
 ) -> None:
     """Serve a web page that asks a model about images."""
     if find_spec("gradio") is None:
-        raise typer.BadParameter("the page needs gradio: pip install 'mmjepa[app]'.")
-    check_source("model_name_or_path", model)
+        raise ValueError("the page needs gradio: pip install 'mmjepa[app]'.")
+    check_source("the model", model)
     from .app import serve
 
-    try:
-        serve(model, host, port, revision)
-    except OSError as error:
-        raise typer.BadParameter(str(error)) from error
+    serve(model, host, port, revision)

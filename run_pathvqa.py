@@ -12,22 +12,21 @@ that `--help` shows.
 import sys
 
 from mmjepa.training.command_line import given_flags, read_command_line
-from mmjepa.training.messages import hide_unhelpful_messages, show_messages
+from mmjepa.training.messages import end_run, hide_unhelpful_messages, show_messages
 
 # Before the libraries are imported, which takes seconds: what can be wrong with the flags is said at once.
 if __name__ == "__main__":
     hide_unhelpful_messages()
     try:
         read_command_line(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"{sys.argv[0]}: {error}")
+    except Exception as error:
+        end_run(sys.argv[0], error)
 
 from datasets import DatasetDict, disable_progress_bars
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from mmjepa.data.images import VqaData
-from mmjepa.data.loading import DataError
 from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.export.parts import export_parts
@@ -71,6 +70,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     processor, model = build(model_args, rows.get("train"), training_args.do_train)
     remember_hold_out(model.config, held_out, training_args, is_new)
     if is_new or data_args.max_answer_tokens is not None:
+        most = model.config.text_config.max_position_embeddings
+        if (data_args.max_answer_tokens or 0) > most:
+            raise ValueError(
+                f"--max_answer_tokens is {data_args.max_answer_tokens}: the text model has {most} at most."
+            )
         model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:
         center_targets(model, processor, rows["train"], training_args.device)
@@ -139,5 +143,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 if __name__ == "__main__":
     try:
         main()
-    except DataError as error:
-        sys.exit(f"{sys.argv[0]}: {error.line}")
+    except Exception as error:
+        end_run(sys.argv[0], error)

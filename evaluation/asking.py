@@ -20,6 +20,7 @@ from .answering import (
     probabilities_without_image,
 )
 from .attention import attention_maps
+from .loading import load_model_and_processor
 
 
 @dataclass
@@ -62,15 +63,14 @@ def load_saved(
         name_or_path: a folder, or an id on the Hub, there at `revision`.
 
     Raises:
-        OSError: there is no such model.
+        OSError: there is no such model, or a file of it is broken.
     """
     folder = Path(name_or_path)
     if not folder.exists() and folder.parent != Path() and folder.parent.exists():
         # Asked of the Hub, a mistyped folder would take a minute to fail.
         raise OSError(f"there is no folder {name_or_path}: give that of a saved model, or a model's id on the Hub.")
     disable_progress_bar()
-    model = MMJepaForConditionalGeneration.from_pretrained(name_or_path, revision=revision).eval()
-    processor = MMJepaProcessor.from_pretrained(name_or_path, revision=revision)
+    model, processor = load_model_and_processor(name_or_path, revision)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 

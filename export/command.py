@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 
+from ..evaluation.loading import load_model_and_processor
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 
@@ -23,5 +24,4 @@ def export_saved_model(
     parser.add_argument("model", help="A folder or Hub id of a saved MMJepa.")
     parser.add_argument("folder", help=f"Where to write {result}.")
     arguments = parser.parse_args(argv)
-    model = MMJepaForConditionalGeneration.from_pretrained(arguments.model)
-    export(model, MMJepaProcessor.from_pretrained(arguments.model), arguments.folder)
+    export(*load_model_and_processor(arguments.model), arguments.folder)

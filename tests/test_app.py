@@ -1,9 +1,13 @@
 """The page: what it takes and refuses, and asked in a browser."""
 
 import io
+import json
 import shutil
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,12 +15,26 @@ from PIL import Image
 pytest.importorskip("gradio", reason="the page needs gradio, the extra [app]")
 
 import gradio as gr
+from gradio.route_utils import delete_files_created_by_app
+from gradio.utils import get_upload_folder
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from mmjepa import app
-from mmjepa.app import MAX_CHARACTERS, MAX_QUESTIONS, PICTURE_SIDE, read_image, read_questions, row_of, serve
+from mmjepa.app import (
+    GONE,
+    MAX_CHARACTERS,
+    MAX_QUESTIONS,
+    NOT_UPLOADED,
+    PICTURE_SIDE,
+    read_image,
+    read_questions,
+    row_of,
+    serve,
+)
 from mmjepa.evaluation.asking import Reply
 
 HOSTILE = "<img src=x onerror=document.title=1> is it **red**?"
@@ -96,6 +114,146 @@ def page(saved_folder):
 
 
 @pytest.fixture(scope="module")
+def client(page):
+    return Client(page.local_url, verbose=False)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, image_file):
+    """The address of an image on a server of this machine, which gradio takes for a public one, and its requests."""
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(Path(image_file).read_bytes())
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    async def is_public(host: str) -> str:
+        return "127.0.0.1"
+
+    monkeypatch.setattr("safehttpx.async_validate_url", is_public)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/image.png", requests
+    server.shutdown()
+    server.server_close()
+
+
+def described(path: str, **fields) -> dict:
+    """A file as clients of gradio describe it."""
+    return {"path": path, "meta": {"_type": "gradio.FileData"}, **fields}
+
+
+def called(page, data: list, name: str = "ask") -> str:
+    """What a caller without gradio's client is told."""
+    functions = page.local_api_url + f"call/{name}"
+    with httpx.Client(timeout=60) as caller:
+        event = caller.post(functions, json={"data": data}).json()["event_id"]
+        return caller.get(f"{functions}/{event}").text
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        lambda address: [described(address), "what is seen?"],
+        lambda address: [described(address, is_stream=True), "what is seen?"],
+        lambda address: [{"path": address}, "what is seen?"],
+        lambda address: [None, described(address)],
+        lambda address: [None, [{"text": [described(address)]}]],
+        lambda address: [{**described("x", other=described(address)), "meta": {}}, "what is seen?"],
+        lambda address: [{"path": None, "url": address}, "what is seen?"],
+    ],
+    ids=["image", "stream", "no meta", "text", "nested", "inside a file", "url"],
+)
+def test_an_address_is_refused_before_it_is_fetched(page, elsewhere, inputs):
+    address, requests = elsewhere
+    told = called(page, inputs(address))
+    assert (json.loads(told.partition("data: ")[2])["error"], requests) == (NOT_UPLOADED, [])
+
+
+def test_no_function_of_the_page_fetches_an_address(page, elsewhere):
+    address, requests = elsewhere
+    for function in page.fns.values():
+        body = {"fn_index": function._id, "data": [described(address)] * len(function.inputs), "session_hash": "x"}
+        httpx.post(page.local_api_url + "queue/join", json=body)
+        httpx.get(page.local_api_url + "queue/data?session_hash=x", timeout=60)
+        httpx.post(page.local_api_url + "run/predict", json=body)
+    assert requests == []
+
+
+@pytest.mark.parametrize("route", ["file={}", "file/{}", "proxy={}"])
+def test_the_page_hands_on_no_file_of_another_server(page, elsewhere, route):
+    address, requests = elsewhere
+    answer = httpx.get(page.local_api_url + route.format(address))
+    assert (answer.status_code, requests) == (403, [])
+
+
+def test_the_page_sends_no_answers_to_the_hub(page):
+    addresses = [page.local_api_url + route for route in ("runs", "run-history/buckets")]
+    assert [httpx.get(address).status_code for address in addresses] == [404, 404]
+
+
+def test_gradios_own_client_is_refused_an_address_and_told_why(client, elsewhere):
+    address, requests = elsewhere
+    with pytest.raises(AppError, match="Addresses and paths are not read"):
+        client.predict({"path": address, "meta": {"_type": "gradio.FileData"}}, "what is seen?", api_name="/ask")
+    assert requests == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{image}",
+        "file://{image}",
+        "/etc/passwd",
+        "{folder}/../../etc/passwd",
+        "data:image/png;base64,AA==",
+        "a\0b",
+        "",
+    ],
+)
+def test_a_path_of_the_server_and_a_data_address_are_refused(page, image_file, path):
+    path = path.format(image=image_file, folder=get_upload_folder())
+    assert json.loads(called(page, [described(path), "what?"]).partition("data: ")[2])["error"] == NOT_UPLOADED
+
+
+@pytest.mark.parametrize(
+    ("route", "size"), [("call/ask", 2 * 2**20), ("run/ask", 2 * 2**20), ("upload", 22 * 2**20), ("queue/join", 2**21)]
+)
+def test_a_request_above_the_limit_is_refused(page, route, size):
+    answer = httpx.post(page.local_api_url + route, content=b" " * size, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413 and "maximum allowed size" in answer.text
+
+
+def test_a_request_that_does_not_say_how_long_it_is_is_refused(page):
+    answer = httpx.post(page.local_api_url + "call/ask", content=iter([b'{"data": []}']))
+    assert answer.status_code == 411
+
+
+def test_gradios_own_client_asks_about_an_image_that_it_uploads(client, image_file):
+    answers, _ = client.predict(handle_file(image_file), "what is seen?", api_name="/ask")
+    assert [row[0] for row in answers["data"]] == ["what is seen?"]
+
+
+def test_when_old_files_are_deleted_the_examples_stay_and_a_lost_upload_is_named(page, image_file):
+    with open(image_file, "rb") as file:
+        (upload,) = httpx.post(page.local_api_url + "upload", files={"files": file}).json()
+    assert "what is seen?" in called(page, [described(upload), "what is seen?"])
+    delete_files_created_by_app(page, age=None)
+    for number in range(3):
+        example = json.loads(called(page, [number], "load_example").partition("data: ")[2])[0]["value"]
+        assert "what is seen?" in called(page, [example, "what is seen?"])
+    assert json.loads(called(page, [described(upload), "what is seen?"]).partition("data: ")[2])["error"] == GONE
+
+
+@pytest.fixture(scope="module")
 def browser():
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
     if not (driver and chromium):
@@ -169,6 +327,15 @@ def test_in_a_browser_a_file_that_is_no_image_is_named(browser, page, tmp_path):
     give(browser, page, bad)
     wait_for_text(browser, "no image that can be read")
     assert str(tmp_path) not in browser.page_source
+
+
+def test_in_a_browser_an_upload_that_was_deleted_is_named(browser, page, image_file):
+    give(browser, page, image_file)
+    wait(browser, lambda browser: browser.find_elements(By.CSS_SELECTOR, "img[src*=gradio_api]"))
+    browser.find_element(By.TAG_NAME, "textarea").send_keys("what is seen?")
+    delete_files_created_by_app(page, age=None)
+    button(browser, "Ask").click()
+    wait_for_text(browser, "no longer on the server")
 
 
 def test_in_a_browser_a_too_large_file_and_a_missing_image_are_named(browser, page, tmp_path):

@@ -1,17 +1,28 @@
 """The command `mmjepa`: its commands do what the script and the exports do."""
 
+import ast
 import json
 import os
 import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny import FAST, FROM_RANDOM
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from mmjepa.cli import app
+from mmjepa.training.arguments import parse_arguments
+from mmjepa.training.command_line import known_flags, read_command_line
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = {
+    name: [option for option in command.params if option.param_type_name == "option"]
+    for name, command in get_command(app).commands.items()
+}
 
 
 @pytest.fixture
@@ -107,13 +118,14 @@ def test_an_image_in_base64_is_no_path_and_is_not_shown_as_a_whole(call):
 def test_an_export_without_its_packages_says_how_to_install_them(call, saved_folder, monkeypatch):
     monkeypatch.setattr("mmjepa.training.command_line.find_spec", lambda name: None)
     run = call("export", saved_folder, "onnx", "--onnx")
-    assert run.exit_code == 2 and "pip install 'mmjepa[onnx]'" in " ".join(run.output.replace("│", " ").split())
+    assert run.exit_code == 1
+    assert run.output == "mmjepa export: --onnx needs onnx, onnxruntime, onnxscript: pip install 'mmjepa[onnx]'.\n"
 
 
 def test_the_page_without_gradio_says_how_to_install_it(call, saved_folder, monkeypatch):
     monkeypatch.setattr("mmjepa.cli.find_spec", lambda name: None)
     run = call("app", saved_folder)
-    assert run.exit_code == 2 and "pip install 'mmjepa[app]'" in " ".join(run.output.replace("│", " ").split())
+    assert (run.exit_code, run.output) == (1, "mmjepa app: the page needs gradio: pip install 'mmjepa[app]'.\n")
 
 
 def test_the_page_is_served_where_it_is_asked_for(call, saved_folder, monkeypatch):
@@ -123,3 +135,200 @@ def test_the_page_is_served_where_it_is_asked_for(call, saved_folder, monkeypatc
     run = call("app", saved_folder, "--port", "7999", "--host", "0.0.0.0")
     assert run.exit_code == 0, run.output
     assert (launched["server_name"], launched["server_port"], launched["share"]) == ("0.0.0.0", 7999, False)
+
+
+@pytest.mark.parametrize(("command", "option"), [(name, option) for name in OPTIONS for option in OPTIONS[name]])
+def test_an_option_is_shown_with_underscores_and_taken_with_hyphens_too(call, command, option):
+    value = [] if option.is_flag else ["1"]
+    for name in option.opts:
+        assert "-" not in name[2:]
+        for spelt in (name, "--" + name[2:].replace("_", "-")):
+            assert call(command, spelt, *value, "--help").exit_code == 0
+
+
+def test_each_flag_of_training_may_be_spelt_with_hyphens_on_the_command_line_and_in_a_file(tmp_path):
+    for flag in known_flags():
+        assert read_command_line([f"--{flag.replace('_', '-')}"]) == [f"--{flag}"]
+    (tmp_path / "flags.yaml").write_text("max-epochs: 7")
+    flags = [str(tmp_path / "flags.yaml"), "--batch-size=3", "--use-cpu", "--lr-img", "1"]
+    _, _, training_args = parse_arguments(flags)
+    given = (training_args.per_device_train_batch_size, training_args.num_train_epochs, training_args.lr_img)
+    assert given == (3, 7, 1)
+
+
+def messages_of(path: Path, without: tuple[str, ...] = ()) -> list[str]:
+    """The texts of more than a word in a file's functions but those named, a value in one as `column`."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if getattr(node, "name", None) not in without]
+    texts = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            texts.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.append(node.value)
+    return [text for text in texts if " " in text]
+
+
+def flags_named(path: Path, without: tuple[str, ...] = ()) -> set[str]:
+    texts = messages_of(path, without)
+    return {flag.replace("-", "_") for text in texts for flag in re.findall(r"--(\w[\w-]*)", text)}
+
+
+FOLDERS = ("data", "training", "evaluation", "export")
+
+
+@pytest.mark.parametrize(
+    "name", [str(path.relative_to(ROOT)) for folder in FOLDERS for path in sorted(ROOT.joinpath(folder).glob("*.py"))]
+)
+def test_each_flag_that_a_message_of_a_run_names_is_one_of_train_and_evaluate(name):
+    others = {"nproc_per_node"} if name.endswith("arguments.py") else set()  # torchrun's
+    others |= {"flag", "name"}  # any flag
+    assert name == "data/drawn_slides.py" or flags_named(ROOT / name) - others <= known_flags().keys()
+
+
+@pytest.mark.parametrize("command", ["check", "score"])
+def test_each_flag_that_a_message_about_data_names_is_taken_by_the_commands_that_read_data(command):
+    # These check what a training asks for: wanted splits, and rows that are left.
+    of_training = ("check_splits", "drop_unanswered")
+    named = flags_named(ROOT / "data" / "loading.py", of_training)
+    named |= {f"{name}_column" for name in ("image", "question", "answer")}
+    if command == "check":
+        named |= flags_named(ROOT / "evaluation" / "checking.py")
+    taken = {name[2:] for option in OPTIONS[command] for name in option.opts}
+    assert named and named <= taken
+
+
+def test_a_column_that_check_asks_for_can_be_named_in_check(call, tmp_path, image_file):
+    (tmp_path / "train.csv").write_text(f"picture,prompt,answer\n{image_file},what?,it\n")
+    shown = call("check", tmp_path)
+    assert shown.exit_code == 1 and "--image_column" in shown.output
+    named = ["--image_column", "picture", "--question-column", "prompt"]
+    shown = call("check", tmp_path, *named)
+    assert shown.exit_code == 1 and "--allow_outside_images" in shown.output
+    assert call("check", tmp_path, *named, "--allow-outside-images").exit_code == 0
+
+
+def test_score_takes_the_columns_and_the_images_of_a_data_set_as_check_does(call, tmp_path, image_file):
+    (tmp_path / "train.csv").write_text(f"picture,prompt,answer\n{image_file},what?,it\n")
+    (tmp_path / "answers.csv").write_text("image,question,answer,prediction\n0,what?,it,it\n")
+    words = ["score", tmp_path / "answers.csv", "--dataset_name", tmp_path]
+    assert "--image_column" in call(*words).output
+    words += ["--image_column", "picture", "--question_column", "prompt"]
+    assert "--allow_outside_images" in call(*words).output
+    assert call(*words, "--allow_outside_images").exit_code == 0
+    (tmp_path / "train.csv").rename(tmp_path / "test.csv")
+    shown = call(*words, "--allow_outside_images").output
+    assert shown.startswith(f"mmjepa score: {tmp_path} has no train split")
+
+
+@pytest.fixture
+def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
+    """What commands may be given that is wrong, by name."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").write_text("image,question,answer\nnone.png,what?,it\nneither.png,is it?,no\n")
+    (tmp_path / "few.csv").write_text("question,answer\nis it?,yes\n")
+    (tmp_path / "no.jsonl").write_text("no json")
+    (tmp_path / "no.png").write_bytes(b"")
+    (tmp_path / "no.yaml").write_bytes(b"\xff\xfe\x00")
+    paths = {path.name: str(path) for path in tmp_path.iterdir()}
+    return paths | {"model": saved_folder, "slides": slides, "png": image_file, "bart": checkpoints["text"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("check ./nothing", "there is no such folder"),
+        ("check {slides} --epochs many", "mmjepa check: Invalid value for '--epochs': "),
+        ("check {slides} --image_colum x", "No such option: --image_colum (Possible options: "),
+        ("check", "Missing argument 'dataset_name'; see mmjepa check --help"),
+        ("ask {no.png} what? --model {model}", "can't read"),
+        ("ask none.png what? --model {model}", "none.png is no file"),
+        ("ask {png} what? --model {empty}", "empty has no config.json"),
+        ("ask {png} what? --model {bart}", "is of model type 'bart', not 'mmjepa'"),
+        ("ask {png} what? --model ./nothing", "'./nothing': there is no such folder"),
+        ("ask {png} {} --model {model}", "at least one, and none that is empty"),
+        ("score {few.csv}", "lacks prediction"),
+        ("score {no.jsonl}", "no.jsonl can't be read"),
+        ("score none.csv", "No such file or directory: 'none.csv'"),
+        ("export {bart} {empty}", "is of model type 'bart', not 'mmjepa'"),
+        ("export {empty} out", "empty has no config.json"),
+        ("export {model} {png}", "Not a directory"),
+        ("app {empty}", "empty has no config.json"),
+        ("app {model} --port many", "mmjepa app: Invalid value for '--port': "),
+        ("train {no.yaml}", "no.yaml, the file of flags, can't be read"),
+        ("train --batchsize 3", "there is no --batchsize: did you mean --batch_size"),
+        ("train --lr_scheduler_type steep", "invalid choice: 'steep' (choose from "),
+        ("train {fast} --dataset_name {slides} --report_to paper", "mmjepa train: paper is not supported, only "),
+        (
+            "train {fast} --dataset_name {slides} --adam_beta1 2",
+            "mmjepa train: Invalid beta parameter at index 0: 2.0",
+        ),
+        (
+            "train {fast} --dataset_name {slides} --attn_implementation x",
+            'mmjepa train: Specified `attn_implementation="x"`',
+        ),
+        ("train {fast} --dataset_name {slides} --num_image_tokens 0", "mmjepa train: num_image_tokens is 0"),
+        (
+            "train {fast} --dataset_name {slides} --max_answer_tokens 99",
+            "--max_answer_tokens is 99: the text model has 32",
+        ),
+        (
+            "train {cpu} --dataset_name {slides} --text_config {odd} --vision_config {odd}",
+            "no model can be made of --vision",
+        ),
+        ("ask {png} what? --model {png}", "noise.png is a file: give the folder"),
+        ("app {model} --port 99999999", "mmjepa app: Invalid value for '--port': "),
+        ("train --save_strategy daily", "daily is not a valid SaveStrategy"),
+        ("train --precision", "argument --precision: expected one argument"),
+        ("train {fast} --dataset_name {data}", "are missing or can't be decoded"),
+        ("train {fast} --dataset_name {slides} --question_column x", "has no column 'x'"),
+        ("train {fast} --dataset_name {empty}", "holds no data"),
+        ("train {cpu} --model_name_or_path {bart} --dataset_name {slides}", "is of model type 'bart', not 'mmjepa'"),
+        ("evaluate {empty} {cpu} --dataset_name {slides}", "empty has no config.json"),
+        ("evaluate {model} {cpu} --dataset_name {data} --validation_split_percentage 100", "can't be decoded"),
+        ("nothing", "No such command 'nothing'"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_that_names_the_command(call, wrong, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    cpu = [*FAST, "--output_dir", str(tmp_path / "out")]
+    named = {
+        "{fast}": [*FROM_RANDOM, *cpu],
+        "{cpu}": cpu,
+        "{}": [""],
+        "{odd}": ['{"activation_function": "x", "hidden_act": "x"}'],
+    }
+    named |= {f"{{{name}}}": [path] for name, path in wrong.items()}
+    run = call(*[part for word in words.split() for part in named.get(word, [word])])
+    assert run.exit_code in (1, 2) and isinstance(run.exception, SystemExit)
+    last = run.output.rstrip("\n").split("\n")[-1]
+    assert last.startswith("mmjepa") and message in last
+    assert "Traceback" not in run.output
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), ValueError("x"), RuntimeError("x")])
+def test_a_bug_keeps_its_traceback(call, monkeypatch, slides, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mmjepa.evaluation.checking.check_data", fail)
+    assert call("check", slides).exception is error
+
+
+def test_an_operation_that_fails_in_this_project_is_a_bug(call, monkeypatch, slides):
+    monkeypatch.setattr("mmjepa.evaluation.checking.find_columns", lambda *_: {})
+    monkeypatch.setattr("mmjepa.evaluation.checking.check_text", lambda *_: int("x"))
+    assert isinstance(call("check", slides).exception, ValueError)
+
+
+def test_the_script_says_in_one_line_what_a_user_can_mend_and_keeps_the_traceback_of_a_bug(
+    wrong, monkeypatch, tmp_path
+):
+    script, flags = str(ROOT / "run_pathvqa.py"), [*FROM_RANDOM, *FAST, "--output_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [script, *flags, "--dataset_name", wrong["empty"]])
+    with pytest.raises(SystemExit, match=f"^{script}: .*holds no data"):
+        runpy.run_path(script, run_name="__main__")
+    monkeypatch.setattr("mmjepa.training.reading.read_rows", {})
+    with pytest.raises(TypeError):
+        runpy.run_path(script, run_name="__main__")

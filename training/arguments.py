@@ -4,7 +4,7 @@ import logging
 import os
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace
 from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from transformers import (
@@ -210,6 +210,8 @@ class MMJepaTrainingArguments(OutputArguments, TrainingArguments):
             # Older GPUs emulate bf16, slower than float32.
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         for name, low in (
+            ("gradient_accumulation_steps", 1),
+            ("seed", 0),
             ("lr_img", 0),
             ("encoder_lr_factor", 0),
             ("align_warmup_epochs", 0),
@@ -535,6 +537,9 @@ class FlagParser(HfArgumentParser):
         )
         self.add_argument("--help_all", action="help", help="show the flags of the library's Trainer too, and exit")
 
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}: see --help.")
+
     def _add_dataclass_arguments(self, dtype: type) -> None:
         types = get_type_hints(dtype)
         ungrouped = {field.name: field for field in fields(dtype) if field.init}
@@ -575,7 +580,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, MMJ
     given, unused = parser.parse_given(argv)
     if unused:
         raise ValueError(f"{' '.join(unused)} stands behind no flag: a flag is written --name value.")
-    model_args, data_args, training_args = parser.parse_dict(given)
+    try:
+        model_args, data_args, training_args = parser.parse_dict(given)
+    except (ValueError, ImportError) as error:  # the library's too, about its own flags
+        raise ValueError(str(error)) from error
     check_run(data_args, training_args)
     return model_args, data_args, training_args
 

@@ -1,6 +1,8 @@
 """Flags -> processor and model."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,9 +22,11 @@ from ..configuration_mmjepa import MMJepaConfig
 from ..data.batches import alignment_text
 from ..data.images import prepared_shape
 from ..data.loading import TEXT_COLUMNS
+from ..evaluation.loading import naming_broken_files
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
+from .messages import is_message
 from .precision import in_float32
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is of a whole processor
@@ -42,11 +46,14 @@ def build(
 
     Raises:
         ValueError: the tokenizer is not the model's, or a flag would change what is fixed in a saved model.
+        OSError: there is no such checkpoint, or a file of it is broken.
     """
     if arguments.model_name_or_path is not None:
-        processor, model = load_saved(arguments)
+        with naming_broken_files(arguments.model_name_or_path, revision=arguments.model_revision):
+            processor, model = load_saved(arguments)
     elif arguments.image_encoder is not None:
-        processor, model = join_checkpoints(arguments)
+        with naming_broken_files(arguments.image_encoder, arguments.text_model):
+            processor, model = join_checkpoints(arguments)
     else:
         processor, model = start_from_random_weights(arguments, train_rows)
     if is_trained:
@@ -59,8 +66,8 @@ def build(
 def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
     """A saved processor and model; flags change the losses' weights, the attention and the size of images."""
     name, revision, own = arguments.model_name_or_path, arguments.model_revision, arguments.config_fields()
+    saved = MMJepaConfig.from_pretrained(name, revision=revision)  # first: it says so where this is another model
     processor = MMJepaProcessor.from_pretrained(name, revision=revision)
-    saved = MMJepaConfig.from_pretrained(name, revision=revision)
     if arguments.image_size is not None:
         check_image_size(arguments.image_size, saved.vision_config)
         processor.image_processor = whole_images(processor.image_processor, arguments.image_size)
@@ -111,22 +118,39 @@ def start_from_random_weights(
     # The tokenizer says how many tokens there are and which are special.
     token_fields = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     token_fields |= {"vocab_size": len(tokenizer), "decoder_start_token_id": tokenizer.eos_token_id}
-    config = MMJepaConfig(
-        vision_config=arguments.vision_fields,
-        text_config=text_fields | token_fields,
-        tie_word_embeddings=text_fields.get("tie_word_embeddings", True),
-        attn_implementation=arguments.attn_implementation,
-        **arguments.config_fields(),
-    )
+    with naming_wrong_fields():
+        config = MMJepaConfig(
+            vision_config=arguments.vision_fields,
+            text_config=text_fields | token_fields,
+            tie_word_embeddings=text_fields.get("tie_word_embeddings", True),
+            attn_implementation=arguments.attn_implementation,
+            **arguments.config_fields(),
+        )
+        model = MMJepaForConditionalGeneration(config)
     size = arguments.image_size or config.vision_config.image_size
     check_image_size(size, config.vision_config)
     image_processor = whole_images(new_image_processor(), size)
     processor = join_processor(image_processor, tokenizer, config.text_config, arguments.tokenizer_name)
-    model = MMJepaForConditionalGeneration(config)
     # Published BART's settings: answers begin with <s> and end with </s>.
     model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
     model.generation_config.forced_eos_token_id = config.text_config.eos_token_id
     return processor, model
+
+
+@contextmanager
+def naming_wrong_fields() -> Iterator[None]:
+    """Raises ValueError that names the flags where no model can be made of the fields that they spell out.
+
+    The libraries raise whatever the wrong value leads to, such as KeyError for an unknown activation.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_message(error):
+            raise
+        raise ValueError(
+            f"no model can be made of --vision_config and --text_config: {type(error).__name__}: {error}"
+        ) from error
 
 
 def load_image_processor(name: str) -> BaseImageProcessor:

@@ -57,7 +57,8 @@ TRUE = ("true", "t", "yes", "y", "1")  # as the library reads a flag that is tru
 def read_command_line(argv: list[str]) -> list[str]:
     """The flags of a command line whose first argument may be a JSON or YAML file of flags; those after it win.
 
-    A flag of the file that says otherwise than one after it is left out, whatever the names of the two.
+    A name may be spelt with hyphens, `--batch-size`; it comes back with underscores. A flag of the file that says
+    otherwise than one after it is left out, whatever the names of the two.
 
     Raises:
         ValueError: the file or a flag's number or JSON can't be read, a flag is unknown, two flags contradict each
@@ -66,6 +67,10 @@ def read_command_line(argv: list[str]) -> list[str]:
     of_file = []
     if argv and argv[0].endswith(FILE_SUFFIXES):
         of_file, argv = flags_of_file(Path(argv[0])), argv[1:]
+    of_file, argv = (
+        [flag_with_underscores(argument) if argument.startswith("--") else argument for argument in flags]
+        for flags in (of_file, argv)
+    )
     for flags in (of_file, argv):
         check_flags(flags)
         check_agreement(given_flags(flags))
@@ -80,13 +85,24 @@ def check_flags(argv: list[str]) -> None:
     for argument in argv:
         name, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         if name:
-            flag = name[2:].replace("-", "_")
+            flag = name[2:]
             check_name(flag)
         elif not flag and value.endswith(FILE_SUFFIXES):
             raise ValueError(f"{value} stands behind other arguments: give a file of flags as the first argument.")
         if value:
             check_value(flag, value)
             flag = ""
+
+
+def with_underscores(name: str) -> str:
+    """A flag's name as `--help` shows it; every command takes hyphens too."""
+    return name.replace("-", "_")
+
+
+def flag_with_underscores(argument: str) -> str:
+    """A flag, `--name` or `--name=value`, whose name is spelt with underscores."""
+    name, equals, value = argument[2:].partition("=")
+    return f"--{with_underscores(name)}{equals}{value}"
 
 
 def flags_of_file(path: Path) -> list[str]:
@@ -102,7 +118,7 @@ def flags_of_file(path: Path) -> list[str]:
         raise ValueError(f"{path}, the file of flags, does not exist.")
     try:
         given = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: no JSON, or no text at all
         raise ValueError(f"{path}, the file of flags, can't be read: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{path}, the file of flags, holds a {type(given).__name__}: give flags and their values.")
@@ -189,9 +205,15 @@ def check_value(flag: str, value: str) -> None:
         raise ValueError(f"--{flag} is {value!r}: give a number, of type {number.__name__}.") from error
     if flag in JSON_FLAGS or value.startswith("{"):
         json_object(flag, value)
+    if flag in SOURCE_FLAGS:
+        check_source(f"--{flag}", value)
+
+
+def check_source(name: str, value: str) -> None:
+    """Raises ValueError where a value, called `name` on the command line, is a path and nothing is there."""
     # A Hub id is a name, or an owner and a name.
-    if flag in SOURCE_FLAGS and (value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists():
-        raise ValueError(f"--{flag} is {value!r}: there is no such folder.")
+    if not value or ((value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists()):
+        raise ValueError(f"{name} is {value!r}: there is no such folder.")
 
 
 def json_object(flag: str, value: str) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""What a run prints: its own messages, and the libraries' warnings but for those that a user can do nothing about."""
+"""What a run prints: its own messages, the libraries' warnings but for those that a user can do nothing about, and of
+an error that is the user's the message alone."""
 
+import dis
 import logging
+import sys
 import warnings
+from typing import NoReturn
 
 # Loggers of libraries, and a part of each of their messages that is not shown.
 HIDDEN_MESSAGES = (
@@ -24,6 +28,19 @@ HIDDEN_MESSAGES = (
 HIDDEN_WARNINGS = (
     r"Glyph \d+ .* missing from font",  # answers of an untrained model hold characters that no font has
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # torch's own exporter calls it
+)
+# Modules of libraries that raise errors about values of flags, such as --report_to and --adam_beta1, and about the
+# files of a model. Those of the models and of generation are left out: their errors are about a call.
+CHECKING_MODULES = (
+    "torch.optim",
+    "transformers.integrations",
+    "transformers.modeling_utils",
+    "transformers.optimization",
+    "transformers.tokenization",
+    "transformers.trainer",
+    "transformers.training_args",
+    "transformers.utils.import_utils",
+    "transformers.utils.loading_report",
 )
 
 
@@ -55,3 +72,35 @@ def show_messages(is_first_process: bool) -> None:
     # Its own handler prints a warning as if it were any other line.
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
+
+
+def end_run(program: str, error: Exception) -> NoReturn:
+    """Ends the process with a line on stderr where a user can mend `error`: in the data, the model or the flags.
+
+    These are the errors of the system and the Hub, what this project raises itself, and what the libraries say about
+    flags and files of models. Anything else may be a bug: it is raised again and keeps its traceback.
+    """
+    message = str(error)
+    if not (isinstance(error, OSError) or is_message(error)):
+        from ..data.loading import DataError  # imported late: other errors are said before the imports of seconds
+
+        if not isinstance(error, DataError):
+            raise error
+        message = error.line  # torch has raised it again for a worker of a loader
+    message = " ".join(message.split())
+    sys.exit(f"{program}: {message or type(error).__name__}")
+
+
+def is_message(error: Exception) -> bool:
+    """Whether a `raise` of this project, or of a library about flags or a model's files, raised `error`.
+
+    An operation that failed there, such as `int("x")`, was not meant to.
+    """
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    code, module = last.tb_frame.f_code, last.tb_frame.f_globals.get("__name__", "")
+    is_raise = dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    is_ours = module.partition(".")[0] == __name__.partition(".")[0]
+    is_checked = module.startswith(CHECKING_MODULES) and not isinstance(error, (AttributeError, TypeError))
+    return is_raise and (is_ours or is_checked)

@@ -118,9 +118,13 @@ def test_the_command_prints_a_reply_per_question(saved_folder, image_file):
 
 @pytest.mark.parametrize(
     ("image", "model", "message"),
-    [("none.png", None, "is no file"), (__file__, None, "cannot identify image"), (None, "/tmp/none", "no folder")],
+    [
+        ("none.png", None, "is no file"),
+        (__file__, None, "cannot identify image"),
+        (None, "/tmp/none", "no such folder"),
+    ],
 )
 def test_what_the_command_can_not_read_is_named(saved_folder, image_file, image, model, message):
     result = CliRunner().invoke(app, ["ask", image or image_file, "what?", "--model", model or saved_folder])
-    assert result.exit_code == 2
-    assert message in " ".join(result.output.replace("│", " ").split())
+    assert result.exit_code == 1
+    assert message in result.output

@@ -1,0 +1,86 @@
+"""A saved model and its processor, and what is wrong with files that can't be loaded."""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
+
+
+def load_model_and_processor(
+    name_or_path: str, revision: str | None = None
+) -> tuple[MMJepaForConditionalGeneration, MMJepaProcessor]:
+    """A saved model in eval mode and its processor, from a folder or from the Hub at `revision`.
+
+    Raises:
+        OSError: there is no such model, or a file of it is broken.
+    """
+    with naming_broken_files(name_or_path, revision=revision):
+        model = MMJepaForConditionalGeneration.from_pretrained(name_or_path, revision=revision)
+        return model, MMJepaProcessor.from_pretrained(name_or_path, revision=revision)
+
+
+@contextmanager
+def naming_broken_files(*names: str, revision: str | None = None) -> Iterator[None]:
+    """Where loading fails and a file of one of the checkpoints `names` is broken, raises OSError that names the file.
+
+    The libraries raise errors of a dozen types, such as `SafetensorError: header too large` for a Git LFS pointer. For
+    a folder without a configuration they make a model of their default size, whose weights are not those.
+    """
+    for name in names:
+        if Path(name).is_file():
+            raise OSError(f"{name} is a file: give the folder that `save_pretrained` has written it to.")
+        if Path(name).is_dir() and not Path(name, "config.json").exists():
+            raise OSError(f"the folder {name} has no config.json: give a folder that `save_pretrained` has written.")
+    try:
+        yield
+    except Exception as error:
+        for name in names:
+            if problem := broken_file(checkpoint_folder(name, revision)):
+                raise OSError(problem) from error
+        raise
+
+
+def checkpoint_folder(name_or_path: str, revision: str | None) -> Path:
+    """Where a checkpoint's files lie on this machine; a folder that need not exist."""
+    if Path(name_or_path).exists():
+        return Path(name_or_path)
+    try:
+        return Path(snapshot_download(name_or_path, revision=revision, local_files_only=True))
+    except (OSError, ValueError):  # not downloaded, or no id of the Hub
+        return Path(name_or_path)
+
+
+def broken_file(folder: Path) -> str | None:
+    """The first of a checkpoint's files that is not what its name says, and what to do; None where all are right."""
+    for path in (path for pattern in FILES for path in sorted(folder.glob(pattern))):
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        if is_pointer:
+            return f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` there, or download the file."
+        if not is_whole(path):
+            return f"{path} of {path.stat().st_size:,} bytes is cut off or damaged: copy or download it again."
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of JSON or of weights can be read to its end, by its structure and not by its sums."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return True
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+            return True
+    except (SafetensorError, ValueError):
+        return False
+    return zipfile.is_zipfile(path)
