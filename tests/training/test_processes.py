@@ -70,7 +70,7 @@ def start(launcher: list[str], folder: Path, *flags: str, script: str = "run_pat
 
 
 def finish(run: subprocess.Popen) -> None:
-    output, _ = run.communicate(timeout=300)
+    output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output[-8000:]
 
 
