@@ -144,6 +144,7 @@ def cells(browser) -> list[str]:
     return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#answers [role=gridcell]")]
 
 
+@pytest.mark.slow
 def test_in_a_browser_questions_about_an_image_are_answered(browser, page, image_file):
     give(browser, page, image_file)
     wait_for_text(browser, Path(image_file).stem)
@@ -165,6 +166,7 @@ def test_in_a_browser_questions_about_an_image_are_answered(browser, page, image
     assert all(address.startswith((page.local_url, "data:")) for address in fetched)
 
 
+@pytest.mark.slow
 def test_in_a_browser_an_example_fills_the_page(browser, page):
     browser.get(page.local_url)
     click(browser, "button", "slide 1")
@@ -175,6 +177,7 @@ def test_in_a_browser_an_example_fills_the_page(browser, page):
     wait(browser, lambda browser: asked[0] in cells(browser))
 
 
+@pytest.mark.slow
 def test_in_a_browser_a_file_that_is_no_image_is_named(browser, page, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(np.random.default_rng(0).bytes(100))
@@ -183,6 +186,7 @@ def test_in_a_browser_a_file_that_is_no_image_is_named(browser, page, tmp_path):
     assert str(tmp_path) not in browser.page_source
 
 
+@pytest.mark.slow
 def test_in_a_browser_a_too_large_file_and_a_missing_image_are_named(browser, page, tmp_path):
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(21 * 2**20)

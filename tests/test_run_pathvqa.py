@@ -293,6 +293,7 @@ def unhelpful_lines(run: subprocess.CompletedProcess) -> list[str]:
     return [line for line in lines if unhelpful.search(line) and ": try " not in line]  # it says what to do
 
 
+@pytest.mark.slow
 def test_a_run_prints_nothing_that_a_user_can_do_nothing_about(slides, tmp_path):
     """Training and both exports, with the workers and bars that a user has."""
     folder = tmp_path / "run"

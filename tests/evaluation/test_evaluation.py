@@ -325,6 +325,7 @@ def test_texts_that_all_look_alike_are_not_retrieved():
     assert metrics["retrieval_recall_at_10"] == 0.0
 
 
+@pytest.mark.slow
 def test_two_processes_answer_each_question_once_and_both_get_all_answers(tmp_path):
     script = textwrap.dedent(
         """
