@@ -30,7 +30,6 @@ from mmjepa.data.images import prepare
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
-
 # Seconds that `datasets` waits after a stream, for Arrow's threads, because a process may end then: this one goes on.
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 
