@@ -4,7 +4,10 @@ KILLS ?= 25
 MODEL ?= runs/demo
 SECONDS ?= 600
 
-.PHONY: demo app test bench fuzz kill-test test-oldest test-transformers quality style
+# One worker a core, each with one thread: the models are too small for more. A worker that is free takes tests of others.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations 10
+
+.PHONY: demo app test test-all bench fuzz kill-test test-oldest test-transformers quality style
 
 demo: runs/drawn_slides/example.png
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
@@ -16,9 +19,12 @@ app: .venv/installed
 runs/drawn_slides/example.png: | .venv/installed
 	$(BIN)/python -m mmjepa.data.drawn_slides $(@D) --num_train 6000 --num_validation 300
 
-# One worker a core, each with one thread: the models are too small for more.
+# All but what is slow by its nature: kills, several processes, a browser, the documents' commands.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow
 
 # The lower bounds of setup.cfg.
 test-oldest: .venv-oldest/installed
@@ -53,14 +59,18 @@ style: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# torch comes first and alone: what else needs it takes the build that is there.
+# An environment that is there is installed into, whoever made it, and never removed: a process may run in it.
+# torch comes first and alone: what else needs it takes the build that is there. uv makes environments without pip.
 # mypy finds the package by its name only in a folder of that name, which a clone need not have: hence the link.
 .venv/installed: setup.cfg constraints.txt
 .venv-oldest/installed: setup.cfg constraints-oldest.txt
 %/installed:
-	$(PYTHON) -m venv --clear $*
-	$*/bin/pip install -q -c $(filter constraints%,$^) torch
-	$*/bin/pip install -q -c $(filter constraints%,$^) -e '.[dev]'
-	mkdir $*/package
-	ln -s ../.. $*/package/mmjepa
+	test -e $* || $(PYTHON) -m venv $*
+	@$*/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo '$* has no Python 3.11 or newer: move it away, then call make PYTHON=python3.11 or newer' >&2; exit 1; }
+	$*/bin/python -m pip --version > /dev/null 2>&1 || $*/bin/python -m ensurepip
+	$*/bin/python -m pip install -q -c $(filter constraints%,$^) torch
+	$*/bin/python -m pip install -q -c $(filter constraints%,$^) -e '.[dev]'
+	mkdir -p $*/package
+	ln -sfn ../.. $*/package/mmjepa
 	touch $@

@@ -1,7 +1,12 @@
 """The tiny parts that all tests share, each made once."""
 
+# ruff: noqa: E402
+import gc
 import json
 import logging
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # the libraries read it as they are imported
 
 import datasets
 import numpy as np
@@ -25,6 +30,17 @@ from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.data.images import prepare
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
+
+# Seconds that `datasets` waits after a stream, for Arrow's threads, because a process may end then: this one goes on.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_no_garbage():
+    """What the imports have left is not looked through whenever a training collects its garbage."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import datasets
@@ -76,15 +76,23 @@ def read_table(processor: MMJepaProcessor, content: bytes, name: str, folder: Pa
     assert batch["pixel_values"].isfinite().all()
 
 
-def fuzz(seconds: float, seed: int, kept: Path) -> tuple[Counter, list[str]]:
-    """How often what was read and refused, by kind; and what was found, with the file that shows it in `kept`."""
+def until(end: float) -> Iterator[None]:
+    """An item at a time until `time.monotonic()` is `end`."""
+    while time.monotonic() < end:
+        yield
+
+
+def fuzz(times: Iterable[object], seed: int, kept: Path) -> tuple[Counter, list[str]]:
+    """Reads a file for each item of `times` -> how often what was read and refused, by kind; and what was found.
+
+    A file that shows a fault is kept in `kept`.
+    """
     chance = random.Random(seed)
     processor = MMJepaProcessor.from_pretrained(CHECKPOINT)
     readers: dict[Callable, dict[str, bytes]] = {read_image: image_files(), read_table: table_files()}
     counts: Counter = Counter()
     found: list[str] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    for _ in times:
         # An image is read in a hundredth of the time of a table.
         read = read_table if chance.random() < 0.02 else read_image
         name, whole = chance.choice(sorted(readers[read].items()))
@@ -113,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:
         datasets.config.HF_DATASETS_CACHE = cache  # thousands of tables that nobody reads again
-        counts, found = fuzz(arguments.seconds, arguments.seed, arguments.kept)
+        counts, found = fuzz(until(time.monotonic() + arguments.seconds), arguments.seed, arguments.kept)
     for name in sorted({name for name, _ in counts}):
         print(f"{name:9}", *(f"{counts[name, what]:6} {what}" for what in ("read", "refused", "found")))
     print("\n".join(found))

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from mmjepa.data.loading import load_rows
 from mmjepa.training.run_folder import UNFINISHED
 
 ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "run_pathvqa.py"
 SAVE_STEPS = 2
 # Seconds that a kill waits at most after its phase has begun: about as long as the phase takes.
 PHASES = {"preparing": 0.3, "step": 0.06, "evaluation": 0.1, "save": 0.03, "end": 0.5}
@@ -74,13 +75,13 @@ def write_flags(folder: Path, **flags: object) -> str:
 class Run:
     """A run of the script in `folder`, from its newest checkpoint if it has one. It prepares its images anew."""
 
-    def __init__(self, flags: str, folder: Path, processes: int = 1):
+    def __init__(self, flags: str, folder: Path, processes: int = 1, script: Sequence[object] = (SCRIPT,)):
         folder.mkdir(exist_ok=True)
         self.folder, self.cache = folder, folder.with_name(f"{folder.name}_cache")
         self.log = folder.with_name(f"{folder.name}.log")
         self.start = self.log.stat().st_size if self.log.exists() else 0
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [*(launcher if processes > 1 else []), str(ROOT / "run_pathvqa.py"), flags]
+        command = [*(launcher if processes > 1 else []), *map(str, script), flags]
         with open(self.log, "a") as log:
             self.process = psutil.Popen(
                 [sys.executable, *command, "--output_dir", str(folder)],

@@ -185,6 +185,7 @@ def clone(tmp_path_factory, saved_folder) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_readmes_commands_run_one_after_the_other_on_small_data_and_models(clone, monkeypatch):
     """Each as it stands, with flags after it that make it small."""
     monkeypatch.chdir(clone)
@@ -215,6 +216,7 @@ def answers_of(folder: Path, image: Path, questions: list[str]) -> list[str]:
     return processor.decode(model.generate(**inputs), skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_the_readmes_python_answers_about_the_slide_that_the_demo_leaves_without_this_package(clone, tmp_path):
     blocks = [block for block in python_blocks("README.md") if "mmjepa." not in block]
     code = "import builtins, json\nsaid = []\nprint = said.append\n" + "".join(blocks)
@@ -241,6 +243,7 @@ def with_own_images(clone, monkeypatch) -> Path:
     return clone
 
 
+@pytest.mark.slow
 def test_the_way_to_a_model_of_ones_own_images_runs_step_by_step(with_own_images):
     """Each command of docs/own_images.md as it stands; new models are made small by flags after it."""
     ran = []
@@ -262,6 +265,7 @@ def test_the_way_to_a_model_of_ones_own_images_runs_step_by_step(with_own_images
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.slow
 def test_the_python_of_the_documents_trains_measures_and_adapts_a_saved_model(with_own_images, capsys):
     pytest.importorskip("peft")
     exec("".join(python_blocks("docs/python.md")), {})

@@ -396,6 +396,7 @@ def unhelpful_lines(run: subprocess.CompletedProcess) -> list[str]:
     return [line for line in lines if unhelpful.search(line) and ": try " not in line]  # it says what to do
 
 
+@pytest.mark.slow
 def test_a_run_prints_nothing_that_a_user_can_do_nothing_about(slides, tmp_path):
     """Training and both exports, with the workers and bars that a user has."""
     folder = tmp_path / "run"
@@ -419,6 +420,7 @@ def test_a_run_prints_nothing_that_a_user_can_do_nothing_about(slides, tmp_path)
 
 
 @pytest.mark.parametrize("does", ["evaluates", "exports"])
+@pytest.mark.slow
 def test_what_uses_a_saved_model_prints_nothing_that_a_user_can_do_nothing_about(does, saved_folder, slides, tmp_path):
     if does == "exports":
         run = run_python("-m", "mmjepa.export.parts", saved_folder, str(tmp_path))
@@ -679,6 +681,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(fault, bart_folder, checkp
             processor_of(checkpoints, image_processor, bart_folder)
 
 
+@pytest.mark.slow
 def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, tmp_path):
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)

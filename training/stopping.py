@@ -9,9 +9,9 @@ import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 MESSAGE = "\n{}: a checkpoint is saved after this step and its evaluation. Another signal ends the run at once.\n"
@@ -46,9 +46,9 @@ class StopRequest:
 
         def note(number: int, frame: object) -> None:
             if not self:
-                self.number, self.time = signal.Signals(number), time.monotonic()
+                self.number, self.time = signal.Signals(number), monotonic()
                 os.write(2, MESSAGE.format(self.number.name).encode())  # a logger may be in the middle of a line
-            elif time.monotonic() - self.time > 1:
+            elif monotonic() - self.time > 1:
                 restore()
                 signal.raise_signal(number)
 
@@ -69,9 +69,9 @@ def outlive_first_signal(worker: int) -> None:
 
     def note(number: int, frame: object) -> None:
         nonlocal told
-        if time.monotonic() - told > 1:
+        if monotonic() - told > 1:
             os._exit(128 + number)
-        told = min(told, time.monotonic())
+        told = min(told, monotonic())
 
     for number in SIGNALS:
         signal.signal(number, note)

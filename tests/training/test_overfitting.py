@@ -1,5 +1,7 @@
 """`--overfit`: a sound training learns a few rows by heart, a faulty one is told what is wrong."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +15,9 @@ SOUND = ["--lr_img", "1e-3", "--learning_rate", "1e-3"]
 
 
 @pytest.fixture
-def run(tmp_path, slides):
-    """A function that runs the script with --overfit 10, by default on drawn slides."""
+def run(tmp_path, slides, monkeypatch):
+    """A function that runs the script with --overfit 10, by default on drawn slides, however long that takes."""
+    monkeypatch.setattr("mmjepa.training.overfitting.SECONDS", math.inf)
 
     def run(*flags, data=slides) -> dict[str, float]:
         folder = str(tmp_path / "run")

@@ -70,7 +70,7 @@ def start(launcher: list[str], folder: Path, *flags: str, script: str = "run_pat
 
 
 def finish(run: subprocess.Popen) -> None:
-    output, _ = run.communicate(timeout=300)
+    output, _ = run.communicate(timeout=600)
     assert run.returncode == 0 and "it is skipped, as" not in output, output[-8000:]
 
 
@@ -126,6 +126,7 @@ def runs(flags, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", ["ddp", FSDP])
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_the_same_global_batch(runs, kind):
     one, two = logged(runs["one"]), logged(runs[kind])
     assert {step for step, name in one if name == "train_align"} == set(range(1, 9))
@@ -134,6 +135,7 @@ def test_two_processes_train_like_one_with_the_same_global_batch(runs, kind):
 
 
 @pytest.mark.parametrize("kind", ["ddp", FSDP])
+@pytest.mark.slow
 def test_two_processes_evaluate_like_one_to_the_last_answer(runs, kind):
     one, two = answers(runs["one"]), answers(runs[kind])
     assert len(one) == 17
@@ -146,6 +148,7 @@ def test_two_processes_evaluate_like_one_to_the_last_answer(runs, kind):
 
 
 @pytest.mark.parametrize("kind", ["ddp", FSDP])
+@pytest.mark.slow
 def test_two_processes_save_the_model_of_one(runs, kind):
     one, two = (load_file(runs[name] / "model.safetensors") for name in ("one", kind))
     assert set(one) == set(two)
@@ -157,6 +160,7 @@ def test_two_processes_save_the_model_of_one(runs, kind):
 
 
 @pytest.mark.parametrize("kind", ["ddp", FSDP])
+@pytest.mark.slow
 def test_two_processes_go_on_in_mid_epoch_as_if_not_stopped(runs, flags, kind, tmp_path):
     checkpoint = str(runs[kind] / "checkpoint-6")
     finish(start_two(kind, tmp_path, flags, "--resume_from_checkpoint", checkpoint))
@@ -169,6 +173,7 @@ def test_two_processes_go_on_in_mid_epoch_as_if_not_stopped(runs, flags, kind, t
 @pytest.mark.parametrize(
     "launcher", [TORCHRUN, [*ACCELERATE, str(ROOT / "configs" / "ddp.yaml")]], ids=["torch", "acc"]
 )
+@pytest.mark.slow
 def test_without_a_gpu_the_launched_processes_are_one_run_though_not_told_to_use_the_cpu(
     launcher, flags, tmp_path, monkeypatch
 ):
@@ -179,6 +184,7 @@ def test_without_a_gpu_the_launched_processes_are_one_run_though_not_told_to_use
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 4
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_a_stream(flags, tmp_path):
     launcher = [*ACCELERATE, str(ROOT / "configs" / "ddp.yaml")]
     finish(start(launcher, tmp_path, flags, *batches_of(4), "--streaming", "--max_steps", "8"))

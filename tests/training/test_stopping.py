@@ -6,11 +6,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from killed_runs import Run, assert_same, kill_and_resume, write_flags
+from killed_runs import ROOT, Run, assert_same, write_flags
 from small_trainings import logged
 from transformers import TrainerCallback
 
-from mmjepa.training.run_folder import newest_checkpoint
+from mmjepa.training.run_folder import UNFINISHED, newest_checkpoint
+from mmjepa.training.stopping import StopRequest, outlive_first_signal
+
+STRUCK_RUN = ROOT / "tests" / "struck_run.py"
 
 
 class SignalCallback(TrainerCallback):
@@ -21,7 +24,7 @@ class SignalCallback(TrainerCallback):
 
     def on_substep_end(self, args, state, control, **kwargs):  # the first batch of two
         if state.global_step + 1 == self.step:
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)  # os.kill may be noticed later, or by another thread
 
 
 @pytest.mark.parametrize("step", [1, 4, 6], ids=["first", "last of an epoch", "in mid epoch"])
@@ -55,17 +58,55 @@ def test_a_training_that_is_told_in_its_last_step_keeps_its_model(make_trainer, 
     assert (tmp_path / "checkpoints" / "model.safetensors").exists()
 
 
-def test_a_second_signal_ends_the_run_at_once(make_trainer):
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time, in seconds, as the only item of a list: it passes where a test changes it."""
+    now = [100.0]
+    monkeypatch.setattr("mmjepa.training.stopping.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_second_signal_ends_the_run_at_once(make_trainer, clock):
     class TwiceCallback(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            os.kill(os.getpid(), signal.SIGINT)
-            trainer.stop_request.time -= 2  # two seconds pass
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            clock[0] += 1.1
+            signal.raise_signal(signal.SIGINT)
 
     trainer = make_trainer()
     trainer.add_callback(TwiceCallback())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
+
+
+def test_the_same_signal_may_come_several_times_within_a_second(clock):
+    request = StopRequest()
+    with request.listening():
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+            clock[0] += 0.5
+        assert request.number is signal.SIGINT
+        clock[0] += 0.1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_worker_of_a_loader_outlives_the_first_signal_and_not_one_over_a_second_later(clock, monkeypatch):
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    outlive_first_signal(0)
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            clock[0] += 0.5
+        assert not left
+        clock[0] += 0.1
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert left == [128 + signal.SIGTERM]
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +122,33 @@ def whole(flags) -> Path:
     return run.folder
 
 
+def struck(flags: str, folder: Path, number: signal.Signals, moment: str, count: int = 1) -> Run:
+    """A run whose processes have got a signal the `count`-th time that a moment came. It has ended."""
+    run = Run(flags, folder, script=[STRUCK_RUN, number.name, moment, count])
+    assert run.process.wait(timeout=600) == (-number if number == signal.SIGKILL else 128 + number), run.output()
+    return run
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_ends_bitwise_like_one_that_is_not(flags, whole, tmp_path):
-    struck = kill_and_resume(flags, tmp_path / "killed", 3)
-    assert struck["preparing"] == struck["save"] == struck["evaluation"] == 1
-    assert_same(tmp_path / "killed", whole)
+    folder = tmp_path / "killed"
+    run = struck(flags, folder, signal.SIGKILL, "preparing")
+    assert any(path.is_file() for path in run.cache.rglob("*")) and run.saved_step() == 0
+    run = struck(flags, folder, signal.SIGKILL, "save", 2)
+    assert any(folder.glob(f"checkpoint-*/{UNFINISHED}")) and run.saved_step() == 2
+    run = struck(flags, folder, signal.SIGKILL, "evaluation", 2)
+    assert run.saved_step() == 4 and run.steps()[-1] == 6
+    Run(flags, folder).finish()
+    assert_same(folder, whole)
 
 
+@pytest.mark.slow
 def test_the_script_leaves_on_sigterm_with_its_code_and_its_workers_wait_for_it(flags, whole, tmp_path):
     """All processes of the run get it, as from a scheduler."""
     workers = json.loads(Path(flags).read_text()) | {"dataloader_num_workers": 2}
     with_workers = tmp_path / "flags.json"
     with_workers.write_text(json.dumps(workers))
-    run = Run(str(with_workers), tmp_path / "stopped")
-    run.wait_until(lambda: 3 in run.steps())
-    os.killpg(run.process.pid, signal.SIGTERM)
-    assert run.process.wait(timeout=60) == 128 + signal.SIGTERM, run.output()
-    assert run.saved_step() == max(run.steps()) and "go on with --resume_from_checkpoint" in run.output()
+    run = struck(str(with_workers), tmp_path / "stopped", signal.SIGTERM, "step", 3)
+    assert run.saved_step() == max(run.steps()) >= 3 and "go on with --resume_from_checkpoint" in run.output()
     Run(flags, tmp_path / "stopped").finish()
     assert_same(tmp_path / "stopped", whole)

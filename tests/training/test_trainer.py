@@ -283,7 +283,11 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("flag", [field.name for field in fields(TrainingArguments) if field.name not in ELSEWHERE])
+FLAGS = [field.name for field in fields(TrainingArguments) if field.name not in ELSEWHERE]
+SPAWNS = "dataloader_multiprocessing_context"  # and imports everything again
+
+
+@pytest.mark.parametrize("flag", [pytest.param(SPAWNS, marks=pytest.mark.slow), *sorted({*FLAGS} - {SPAWNS})])
 def test_every_flag_of_the_library_trains_or_is_refused_by_name(make_trainer, flag):
     (default,) = (field.default for field in fields(TrainingArguments) if field.name == flag)
     arguments = {"max_steps": 2, **BESIDE.get(flag, {}), flag: OTHER_VALUES.get(flag, default is False)}
