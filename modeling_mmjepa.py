@@ -241,7 +241,7 @@ def cell_shares(cells: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """
     axes = []
     for (start, end), size in zip(cells.permute(1, 2, 0), grid, strict=True):  # (Q,) each
-        edges = torch.arange(size + 1) / size  # (size+1,)
+        edges = torch.arange(size + 1, device=cells.device) / size  # (size+1,)
         overlap = torch.minimum(end[:, None], edges[1:]) - torch.maximum(start[:, None], edges[:-1])  # (Q, size)
         axes.append(overlap.clamp(min=0) / (end - start)[:, None])
     return (axes[0][:, :, None] * axes[1][:, None]).flatten(1)  # (Q, P)

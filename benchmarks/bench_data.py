@@ -85,6 +85,8 @@ def data_waits(
             started = time.perf_counter()
             batch = {name: tensor.to(DEVICE, non_blocking=True) for name, tensor in next(batches).items()}
             waited += time.perf_counter() - started
+            for name in ("keep_sides", "row_ids"):  # the Trainer's, not the model's
+                batch.pop(name, None)
             batch["pixel_values"] = normalize_pixels(batch["pixel_values"], processor.image_processor)
             worked += seconds(lambda batch=batch: train(batch))
         rows.append(

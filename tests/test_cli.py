@@ -112,7 +112,7 @@ def test_what_is_wrong_with_the_data_is_one_line(call, tmp_path, monkeypatch, ro
 
 def test_an_image_in_base64_is_no_path_and_is_not_shown_as_a_whole(call):
     run = call("ask", "A" * 100_000, "what is it?")
-    assert run.exit_code == 2 and "is no file" in run.output and len(run.output) < 2000
+    assert run.exit_code == 1 and "is no file" in run.output and len(run.output) < 2000
 
 
 def test_an_export_without_its_packages_says_how_to_install_them(call, saved_folder, monkeypatch):
@@ -188,8 +188,8 @@ def test_each_flag_that_a_message_of_a_run_names_is_one_of_train_and_evaluate(na
 
 @pytest.mark.parametrize("command", ["check", "score"])
 def test_each_flag_that_a_message_about_data_names_is_taken_by_the_commands_that_read_data(command):
-    # These check what a training asks for: wanted splits, and rows that are left.
-    of_training = ("check_splits", "drop_unanswered")
+    # These check what a training asks for: wanted splits, rows that are left, streams; and what check alone takes.
+    of_training = ("check_splits", "drop_unanswered", "single_texts", *(["groups_of"] if command == "score" else []))
     named = flags_named(ROOT / "data" / "loading.py", of_training)
     named |= {f"{name}_column" for name in ("image", "question", "answer")}
     if command == "check":

@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
@@ -184,7 +185,8 @@ def meant(flag: str, value: Any) -> tuple[str, Any]:
     if kind == "bool":
         return field, str(value).lower() in TRUE
     if kind in NUMBERS and isinstance(value, (str, int, float)):
-        return field, float(value)
+        with suppress(ValueError):  # a number is missing: the parser says so
+            return field, float(value)
     return field, value
 
 

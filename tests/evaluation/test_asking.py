@@ -120,7 +120,7 @@ def test_the_command_prints_a_reply_per_question(saved_folder, image_file):
     ("image", "model", "message"),
     [
         ("none.png", None, "is no file"),
-        (__file__, None, "cannot identify image"),
+        (__file__, None, "no image in a format that Pillow knows"),
         (None, "/tmp/none", "no such folder"),
     ],
 )
