@@ -22,7 +22,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mmjepa.data.drawn_slides import ask_questions, draw_slide
+from mmjepa.data.drawn_slides.painting import draw_slide
+from mmjepa.data.drawn_slides.questions import ask_questions
 from mmjepa.evaluation.asking import Reply, ask, load_saved
 from mmjepa.evaluation.html_report import draw_attention
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration

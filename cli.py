@@ -180,7 +180,7 @@ def score(
         check_source("--dataset_name", dataset_name)
     from datasets import disable_progress_bars
 
-    from .data.loading import load_rows
+    from .data.rows import load_rows
     from .evaluation.score_text import report_text
     from .evaluation.scoring import read_predictions, score_report
 

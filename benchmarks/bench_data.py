@@ -17,10 +17,11 @@ from measuring import DEVICE, environment, interleaved_seconds, parse_arguments,
 from peers import PROJECT, SIZES, TrainingStep, make_models, make_optimizer, random_batch
 from torch.utils.data import DataLoader
 
-from mmjepa.data.batches import ImageGroupedSampler, VqaCollator
+from mmjepa.data.collator import VqaCollator
 from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.data.images import VqaData, normalize_pixels, prepare
-from mmjepa.data.loading import load_rows
+from mmjepa.data.rows import load_rows
+from mmjepa.data.sampling import ImageGroupedSampler
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.building import new_image_processor, train_tokenizer, whole_images
 

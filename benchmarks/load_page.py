@@ -18,7 +18,7 @@ import psutil
 from gradio_client import Client, handle_file
 from measuring import table
 
-from mmjepa.data.drawn_slides import draw_slide
+from mmjepa.data.drawn_slides.painting import draw_slide
 
 QUESTIONS = "where is the gland?\nis necrosis seen?\nwhat stain is used?"
 

@@ -13,19 +13,15 @@ import PIL
 import PIL.Image
 import torch
 import transformers
-from datasets import (
-    Array3D,
-    Dataset,
-    Features,
-    Value,
-)
+from datasets import Array3D, Dataset, Features, Value
 from transformers import BaseImageProcessor
 
 from ..processing_mmjepa import decode_image, why_unreadable
-from .loading import DataError, groups_of, is_address, shortened
+from .errors import DataError, shortened
+from .paths import is_address
 
-# By what an image is decoded and resized. `datasets` knows a function by its name alone: without these in the
-# fingerprint, images that older code has prepared would come from the cache. Raise the number with the code's results.
+# What decodes and resizes images. `datasets` knows a function by its name alone. These in the fingerprint keep it from
+# taking images that older code has prepared out of its cache: raise the number when the code gives other results.
 MADE_BY = {"preparation": 2, "pillow": PIL.__version__, "transformers": transformers.__version__}
 
 
@@ -33,11 +29,11 @@ MADE_BY = {"preparation": 2, "pillow": PIL.__version__, "transformers": transfor
 class VqaData(torch.utils.data.Dataset):
     """Questions about prepared images.
 
-    A row is a dict of its number `row`, the question's columns, and its image's `pixels`.
+    A row is a dict: `row`, its number; the columns of the question; and `pixels`, of its image.
 
-    questions: columns question, answer, where present caption and text, and image_id, a row of `pixels`.
+    questions: columns question, answer, caption and text if present, and image_id, a row of `pixels`.
     pixels: one row per distinct image, uint8 (3, H, W), resized and cropped but neither rescaled nor normalised.
-    unreadable: image_id -> name of the images that are missing or can't be decoded, and why; they are zeros.
+    unreadable: image_id -> name and reason, of the images that are missing or can't be decoded; they are zeros.
     """
 
     questions: Dataset
@@ -59,7 +55,7 @@ class VqaData(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Many rows at once, as the DataLoader asks for them: an image is read once for all its rows among them."""
+        """Many rows at once, as the DataLoader asks for them. An image is read once for all its rows."""
         columns = self.questions[list(indices)]
         image_ids = sorted(set(columns["image_id"]))
         pixels = dict(zip(image_ids, self.pixels[image_ids]["pixels"], strict=True))
@@ -68,17 +64,17 @@ class VqaData(torch.utils.data.Dataset):
         return [{**row, "pixels": pixels[row["image_id"]]} for row in rows]
 
     def blank(self) -> "VqaData":
-        """The same questions, all about one black image: a model can learn from the questions alone."""
+        """The same questions, all about one black image, to learn from the questions alone."""
         questions = self.questions.remove_columns("image_id").add_column("image_id", [0] * len(self))
         black = {"pixels": [np.zeros_like(self.pixels[0]["pixels"])]}
         return VqaData(questions, Dataset.from_dict(black, features=self.pixels.features))
 
 
 def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | None = None) -> VqaData:
-    """Finds the distinct images of `rows` and decodes, resizes and crops each of them once.
+    """Finds the distinct images of `rows`; decodes, resizes and crops each of them once.
 
-    Images are the same where their encoded bytes are. The work is cached by `datasets` under a fingerprint of the
-    rows, of the image processor's settings and of `MADE_BY`; `num_proc` processes share it.
+    Images are the same if their encoded bytes are. `datasets` caches the work under a fingerprint of the rows, of the
+    image processor's settings and of `MADE_BY`. `num_proc` processes share the work.
     """
     shape = prepared_shape(image_processor)
     hashes = image_hashes(rows, num_proc)
@@ -92,7 +88,7 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
         fn_kwargs={"image_processor": same_processor(image_processor), "shape": shape, "made_by": MADE_BY},
         remove_columns="image",
         features=Features({"pixels": Array3D(shape, "uint8"), "fault": Value("string")}),
-        writer_batch_size=100,  # so many images wait in memory to be written
+        writer_batch_size=100,  # how many images wait in memory to be written
         num_proc=num_proc,
         desc="Preparing images",
     )
@@ -106,65 +102,8 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
     return VqaData(questions, pixels.remove_columns("fault"), unreadable)
 
 
-def hold_out(
-    rows: Dataset, percentage: float, seed: int, group_column: str | None = None, num_proc: int | None = None
-) -> tuple[Dataset, Dataset]:
-    """`rows` divided by image: those that stay, and those about `percentage` of the images, or of groups of them.
-
-    A hash of the seed and of an image's own content decides whether it is held out: where images are added or taken
-    away, the others stay where they were, and a larger percentage holds out the same ones and more. The share that is
-    held out is therefore about the percentage. Both parts have at least one image, but 100 percent leaves no rows.
-
-    Args:
-        group_column: a column, such as a patient's name, whose rows stay together: groups are held out, each by its
-            own hash. Groups that share an image are one; an image without a group is a group of its own.
-
-    Raises:
-        DataError: all rows are about one image or group, or there is no such column.
-    """
-    keys = image_hashes(rows, num_proc)
-    if group_column is not None:
-        keys = joined_groups(keys, groups_of(rows, group_column))
-    if percentage == 100:
-        return rows.select([]), rows
-    order = sorted(set(keys), key=lambda key: place_in_order(key, seed))
-    if len(order) < 2:
-        things = "images" if group_column is None else f"groups by {group_column!r}"
-        raise DataError(
-            f"there is no validation split, and of {len(order)} training {things} none can be held out: give a "
-            "validation split, or --do_eval false."
-        )
-    count = sum(place_in_order(key, seed) < percentage / 100 for key in order)
-    held_out = set(order[: min(max(count, 1), len(order) - 1)])
-    is_held_out = np.array([key in held_out for key in keys])
-    return rows.select(np.flatnonzero(~is_held_out)), rows.select(np.flatnonzero(is_held_out))
-
-
-def place_in_order(key: str, seed: int) -> float:
-    """A number from 0 to 1, evenly spread over keys and seeds."""
-    digest = hashlib.blake2b(f"{seed} {key}".encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def joined_groups(images: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """For each row a key that rows share whose image or group, "" for none, is the same, or joined by other rows."""
-    parents: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parents.setdefault(key, key) != key:
-            key = parents[key]
-        return key
-
-    for image, group in zip(images, groups, strict=True):
-        if group:
-            # The smallest is the root: "group" before "image", so that another image leaves a group's key as it is.
-            smaller, larger = sorted([root(f"group {group}"), root(f"image {image}")])
-            parents[larger] = smaller
-    return [root(f"image {image}") for image in images]
-
-
 def data_hash(rows: Dataset, num_proc: int | None = None) -> str:
-    """A hash of the distinct images of `rows`, in whatever order."""
+    """A hash of the distinct images of `rows`, in any order."""
     keys = sorted(set(image_hashes(rows, num_proc)))
     return hashlib.blake2b("\n".join(keys).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
@@ -179,7 +118,11 @@ def image_hashes(rows: Dataset, num_proc: int | None = None) -> list[str]:
 
 
 def prepared_shape(image_processor: BaseImageProcessor) -> tuple[int, int, int]:
-    """(3, H, W) of the images that the image processor makes; raises ValueError where they have several sizes."""
+    """(3, H, W) of the images that the image processor makes.
+
+    Raises:
+        ValueError: they differ in size.
+    """
     size = image_processor.size if image_processor.do_resize else {}
     size = dict(image_processor.crop_size if image_processor.do_center_crop else size)
     if not (size.get("height") and size.get("width")):
@@ -191,7 +134,7 @@ def prepared_shape(image_processor: BaseImageProcessor) -> tuple[int, int, int]:
 
 
 def same_processor(image_processor: BaseImageProcessor) -> BaseImageProcessor:
-    """A copy that has the same fingerprint whether the image processor was made here or loaded from a checkpoint."""
+    """A copy whose fingerprint is the same for a new image processor and for a loaded one."""
     return type(image_processor).from_dict(json.loads(image_processor.to_json_string()))
 
 
@@ -199,7 +142,7 @@ def image_bytes(image: dict[str, Any] | None) -> bytes:
     """The encoded bytes of an undecoded image.
 
     Raises:
-        ValueError: there is none, or its file can't be read; the message says why.
+        ValueError: there is none, or its file can't be read; the message gives the reason.
     """
     if image is None or not (image["bytes"] or image["path"]):
         raise ValueError("the row has none")
@@ -219,12 +162,12 @@ def image_bytes(image: dict[str, Any] | None) -> bytes:
 
 
 def image_name(image: dict[str, Any] | None, row: int) -> str:
-    """Its path, of which a long one is cut, or the row that has it."""
+    """Its path, shortened if long, or the row that has it."""
     return shortened((image or {}).get("path") or f"row {row}")
 
 
 def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:
-    """The key of an image: a hash of its encoded bytes, or its name where it is missing."""
+    """The key of an image: a hash of its encoded bytes, or its name if it is missing."""
     try:
         return {"hash": hashlib.blake2b(image_bytes(example["image"]), digest_size=16).hexdigest()}
     except ValueError:
@@ -237,16 +180,16 @@ def prepare_image(
     shape: tuple[int, int, int],
     made_by: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Pixels (3, H, W), uint8, of an encoded image, and what is wrong with it, "" where nothing is.
+    """`pixels` (3, H, W), uint8, of an encoded image, and `fault`, what is wrong with it, or "".
 
-    Where it can't be decoded and resized they are zeros. `made_by` is not read: it is in the fingerprint.
+    The pixels of an image that can't be decoded and resized are zeros. `made_by` is only for the fingerprint.
     """
     try:
         image, fault = decoded_or_fault(example["image"])
         if image is not None:
             return {"pixels": resized_pixels(image, image_processor), "fault": ""}
     except Exception as error:  # it can't be resized: one image must not end the run
-        # Where the settings are at fault an ordinary image fails too, and its error ends the run.
+        # If the settings are wrong, an ordinary image fails too. Its error ends the run.
         resized_pixels(PIL.Image.new("RGB", shape[:0:-1]), image_processor)
         fault = shortened(f"{error}" or type(error).__name__)
     return {"pixels": np.zeros(shape, np.uint8), "fault": fault}
@@ -269,7 +212,7 @@ def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) 
     """Pixels (3, H, W), uint8, of an RGB image, resized and cropped but neither rescaled nor normalised.
 
     Raises:
-        ValueError: the image is so long that, resized, it has more pixels than Pillow opens.
+        ValueError: the resized image would have more pixels than Pillow opens, because it is very long.
     """
     shortest = dict(image_processor.size).get("shortest_edge") if image_processor.do_resize else None
     num_pixels = (shortest or 0) ** 2 * max(image.size) / min(image.size)
@@ -282,7 +225,7 @@ def resized_pixels(image: PIL.Image.Image, image_processor: BaseImageProcessor) 
 
 
 def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_share: float) -> None:
-    """Raises DataError where more than the share `max_share` of the images are `unreadable`, or all of them."""
+    """Raises DataError if more than the share `max_share` of the images are `unreadable`, or all of them."""
     share = len(unreadable) / max(num_images, 1)
     if share < 1 and share <= max_share:
         return
@@ -296,7 +239,7 @@ def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_s
 
 
 def normalize_pixels(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
-    """Pixels (I, 3, H, W) from 0 to 255 rescaled and normalised, float32 on their device, as the processor does it."""
+    """Rescales and normalises pixels (I, 3, H, W) from 0 to 255 as the processor does -> float32, same device."""
     values = pixels.float()
     if image_processor.do_rescale:
         values = values * image_processor.rescale_factor

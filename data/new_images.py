@@ -1,4 +1,4 @@
-"""Images that a model is asked about, from files, folders and tables without answers -> rows, images still encoded."""
+"""Images, folders and tables to ask a model about, without answers -> rows, images still encoded."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,11 @@ from pathlib import Path
 import PIL.Image
 from datasets import Dataset, concatenate_datasets
 
-from .loading import REQUIRED_COLUMNS, TABLE_SUFFIXES, DataError, find_columns, load_table, with_own_columns
+from .columns import REQUIRED_COLUMNS, find_columns
+from .errors import DataError
+from .paths import ImageRoots
+from .rows import with_own_columns
+from .tables import TABLE_SUFFIXES, load_table
 
 TABLES = (*TABLE_SUFFIXES, ".parquet")
 COLUMNS = [*REQUIRED_COLUMNS, "image_file"]
@@ -18,15 +22,15 @@ def load_new_rows(
     columns: Mapping[str, str] | None = None,
     allow_outside_images: bool = False,
 ) -> Dataset:
-    """Rows as those of `load_rows`, with image, question, answer and image_file; answer is "" where there is none.
+    """Rows like those of `load_rows`, with image, question, answer and image_file; a missing answer is "".
 
-    Where a table has lists of right answers, all rows have a column answers.
+    If a table has lists of right answers, all rows have a column answers.
 
     Args:
         sources: images, folders that are searched for images, and tables (.csv, .json, .jsonl, .parquet) with a column
             of images and, if they have them, of questions and answers. Image paths are relative to the table.
         questions: asked about each image that has no question.
-        columns: as for `load_rows`; a table may lack the answers'.
+        columns: as for `load_rows`; a table may have no column of answers.
         allow_outside_images: images of a table may lie outside of its folder.
 
     Raises:
@@ -49,6 +53,7 @@ def load_new_rows(
 
 
 def load_source(source: Path, columns: Mapping[str, str], allow_outside_images: bool) -> Dataset:
+    """The rows of an image, a folder of images or a table; DataError if there is no image."""
     if source.is_file() and source.suffix in TABLES:
         return load_new_table(source, columns, allow_outside_images)
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if is_image_file(path))
@@ -58,11 +63,12 @@ def load_source(source: Path, columns: Mapping[str, str], allow_outside_images: 
         )
     paths, nothing = [str(path) for path in files], [""] * len(files)
     rows = Dataset.from_dict({"image": paths, "question": nothing, "answer": nothing})
-    return with_own_columns(rows, {}, Path.cwd(), str(source), allow_outside_images=True)  # the user named it
+    roots = ImageRoots.of(Path.cwd(), allow_outside=True)  # the user named the files
+    return with_own_columns(rows, {}, roots, str(source))
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file has the name of an image that Pillow opens, and is not hidden."""
+    """Whether the file's name ends like an image that Pillow opens and the file is not hidden."""
     image_format = PIL.Image.registered_extensions().get(path.suffix.lower())
     return image_format in PIL.Image.OPEN and not path.name.startswith(".")
 
@@ -70,16 +76,17 @@ def is_image_file(path: Path) -> bool:
 def load_new_table(path: Path, columns: Mapping[str, str], allow_outside_images: bool) -> Dataset:
     """The rows of a table, which may lack questions and answers."""
     rows = load_table(path)
-    # A name of the answers' column is the data set's that the model was trained on.
+    # The column of answers may be named for the data set of the training; a table without it is no error.
     own = {name: column for name, column in columns.items() if name != "answer" or column in rows.column_names}
     found = find_columns(rows.column_names, own, path.name, ("image",)).values()
     for name in ("question", "answer"):
         if name not in found:
             rows = rows.add_column(name, [""] * len(rows))
-    own_rows = with_own_columns(rows, own, path.parent.absolute(), path.name, allow_outside_images)
+    roots = ImageRoots.of(path.parent.absolute(), allow_outside_images)
+    own_rows = with_own_columns(rows, own, roots, path.name)
     return own_rows.select_columns([*COLUMNS, *(["answers"] if "answers" in own_rows.column_names else [])])
 
 
 def with_answer_lists(rows: Dataset) -> Dataset:
-    """`rows` with a column answers, which holds the answer of each alone."""
+    """`rows` with a column answers, a list of the one answer of each row."""
     return rows.add_column("answers", [[answer] for answer in rows["answer"]])

@@ -21,26 +21,17 @@ from datasets import Sequence as ListOf
 from datasets.distributed import split_dataset_by_node
 from transformers import BaseImageProcessor
 
-from .batches import ImageGroupedSampler
+from .columns import READ_BY, find_columns, inner_feature, single_texts
+from .errors import DataError, shortened
 from .images import check_readable, image_hash, prepare_image, prepared_shape
-from .loading import (
-    READ_BY,
-    DataError,
-    check_splits,
-    find_columns,
-    inner_feature,
-    naming_unreadable,
-    one_image,
-    shortened,
-    single_texts,
-    split_name,
-    with_absolute_path,
-    with_own_columns,
-)
+from .paths import ImageRoots, named_file, one_image
+from .rows import with_own_columns
+from .sampling import ImageGroupedSampler
+from .tables import check_splits, naming_unreadable, split_name
 
 logger = logging.getLogger("mmjepa")
 
-# After how many images of a pass a worker first checks the share of them that can't be read.
+# A worker first checks the share of unreadable images after this many images of a pass.
 JUDGED_IMAGES = 100
 
 
@@ -53,18 +44,50 @@ def stream_rows(
 ) -> tuple[IterableDataset, DatasetDict]:
     """The training rows as a stream, and the splits as `load_rows` gives them, but `train` with its texts alone.
 
-    The texts of all training rows, without the images, are read beforehand into a table on the disk: the majority
-    answers that evaluations are compared with count them all.
+    The texts of all training rows, without the images, are read first into a table on the disk: the majority answers
+    that evaluations are compared with count all of them.
 
     Args:
         dataset_name: a Hub id or a folder, of parquet files; each is a shard.
         config_name: which configuration of a Hub data set.
-        columns: name in the data set by name here; other columns are found by their name.
-        wanted: the splits that are read, train among them; all by default.
+        columns: name in this project -> name in the data set; other columns are found by their name.
+        wanted: the splits to read, train among them; all by default.
         allow_outside_images: images may lie outside of the folder.
 
     Raises:
         DataError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
+    """
+    files = parquet_files(dataset_name, config_name)
+    check_splits(dataset_name, files, wanted or ())
+    columns, folder = columns or {}, Path(dataset_name).absolute()
+    roots = ImageRoots.of(folder, allow_outside_images)
+    train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
+    names = find_columns(train.column_names, columns, "train")
+    kinds = {name: train.features[column] for column, name in names.items() if name != "image"}
+    rows = {}
+    with naming_unreadable(folder):
+        # In the cache of `datasets`, by the files' names and times of change: the first process alone reads them.
+        rows["train"] = Dataset.from_generator(
+            stream_texts,
+            features=Features({name: Value("string") for name in kinds}),
+            gen_kwargs={
+                "files": files["train"],
+                "names": {column: name for column, name in names.items() if name != "image"},
+                "kinds": kinds,
+                "read_by": READ_BY,
+            },
+        )
+    for split in (split for split in wanted or files if split != "train"):
+        others = load_dataset("parquet", data_files={split: files[split]}, split=split)
+        rows[split] = with_own_columns(others, columns, roots, split)
+    return own_columns_of_stream(train, names, kinds, roots), DatasetDict(rows)
+
+
+def parquet_files(dataset_name: str, config_name: str | None) -> dict[str, list[str]]:
+    """The parquet files of each split.
+
+    Raises:
+        DataError: the data are not parquet files, or have no train split.
     """
     found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
     files = {split_name(split, found): paths for split, paths in found.items()}
@@ -73,49 +96,48 @@ def stream_rows(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "
             "leave out --streaming."
         )
-    check_splits(dataset_name, files, wanted or ())
-    columns, folder = columns or {}, Path(dataset_name).absolute()
-    train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
-    names = find_columns(train.column_names, columns, "train")
+    return files
+
+
+def own_columns_of_stream(
+    rows: IterableDataset, names: dict[str, str], kinds: dict[str, Any], roots: ImageRoots
+) -> IterableDataset:
+    """A stream with this project's columns: the encoded image and the texts.
+
+    Args:
+        names: name in the data set -> name in this project.
+        kinds: the feature of each text, by its name in this project.
+    """
+    rows = rows.select_columns(list(names))
     image_column = next(column for column, name in names.items() if name == "image")
-    texts = {column: name for column, name in names.items() if name != "image"}
-    kinds = {name: train.features[column] for column, name in texts.items()}
-    rows = {}
-    with naming_unreadable(folder):
-        # In the cache of `datasets`, by the files' names and times of change: the first process alone reads them.
-        rows["train"] = Dataset.from_generator(
-            read_texts,
-            features=Features({name: Value("string") for name in texts.values()}),
-            gen_kwargs={"files": files["train"], "names": texts, "kinds": kinds, "read_by": READ_BY},
-        )
-    for split in (split for split in wanted or files if split != "train"):
-        others = load_dataset("parquet", data_files={split: files[split]}, split=split)
-        rows[split] = with_own_columns(others, columns, folder, split, allow_outside_images)
-    train = train.select_columns(list(names))
-    feature, encoded = train.features[image_column], Image(decode=False)
+    feature, encoded = rows.features[image_column], Image(decode=False)
     if Image in (type(feature), type(inner_feature(feature))):
-        train = train.cast_column(image_column, encoded if isinstance(feature, Image) else ListOf(encoded))
+        rows = rows.cast_column(image_column, encoded if isinstance(feature, Image) else ListOf(encoded))
     # A table's column can be renamed to the name it has, a stream's can't.
-    train = train.rename_columns({column: name for column, name in names.items() if column != name})
-    train = train.map(
+    rows = rows.rename_columns({column: name for column, name in names.items() if column != name})
+    return rows.map(
         read_row,
-        fn_kwargs={"kinds": kinds, "folder": str(folder), "allow_outside": allow_outside_images},
-        features=Features({"image": Image(decode=False)} | {name: Value("string") for name in texts.values()}),
+        fn_kwargs={"kinds": kinds, "roots": roots},
+        features=Features({"image": Image(decode=False)} | {name: Value("string") for name in kinds}),
     )
-    return train, DatasetDict(rows)
 
 
-def read_row(row: dict[str, Any], kinds: dict[str, Any], folder: str, allow_outside: bool) -> dict[str, Any]:
-    """The image, with bytes or an absolute path, and the texts of a row; `kinds` are the texts' features."""
+def read_row(row: dict[str, Any], kinds: dict[str, Any], roots: ImageRoots) -> dict[str, Any]:
+    """The image, as bytes or an absolute path, and the texts of a row.
+
+    Args:
+        kinds: the feature of each text.
+    """
     texts = single_texts({name: row[name] for name in kinds}, kinds)
-    return {**with_absolute_path(one_image(row["image"]), folder, allow_outside), **texts}
+    image = one_image(row["image"])
+    path = named_file(image)
+    return {"image": image if image is None or path is None else {**image, "path": roots.absolute(path)}, **texts}
 
 
-def read_texts(
+def stream_texts(
     files: list[str], names: dict[str, str], kinds: dict[str, Any], read_by: int
 ) -> Iterator[dict[str, str]]:
-    """The texts of all rows, by their names here; of each file, their columns alone are read. `read_by` is not read:
-    it is in the fingerprint."""
+    """The texts of all rows; only their columns of the files are read. `read_by` is only for the fingerprint."""
     for row in load_dataset("parquet", data_files=files, split="train", streaming=True, columns=list(names)):
         yield single_texts({names[column]: value for column, value in row.items()}, kinds)
 
@@ -123,18 +145,18 @@ def read_texts(
 class StreamedVqaData(torch.utils.data.IterableDataset):
     """The rows of a stream as [`VqaData`] gives them, without end: one pass over all rows follows another.
 
-    Each process reads shards of its own. Where the shards are no multiple of the processes, each reads all and keeps
-    rows of its own. The workers of a process divide its shards. Rows wait in a buffer and leave it in the order of
-    [`ImageGroupedSampler`]: an image's questions together, if they were in the buffer together.
+    Each process reads its own shards. If their number is no multiple of the processes', each process reads all shards
+    and keeps its own rows. The workers of a process divide its shards. Rows wait in a buffer and leave it in the order
+    of [`ImageGroupedSampler`]: an image's questions together, if they were in the buffer together.
 
     Args:
-        rows: a stream as `stream_rows` makes it.
+        rows: a stream of `stream_rows`.
         questions: the texts of all its rows.
         batch_size: rows of a batch on one process.
-        buffer_size: rows that wait, in each worker.
-        seed: decides, with the number of the pass, the order of the shards and of the rows in each buffer.
+        buffer_size: how many rows wait in each worker.
+        seed: with the number of the pass, decides the order of the shards and of the rows in each buffer.
         max_unreadable: the share of the images that may be missing or broken. Each worker checks it for the images
-            that it has read in a pass, from the `JUDGED_IMAGES`th on and at the end. The first ten are logged at once.
+            that it has read in a pass, after `JUDGED_IMAGES` of them and at the end. The first ten are logged at once.
     """
 
     def __init__(
@@ -189,7 +211,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
             yield from self._grouped(block, seed, block_number)
 
     def _grouped(self, block: list[dict[str, Any]], seed: int, block_number: int) -> Iterator[dict[str, Any]]:
-        """The rows of a full buffer, by image; each image is prepared once."""
+        """The rows of a full buffer, grouped by image; each image is prepared once."""
         hashes = [image_hash(row, number)["hash"] for number, row in enumerate(block)]
         sampler = ImageGroupedSampler(hashes, self.batch_size, self.questions_per_image, seed)
         sampler.set_epoch(block_number)
@@ -205,7 +227,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
             yield {**texts, "image_id": image, "pixels": pixels[image]}
 
     def _count(self, row: dict[str, Any], fault: str) -> None:
-        """Counts the image of `row`; warns where it has a fault, and raises DataError where too many have one."""
+        """Counts the image of `row`; warns if it has a fault, and raises DataError if too many have one."""
         self.num_images += 1
         if not fault:
             return

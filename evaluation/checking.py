@@ -7,8 +7,10 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
+from ..data.columns import conversation_column, find_columns
 from ..data.images import MADE_BY, decoded_or_fault, image_hashes, image_name
-from ..data.loading import conversation_column, find_columns, groups_of, is_answered, load_rows, load_splits
+from ..data.rows import groups_of, is_answered, load_rows
+from ..data.tables import load_splits
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import question_kind, score_answers
 from .controls import majority_answers, with_answers

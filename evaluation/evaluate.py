@@ -16,9 +16,9 @@ from datasets import Dataset
 from torch import distributed
 from tqdm.auto import tqdm
 
-from ..data.batches import alignment_text
+from ..data.collator import alignment_text
 from ..data.images import VqaData
-from ..data.loading import is_answered
+from ..data.rows import is_answered
 from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Image
 
+from ..data.columns import distinct_answers, one_text
 from ..data.images import image_hashes
-from ..data.loading import distinct_answers, load_table, one_text
+from ..data.tables import load_table
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
 from .controls import images_drawn, majority_answers, mean_interval

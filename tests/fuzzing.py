@@ -21,9 +21,9 @@ import numpy as np
 import PIL.Image
 from datasets import Dataset
 
-from mmjepa.data.batches import VqaCollator
+from mmjepa.data.collator import VqaCollator
 from mmjepa.data.images import prepare
-from mmjepa.data.loading import drop_unanswered, load_rows
+from mmjepa.data.rows import drop_unanswered, load_rows
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "0.1.0"

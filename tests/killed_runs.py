@@ -26,7 +26,7 @@ from datasets import Dataset
 from tiny import TEXT, VISION
 
 from mmjepa.data.drawn_slides import write_drawn_slides
-from mmjepa.data.loading import load_rows
+from mmjepa.data.rows import load_rows
 from mmjepa.training.run_folder import UNFINISHED
 
 ROOT = Path(__file__).parents[1]

@@ -183,14 +183,16 @@ FOLDERS = ("data", "training", "evaluation", "export")
 def test_each_flag_that_a_message_of_a_run_names_is_one_of_train_and_evaluate(name):
     others = {"nproc_per_node"} if name.endswith("arguments.py") else set()  # torchrun's
     others |= {"flag", "name"}  # any flag
-    assert name == "data/drawn_slides.py" or flags_named(ROOT / name) - others <= known_flags().keys()
+    assert flags_named(ROOT / name) - others <= known_flags().keys()
 
 
 @pytest.mark.parametrize("command", ["check", "score"])
 def test_each_flag_that_a_message_about_data_names_is_taken_by_the_commands_that_read_data(command):
     # These check what a training asks for: wanted splits, rows that are left, streams; and what check alone takes.
-    of_training = ("check_splits", "drop_unanswered", "single_texts", *(["groups_of"] if command == "score" else []))
-    named = flags_named(ROOT / "data" / "loading.py", of_training)
+    of_training = ("check_splits", "drop_unanswered", "hold_out", "single_texts")
+    of_training += ("groups_of",) if command == "score" else ()
+    modules = [ROOT / "data" / f"{name}.py" for name in ("tables", "columns", "paths", "rows")]
+    named = {flag for module in modules for flag in flags_named(module, of_training)}
     named |= {f"{name}_column" for name in ("image", "question", "answer")}
     if command == "check":
         named |= flags_named(ROOT / "evaluation" / "checking.py")

@@ -27,7 +27,9 @@ from typer.testing import CliRunner
 
 from mmjepa import run_pathvqa
 from mmjepa.cli import app
-from mmjepa.data.drawn_slides import ask_questions, draw_slide, write_drawn_slides
+from mmjepa.data.drawn_slides import write_drawn_slides
+from mmjepa.data.drawn_slides.painting import draw_slide
+from mmjepa.data.drawn_slides.questions import ask_questions
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import (

@@ -11,7 +11,7 @@ from tiny import FAST, FROM_RANDOM
 
 from mmjepa import run_pathvqa
 from mmjepa.data.images import VqaData
-from mmjepa.data.loading import load_rows
+from mmjepa.data.rows import load_rows
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build
 from mmjepa.training.run_folder import content_hash, find_checkpoint, newest_checkpoint

@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 
 from mmjepa import cli, run_pathvqa
 from mmjepa.configuration_mmjepa import MMJepaConfig
-from mmjepa.data.loading import LATER_COLUMNS
+from mmjepa.data.columns import LATER_COLUMNS
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor

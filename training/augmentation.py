@@ -1,4 +1,4 @@
-"""Random views of training images, made on the device from the cached pixels."""
+"""Random views of training images, made on the device from prepared pixels."""
 
 import math
 from collections.abc import Collection
@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 AUGMENTATIONS = ("crop", "flip", "stain")
-# The smallest share of the image that a crop keeps, and the widest ratio of its sides.
+# The smallest share of an image's area that a crop keeps, and the largest ratio of its sides.
 CROP_AREA, CROP_RATIO = 0.6, 4 / 3
-# How far the amount of each stain may be from the image's own, as a share of it.
+# How much the amount of each stain may change, as a share of the image's own amount.
 STAIN_STRENGTH = 0.2
 # Optical densities in red, green and blue of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001).
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
@@ -20,9 +20,9 @@ def augment(pixels: torch.Tensor, kinds: Collection[str], keep_sides: torch.Tens
 
     Args:
         kinds: any of `crop`, a part of the image at full size; `flip`, mirrored left to right and top to bottom, each
-            half of the time; `stain`, more or less of each stain. torch's global generator draws them; the Trainer's
-            checkpoints keep its state.
-        keep_sides: which images (I,) are not mirrored, because a text about them names their sides.
+            half of the time; `stain`, more or less of each stain. torch's global generator draws them; checkpoints of
+            the Trainer keep its state.
+        keep_sides: which images (I,) are not mirrored, because a text about them names a side.
     """
     pixels = pixels.float()
     if {"crop", "flip"} & set(kinds):
@@ -31,7 +31,7 @@ def augment(pixels: torch.Tensor, kinds: Collection[str], keep_sides: torch.Tens
 
 
 def random_parts(pixels: torch.Tensor, crop: bool, flip: bool, keep_sides: torch.Tensor | None = None) -> torch.Tensor:
-    """Each image (I, 3, H, W) cut to a random part, which is resized to the whole, and mirrored."""
+    """A random part of each image (I, 3, H, W), resized to the whole image's size, and mirrored at random."""
     number = len(pixels)
     sides = torch.ones(number, 2)  # width and height of the part, as shares of the image's
     if crop:
@@ -48,7 +48,7 @@ def random_parts(pixels: torch.Tensor, crop: bool, flip: bool, keep_sides: torch
 
 
 def random_stains(pixels: torch.Tensor) -> torch.Tensor:
-    """Each image (I, 3, H, W) with other amounts of its stains (Tellez et al. 2018, arXiv 1808.05896)."""
+    """Changes the amounts of each image's stains (I, 3, H, W) at random (Tellez et al. 2018, arXiv 1808.05896)."""
     stains = pixels.new_tensor(STAINS)  # (stain, color)
     factors = torch.empty(len(pixels), 1, 3).uniform_(1 - STAIN_STRENGTH, 1 + STAIN_STRENGTH).to(pixels)
     densities = -((pixels + 1) / 256).log().flatten(2).mT  # (I, H*W, color)

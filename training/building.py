@@ -19,9 +19,9 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_mmjepa import MMJepaConfig
-from ..data.batches import alignment_text
+from ..data.collator import alignment_text
+from ..data.columns import TEXT_COLUMNS
 from ..data.images import prepared_shape
-from ..data.loading import TEXT_COLUMNS
 from ..evaluation.loading import naming_broken_files
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
@@ -29,8 +29,8 @@ from .arguments import ModelArguments
 from .messages import is_message
 from .precision import in_float32
 
-IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is of a whole processor
-# What can change in a saved model's configuration. The other fields shape its weights or what they learnt.
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is a whole processor's
+# Fields of a saved model's configuration that may change. The others shape its weights or what they learnt.
 CHANGEABLE = ("lambda_align", "lambda_ce", "lambda_answer")
 
 
@@ -42,10 +42,10 @@ def build(
     Args:
         train_rows: columns question and answer. A new tokenizer is trained on these texts; needed for random weights
             without --tokenizer_name.
-        is_trained: the weights are float32 then, also those of a model that was saved in half precision.
+        is_trained: whether the model will be trained; its weights are then float32, even if saved in half precision.
 
     Raises:
-        ValueError: the tokenizer is not the model's, or a flag would change what is fixed in a saved model.
+        ValueError: the tokenizer is not the model's, or a flag would change a field that is fixed in a saved model.
         OSError: there is no such checkpoint, or a file of it is broken.
     """
     if arguments.model_name_or_path is not None:
@@ -64,9 +64,11 @@ def build(
 
 
 def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
-    """A saved processor and model; flags change the losses' weights, the attention and the size of images."""
+    """A saved processor and model; flags may change the losses' weights, the attention and the size of images."""
     name, revision, own = arguments.model_name_or_path, arguments.model_revision, arguments.config_fields()
-    saved = MMJepaConfig.from_pretrained(name, revision=revision)  # first: it says so where this is another model
+    saved = MMJepaConfig.from_pretrained(
+        name, revision=revision
+    )  # first: its error says if this is another kind of model
     processor = MMJepaProcessor.from_pretrained(name, revision=revision)
     if arguments.image_size is not None:
         check_image_size(arguments.image_size, saved.vision_config)
@@ -85,7 +87,7 @@ def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForCon
 
 
 def join_checkpoints(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
-    """A DINOv2 and a BART checkpoint, each with its own half of the processor."""
+    """A new model of a DINOv2 and a BART checkpoint, and a processor of their two halves."""
     tokenizer_name = arguments.tokenizer_name or arguments.text_model
     tokenizer = load_tokenizer(tokenizer_name)
     image_processor = load_image_processor(arguments.image_encoder)
@@ -108,7 +110,7 @@ def join_checkpoints(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepa
 def start_from_random_weights(
     arguments: ModelArguments, train_rows: Dataset | None
 ) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
-    """A model of the two configurations that the flags spell out, and a processor that fits it."""
+    """A model of random weights by the flags' two configurations, and a processor that fits it."""
     text_fields = arguments.text_fields
     if arguments.tokenizer_name is not None:
         tokenizer = load_tokenizer(arguments.tokenizer_name)
@@ -139,9 +141,9 @@ def start_from_random_weights(
 
 @contextmanager
 def naming_wrong_fields() -> Iterator[None]:
-    """Raises ValueError that names the flags where no model can be made of the fields that they spell out.
+    """Turns an error while a model is made of the flags' fields into a ValueError that names the flags.
 
-    The libraries raise whatever the wrong value leads to, such as KeyError for an unknown activation.
+    The libraries raise whatever a wrong value leads to, such as KeyError for an unknown activation.
     """
     try:
         yield
@@ -170,7 +172,7 @@ def load_tokenizer(name: str) -> BartTokenizer:
 def join_processor(
     image_processor: BaseImageProcessor, tokenizer: BartTokenizer, text_config: BartConfig, tokenizer_name: str | None
 ) -> MMJepaProcessor:
-    """Both halves as one processor, which cuts texts to the longest that the text model reads.
+    """Joins both halves to one processor, which cuts texts to the text model's maximum length.
 
     Raises:
         ValueError: the tokenizer, read from `tokenizer_name`, is not the text model's.
@@ -181,13 +183,13 @@ def join_processor(
 
 
 def check_tokenizer(tokenizer: BartTokenizer, config: BartConfig, name: str | None) -> None:
-    """Raises ValueError where the tokens of `tokenizer`, read from `name`, can't be those of a model of `config`."""
-    # bart-large-cnn has no embedding of <mask>, its tokenizer's last token, which no text holds.
+    """Raises ValueError if `tokenizer`, read from `name`, can't be that of a model of `config`."""
+    # bart-large-cnn has no embedding for <mask>, its tokenizer's last token. No text contains it.
     highest = max(number for token, number in tokenizer.get_vocab().items() if token != tokenizer.mask_token)
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos")}
     wrong = any(number != getattr(config, kind) for kind, number in special.items())
-    # From a folder without a tokenizer's files the library makes a tokenizer of special tokens alone. A model may have
-    # more embeddings than there are tokens, but not twice as many.
+    # A folder without a tokenizer's files gives a tokenizer of special tokens alone. A model may have more embeddings
+    # than there are tokens, but not twice as many.
     few = len(tokenizer) <= len(tokenizer.all_special_ids) or 2 * len(tokenizer) < config.vocab_size
     if few or highest >= config.vocab_size or wrong:
         found = ", ".join(f"{kind} {number}" for kind, number in special.items())
@@ -201,22 +203,22 @@ def check_tokenizer(tokenizer: BartTokenizer, config: BartConfig, name: str | No
 
 
 def new_image_processor() -> BaseImageProcessor:
-    """DINOv2's image processor, of the colours that it was published for."""
+    """DINOv2's image processor, with the mean and deviation of ImageNet's colours."""
     return BitImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
 
 
 def whole_images(image_processor: BaseImageProcessor, size: int) -> BaseImageProcessor:
-    """The image processor, but it resizes to a square of `size` pixels without cutting anything off.
+    """A copy of the image processor that resizes to a square of `size` pixels and cuts nothing off.
 
-    The published one resizes the shorter side to 256 pixels and keeps the middle 224 x 224. Questions are about what
-    lies at the borders too: where it is, how many there are.
+    The published one resizes the shorter side to 256 pixels and keeps the middle 224 x 224. Questions are also about
+    the borders: where something is, how many there are.
     """
     square = {"height": size, "width": size}
     return type(image_processor).from_dict(image_processor.to_dict(), size=square, do_center_crop=False)
 
 
 def check_image_size(size: int, vision_config: Dinov2Config) -> None:
-    """Raises ValueError where `size` is no multiple of a patch's side: the rest would not be seen."""
+    """Raises ValueError if `size` is no multiple of a patch's side: the model would not see the rest."""
     patch = vision_config.patch_size
     if size < patch or size % patch:
         below = max(patch, size - size % patch)
@@ -227,7 +229,7 @@ def check_image_size(size: int, vision_config: Dinov2Config) -> None:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
-    """A byte-level BPE in published BART's format, of at most `vocab_size` tokens, trained on `texts`."""
+    """Trains a byte-level BPE of at most `vocab_size` tokens on `texts`, in published BART's format."""
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     byte_level = ByteLevelBPETokenizer(add_prefix_space=False)
     byte_level.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=tokens, show_progress=False)
@@ -238,7 +240,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
 def center_targets(
     model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, rows: Dataset, device: torch.device
 ) -> None:
-    """Centres the model's targets on the texts and answers of the training rows, which are encoded on `device`."""
+    """Centres the model's targets on the texts and answers of the training rows, encoded on `device`."""
     texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
     aligned = (alignment_text(row, model.config.alignment_text) for row in texts)
     text_encoder, own_device = model.encoder.text_encoder, model.device

@@ -9,8 +9,9 @@ from datasets.exceptions import DatasetNotFoundError
 from transformers import BaseImageProcessor
 
 from ..configuration_mmjepa import MMJepaConfig
-from ..data.images import VqaData, check_readable, data_hash, hold_out, prepare
-from ..data.loading import DataError, drop_unanswered, first_rows, groups_of, is_answered, load_rows
+from ..data.errors import DataError
+from ..data.images import VqaData, check_readable, data_hash, prepare
+from ..data.rows import drop_unanswered, first_rows, groups_of, hold_out, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
 from .arguments import DataArguments, MMJepaTrainingArguments
 
@@ -20,11 +21,15 @@ logger = logging.getLogger("mmjepa")
 def read_rows(
     data_args: DataArguments, training_args: MMJepaTrainingArguments, needs_train: bool
 ) -> tuple[IterableDataset | None, DatasetDict, dict[str, Any] | None]:
-    """The training rows as a stream, None without --streaming; the rows of each split, images still encoded; and what
-    of train was held out, as `held_out` of [`MMJepaConfig`] has it, None where nothing was.
+    """Reads the splits whose images a run looks at, and train, whose texts evaluations are compared with.
 
-    The splits are those whose images are looked at, and train, whose texts evaluations are compared with. Beside a
-    stream train has its texts alone. Without `needs_train` it has no rows where the data set has no such split.
+    Args:
+        needs_train: a missing train split is an error; without it, train then has no rows.
+
+    Returns:
+        the training rows as a stream, None without --streaming; the rows of each split, images still encoded, with
+        --streaming train's texts alone; and what was held out of train, as in `held_out` of [`MMJepaConfig`], None if
+        nothing was.
 
     Raises:
         DataError: there is no such data set, here or on the Hub; or a split is missing and can't be held out of
@@ -32,32 +37,14 @@ def read_rows(
     """
     wanted = list(dict.fromkeys((*(["train"] if needs_train else []), *training_args.splits)))
     held_out = None
-    source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), wanted)
     # The other processes read what the first one leaves in the cache of `datasets`.
     with training_args.main_process_first():
-        try:
-            if data_args.streaming:
-                stream, rows = stream_rows(*source, data_args.allow_outside_images)
-            else:
-                stream, rows = None, load_rows(*source, ["train"], data_args.allow_outside_images)
-        except (DatasetNotFoundError, ConnectionError) as error:
-            raise DataError(
-                f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "
-                f"was found on the Hub ({error})."
-            ) from error
+        stream, rows = read_splits(data_args, wanted)
         for split in rows:
             rows[split] = drop_unanswered(rows[split], split)
         if "validation" in wanted and "validation" not in rows:
             # Not --seed: runs of other seeds, and later evaluations of their models, hold out the same images.
-            share, seed = data_args.validation_split_percentage, training_args.data_seed or 0
-            groups, workers = data_args.group_column, data_args.preprocessing_num_workers
-            images = data_hash(rows["train"], workers)
-            held_out = {"percentage": share, "seed": seed, "group_column": groups, "images": images}
-            rows["train"], rows["validation"] = hold_out(rows["train"], share, seed, groups, workers)
-            logger.info(
-                "There is no validation split: %d of %d rows of train are held out for it, those about %s",
-                *(len(rows["validation"]), len(rows["train"]) + len(rows["validation"]), described(held_out)),
-            )
+            rows, held_out = with_held_out(rows, data_args, training_args.data_seed or 0)
         elif data_args.group_column is not None:
             warn_of_shared_groups(rows, data_args.group_column)
     if stream is not None:
@@ -73,8 +60,40 @@ def read_rows(
     return stream, first_rows(rows, limits), held_out
 
 
+def read_splits(data_args: DataArguments, wanted: list[str]) -> tuple[IterableDataset | None, DatasetDict]:
+    """The training rows as a stream, None without --streaming, and the rows of each wanted split that exists.
+
+    Raises:
+        DataError: there is no such data set, here or on the Hub.
+    """
+    source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), wanted)
+    try:
+        if data_args.streaming:
+            return stream_rows(*source, data_args.allow_outside_images)
+        return None, load_rows(*source, ["train"], data_args.allow_outside_images)
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise DataError(
+            f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "
+            f"was found on the Hub ({error})."
+        ) from error
+
+
+def with_held_out(rows: DatasetDict, data_args: DataArguments, seed: int) -> tuple[DatasetDict, dict[str, Any]]:
+    """`rows` with a validation split held out of train; and `held_out` of [`MMJepaConfig`], which says how."""
+    share, groups = data_args.validation_split_percentage, data_args.group_column
+    workers = data_args.preprocessing_num_workers
+    images = data_hash(rows["train"], workers)
+    held_out = {"percentage": share, "seed": seed, "group_column": groups, "images": images}
+    train, validation = hold_out(rows["train"], share, seed, groups, workers)
+    logger.info(
+        "There is no validation split: %d of %d rows of train are held out for it, those about %s",
+        *(len(validation), len(rows["train"]), described(held_out)),
+    )
+    return DatasetDict({**rows, "train": train, "validation": validation}), held_out
+
+
 def warn_of_shared_groups(rows: DatasetDict, column: str) -> None:
-    """Warns where groups of training rows have rows of an evaluated split too."""
+    """Warns if a group has rows in train and in an evaluated split."""
     groups = {split: set(groups_of(data, column)) - {""} for split, data in rows.items()}
     train = groups.pop("train", set())
     for split in groups:
@@ -88,8 +107,10 @@ def warn_of_shared_groups(rows: DatasetDict, column: str) -> None:
 def remember_hold_out(
     config: MMJepaConfig, held_out: dict[str, Any] | None, training_args: MMJepaTrainingArguments, is_new: bool
 ) -> None:
-    """Warns where a saved model may have been trained on rows that are held out now; in training, notes what is held
-    out in the configuration, which every checkpoint has."""
+    """Warns if a saved model may have been trained on rows that are held out now.
+
+    A training also notes what it holds out in the configuration, which every checkpoint has.
+    """
     if held_out is not None and not is_new and training_args.process_index == 0:
         if note := hold_out_note(config.held_out or (), held_out):
             logger.warning(note)
@@ -107,11 +128,11 @@ def described(held_out: dict[str, Any] | None) -> str:
 
 
 def hold_out_note(trainings: Sequence[dict[str, Any] | None], held_out: dict[str, Any]) -> str | None:
-    """One line where what is held out now differs from what a model's trainings held out; None where it does not.
+    """One line if what is held out now differs from what a model's trainings held out; None if it does not.
 
     Args:
-        trainings: `held_out` of the model's configuration; empty where it is not known.
-        held_out: of the rows that it is evaluated on.
+        trainings: `held_out` of the model's configuration; empty if it is not known.
+        held_out: of the rows that the model is evaluated on.
     """
     if not trainings:
         return (
@@ -136,7 +157,7 @@ def hold_out_note(trainings: Sequence[dict[str, Any] | None], held_out: dict[str
 
 
 def floor_rows(rows: DatasetDict, split: str) -> Dataset:
-    """What majority and ranked answers are learnt from, where `split` is evaluated: none of its own rows."""
+    """The rows that majority and ranked answers are learnt from; none of the evaluated `split` itself."""
     if split != "train":
         return rows["train"]
     logger.warning("train is evaluated: majority and ranked answers, which would be learnt from it, are left out")
@@ -150,7 +171,7 @@ def prepare_splits(
     data_args: DataArguments,
     training_args: MMJepaTrainingArguments,
 ) -> dict[str, Any]:
-    """[`VqaData`] of each split that is looked at; with --streaming train is [`StreamedVqaData`].
+    """[`VqaData`] of each split whose images are needed; with --streaming train is [`StreamedVqaData`].
 
     Raises:
         DataError: too many images of a split are missing or can't be decoded.
@@ -181,7 +202,11 @@ def prepare_split(
     data_args: DataArguments,
     training_args: MMJepaTrainingArguments,
 ) -> VqaData:
-    """The images of `rows` prepared, or black ones; DataError where too many can't be read."""
+    """The images of `rows` prepared, or black ones with --blank_images.
+
+    Raises:
+        DataError: too many images can't be read.
+    """
     with training_args.main_process_first():
         data = prepare(rows, image_processor, data_args.preprocessing_num_workers)
     unreadable = list(data.unreadable.values())

@@ -55,8 +55,9 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 
-from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
+from ..data.collator import VqaCollator
 from ..data.images import VqaData, normalize_pixels
+from ..data.sampling import ImageGroupedSampler, SharedBatchSampler
 from ..data.streaming import StreamedVqaData
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix, share_weights
 from ..processing_mmjepa import MMJepaProcessor

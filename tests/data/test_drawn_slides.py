@@ -9,14 +9,17 @@ import pytest
 from datasets import Image, load_from_disk
 from PIL import Image as PILImage
 
-from mmjepa.data import drawn_slides as slides
-from mmjepa.data.drawn_slides import SlideFacts, ask_questions, draw_facts, paint_slide
+from mmjepa.data.drawn_slides import drawn_slides, write_drawn_slides
+from mmjepa.data.drawn_slides.__main__ import main
+from mmjepa.data.drawn_slides.facts import FINDINGS, NUCLEI, PLACES, STAINS, SlideFacts, draw_facts
+from mmjepa.data.drawn_slides.painting import paint_slide
+from mmjepa.data.drawn_slides.questions import ask_questions
 
 
 @pytest.fixture(scope="module")
 def small():
     """Six slides with their questions, images as encoded bytes."""
-    return slides.drawn_slides(3, 2, 1, seed=5).cast_column("image", Image(decode=False))
+    return drawn_slides(3, 2, 1, seed=5).cast_column("image", Image(decode=False))
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +51,13 @@ def digests(rows):
 
 
 def test_the_same_seed_draws_the_same_rows_whatever_the_number_of_slides(small):
-    more = slides.drawn_slides(5, 2, seed=5).cast_column("image", Image(decode=False))
+    more = drawn_slides(5, 2, seed=5).cast_column("image", Image(decode=False))
     assert more["train"][: small["train"].num_rows] == small["train"][:]
     assert more["validation"][:] == small["validation"][:]
 
 
 def test_another_seed_draws_other_slides(small):
-    other = slides.drawn_slides(3, 2, 1, seed=6).cast_column("image", Image(decode=False))
+    other = drawn_slides(3, 2, 1, seed=6).cast_column("image", Image(decode=False))
     for split in small:
         assert not set(digests(small[split])) & set(digests(other[split]))
 
@@ -67,9 +70,9 @@ def test_rows_about_a_slide_are_adjacent_repeat_its_bytes_and_no_slide_is_drawn_
 def test_a_written_folder_is_an_ordinary_dataset(tmp_path, monkeypatch):
     arguments = ["--num_train", "2", "--num_validation", "1", "--image_size", "64", "--seed", "3"]
     monkeypatch.setattr(sys, "argv", ["drawn_slides", str(tmp_path / "slides"), *arguments])
-    slides.main()
+    main()
     loaded = load_from_disk(tmp_path / "slides")
-    expected = slides.drawn_slides(2, 1, seed=3, image_size=64)
+    expected = drawn_slides(2, 1, seed=3, image_size=64)
     assert set(loaded) == {"train", "validation"}
     assert loaded["train"].column_names == ["image", "question", "answer"]
     assert loaded["train"]["question"][:] == expected["train"]["question"][:]
@@ -78,7 +81,7 @@ def test_a_written_folder_is_an_ordinary_dataset(tmp_path, monkeypatch):
 
 
 def test_beside_a_written_folder_lies_a_held_out_slide_that_shows_where_its_gland_is(tmp_path):
-    slides.write_drawn_slides(tmp_path, num_train=2, num_validation=4)
+    write_drawn_slides(tmp_path, num_train=2, num_validation=4)
     validation = load_from_disk(tmp_path)["validation"]
     asked = [row["image"] for row in validation if row["question"] == "where is the gland?"]
     with PILImage.open(tmp_path / "example.png") as example:
@@ -87,7 +90,7 @@ def test_beside_a_written_folder_lies_a_held_out_slide_that_shows_where_its_glan
 
 def test_a_slide_too_small_to_read_is_refused():
     with pytest.raises(ValueError, match="image_size is 16.*at least 32"):
-        slides.drawn_slides(1, 1, image_size=16)
+        drawn_slides(1, 1, image_size=16)
 
 
 # --- the questions
@@ -131,7 +134,7 @@ def true_answer(facts, question):
     kinds = ("gland", "necrosis", "mitosis", "inclusion")
     named = [kind for kind in kinds if kind in sentence]
     # The longest first, so that "upper left" is not read as "left".
-    places = [place for place in sorted(slides.PLACES, key=len, reverse=True) if f"the {place}" in sentence]
+    places = [place for place in sorted(PLACES, key=len, reverse=True) if f"the {place}" in sentence]
     seen = Counter(facts.findings.values())
     if words[0] == "where":
         (place,) = [place for place, finding in facts.findings.items() if finding == named[0]]
@@ -163,8 +166,8 @@ def test_every_answer_is_true_and_a_place_is_asked_of_single_findings_only(asked
 @pytest.mark.parametrize("seed", range(4))
 def test_each_stain_has_its_hue(seed):
     red, green, blue = (
-        dict(zip(slides.STAINS, channel, strict=True))
-        for channel in np.stack([np.median(paint(seed, stain), axis=(0, 1)) for stain in slides.STAINS], axis=1)
+        dict(zip(STAINS, channel, strict=True))
+        for channel in np.stack([np.median(paint(seed, stain), axis=(0, 1)) for stain in STAINS], axis=1)
     )
     assert red["h&e"] > blue["h&e"] + 15 and blue["h&e"] > green["h&e"]  # pink
     assert min(red["pas"], blue["pas"]) > green["pas"] + 25  # magenta
@@ -172,7 +175,7 @@ def test_each_stain_has_its_hue(seed):
     assert red["silver"] > green["silver"] > blue["silver"] + 20  # tan
 
 
-@pytest.mark.parametrize("nuclei", slides.NUCLEI)
+@pytest.mark.parametrize("nuclei", NUCLEI)
 def test_denser_tissue_holds_more_nucleus(nuclei):
     shares = []
     for density in ("sparse", "moderate", "dense"):
@@ -183,7 +186,7 @@ def test_denser_tissue_holds_more_nucleus(nuclei):
 
 def test_narrower_nuclei_have_fewer_inner_pixels():
     inner = {}
-    for nuclei in slides.NUCLEI:
+    for nuclei in NUCLEI:
         dark = paint(3, "silver", nuclei, "sparse").sum(axis=-1) < 350  # (96, 96)
         core = dark.copy()
         for axis in (0, 1):
@@ -193,8 +196,8 @@ def test_narrower_nuclei_have_fewer_inner_pixels():
     assert min(inner["oval"], inner["lobed"]) > inner["spindle"] + 0.15
 
 
-@pytest.mark.parametrize("finding", slides.FINDINGS)
-@pytest.mark.parametrize("place", slides.PLACES)
+@pytest.mark.parametrize("finding", FINDINGS)
+@pytest.mark.parametrize("place", PLACES)
 def test_a_finding_is_painted_in_its_place_and_nowhere_else(finding, place):
     changed = np.abs(paint(2) - paint(2, findings={place: finding})).max(axis=-1) > 30  # (96, 96)
     column = ("left" in place, "left" not in place and "right" not in place, "right" in place).index(True)

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from mmjepa.data.batches import VqaCollator
+from mmjepa.data.collator import VqaCollator
 from mmjepa.data.images import prepare
-from mmjepa.data.loading import drop_unanswered, load_rows
+from mmjepa.data.rows import drop_unanswered, load_rows
 
 REFUSED = (ValueError, TypeError)
 # The same examples in every run; the fixtures are not changed by an example.

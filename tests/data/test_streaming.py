@@ -15,8 +15,9 @@ from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 
 from mmjepa import run_pathvqa
+from mmjepa.data.errors import DataError
 from mmjepa.data.images import prepare
-from mmjepa.data.loading import DataError, load_rows
+from mmjepa.data.rows import load_rows
 from mmjepa.data.streaming import StreamedVqaData, stream_rows
 from mmjepa.training.arguments import MMJepaTrainingArguments
 from mmjepa.training.trainer import MMJepaTrainer

@@ -10,7 +10,7 @@ from transformers import BlipConfig, BlipForQuestionAnswering
 from typer.testing import CliRunner
 
 from mmjepa.cli import app
-from mmjepa.data.loading import load_rows
+from mmjepa.data.rows import load_rows
 from mmjepa.evaluation.floors import unscored_rows
 from mmjepa.evaluation.scoring import (
     bleu_intervals,

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend
 from transformers.trainer_utils import BestRun
 
-from mmjepa.data.batches import VqaCollator
+from mmjepa.data.collator import VqaCollator
 from mmjepa.data.images import VqaData
 from mmjepa.training.arguments import MMJepaTrainingArguments, parse_arguments
 from mmjepa.training.building import build

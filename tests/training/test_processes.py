@@ -16,8 +16,8 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from mmjepa import run_pathvqa
-from mmjepa.data.batches import ImageGroupedSampler, SharedBatchSampler
-from mmjepa.data.loading import load_rows
+from mmjepa.data.rows import load_rows
+from mmjepa.data.sampling import ImageGroupedSampler, SharedBatchSampler
 from mmjepa.training.arguments import MMJepaTrainingArguments
 
 ROOT = Path(__file__).parents[2]

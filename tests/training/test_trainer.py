@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LabelSmoother
 
-from mmjepa.data.batches import VqaCollator
+from mmjepa.data.collator import VqaCollator
 from mmjepa.data.images import VqaData
 from mmjepa.evaluation.answering import answer_questions, encode_all_images
 from mmjepa.evaluation.evaluate import evaluate_model

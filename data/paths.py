@@ -1,0 +1,196 @@
+"""Where images are: the bytes, base64 texts and paths of a column -> bytes and absolute paths."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from datasets import Dataset, Features, Image
+from datasets import Sequence as ListOf
+from datasets.config import HF_DATASETS_CACHE
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from ..processing_mmjepa import base64_image
+from .columns import READ_BY, inner_feature
+from .errors import DataError, shortened
+
+LONGEST_PATH = 4096  # characters; a longer text is no path of a file
+MAY_BE_BASE64 = re.compile(r"data:image/|[A-Za-z0-9+/\s]{64}")
+
+
+@dataclass(frozen=True)
+class ImageRoots:
+    """The folder that a data set's image paths start from, and the folders in which its images may lie.
+
+    folder: absolute.
+    allowed: without links; None allows every place.
+    """
+
+    folder: str
+    allowed: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, folder: Path, allow_outside: bool) -> "ImageRoots":
+        """Images lie in `folder`, or anywhere with `allow_outside`."""
+        # `datasets` leaves what it downloads and unpacks in the caches.
+        places = (folder, HF_DATASETS_CACHE, HF_HUB_CACHE)
+        return cls(str(folder), None if allow_outside else tuple(os.path.realpath(place) for place in places))
+
+    def absolute(self, path: str) -> str:
+        """The file that `path` names: in the folder, or else in the working directory, where `datasets` would read it.
+
+        Raises:
+            DataError: the file lies outside of the allowed folders, by its path or by a link.
+        """
+        file = str(Path(self.folder, path))
+        if not os.path.exists(file) and os.path.exists(path):
+            file = os.path.abspath(path)
+        if self.allowed is not None and os.path.exists(file):
+            place = Path(os.path.realpath(file))
+            if not any(place.is_relative_to(root) for root in self.allowed):
+                raise DataError(
+                    f"the image {path!r} lies outside of the data set's folder {self.folder}. A table from elsewhere "
+                    "could name any file of this machine: put the image into the folder, or allow such paths by "
+                    "--allow_outside_images."
+                )
+        return file
+
+
+def is_address(path: str) -> bool:
+    """Whether `path` is a web address; these are never fetched."""
+    return "://" in path
+
+
+def named_file(image: dict[str, Any] | None) -> str | None:
+    """The path of an image that has no bytes; None if there is none, or if it is a web address."""
+    if image is None or image["bytes"] or not image["path"] or is_address(image["path"]):
+        return None
+    return image["path"]
+
+
+def with_absolute_paths(images: Dataset, roots: ImageRoots) -> Dataset:
+    """Encoded `images` with absolute paths, where an image has a path and no bytes.
+
+    Raises:
+        DataError: an image lies outside of the allowed folders.
+    """
+    parts = images.flatten()
+    if not parts.data["image.bytes"].null_count:
+        return images  # a map would copy the bytes
+    paths = [path for path in parts.unique("image.path") if path and not is_address(path)]
+    files = {path: roots.absolute(path) for path in paths}
+    return images.map(
+        with_file,
+        # In the fingerprint: an image that was moved, replaced or repaired must not come from the cache.
+        fn_kwargs={"files": files, "states": [file_state(Path(file)) for file in files.values()]},
+        input_columns="image",
+        features=images.features,
+        desc="Finding images",
+    )
+
+
+def with_file(
+    image: dict[str, Any] | None, files: dict[str, str], states: list[tuple[int, int] | None]
+) -> dict[str, dict[str, Any] | None]:
+    """An image with its path in `files`, if it has a path and no bytes. `states` is only for the fingerprint."""
+    path = named_file(image)
+    return {"image": image if image is None or path is None else {**image, "path": files[path]}}
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """Size (bytes) and time of change (ns) of a file; None if there is no such file."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):  # ValueError: no path at all, such as text with a null character
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+def encoded_images(rows: Dataset, split: str) -> Dataset:
+    """The column `image` of `rows` as bytes and paths: a list of one image is that image, base64 text its bytes.
+
+    Raises:
+        DataError: a row has several images, or something else.
+    """
+    feature, kind = rows.features["image"], rows.features.arrow_schema.field("image").type
+    if isinstance(inner_feature(feature), Image):
+        rows = rows.cast_column("image", ListOf(Image(decode=False)))
+    elif not needs_reading(kind, feature):
+        try:
+            rows = rows.cast_column("image", Image(decode=False))
+        except (TypeError, ValueError, pyarrow.ArrowException) as error:
+            raise DataError(
+                f"{split}: images of the type {shortened(str(kind))} can't be read: give paths or image files, or "
+                "name another column by --image_column."
+            ) from error
+        paths = rows.flatten().unique("image.path")
+        if not any(path and MAY_BE_BASE64.match(path) for path in paths):
+            return rows  # a map would copy the bytes
+    return rows.map(
+        read_image,
+        with_indices=True,
+        fn_kwargs={"split": split, "read_by": READ_BY},
+        features=Features({"image": Image(decode=False)}),
+        desc="Reading images",
+    )
+
+
+def needs_reading(kind: pyarrow.DataType, feature: Any) -> bool:
+    """Whether a column of images holds lists, JSON, or dicts of something else than bytes and a path.
+
+    Pixels are lists of numbers and not such lists.
+    """
+    if is_list(kind):
+        return not (is_list(kind.value_type) or is_number(kind.value_type))
+    if pyarrow.types.is_struct(kind):
+        types = {kind.field(place).name: kind.field(place).type for place in range(kind.num_fields)}
+        return not {"bytes", "path"} & set(types) or is_text(types.get("bytes"))
+    return type(feature).__name__ == "Json"
+
+
+def is_list(kind: pyarrow.DataType) -> bool:
+    types = pyarrow.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def is_number(kind: pyarrow.DataType) -> bool:
+    return pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)
+
+
+def is_text(kind: pyarrow.DataType | None) -> bool:
+    return kind is not None and (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def read_image(row: dict[str, Any], number: int, split: str, read_by: int) -> dict[str, Any]:
+    """The image of a row. `read_by` is only for the fingerprint."""
+    try:
+        return {"image": one_image(row["image"])}
+    except DataError as error:
+        raise DataError(f"{split}, row {number}: {error}") from error
+
+
+def one_image(value: Any) -> dict[str, Any] | None:
+    """Bytes and path of an image that is given as path, bytes, base64 text, dict, or list of one of these.
+
+    Raises:
+        DataError: there are several images, or `value` is no image.
+    """
+    if value is None or value == []:
+        return None
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise DataError(f"a question is about one image, and there are {len(value)}: give each a row of its own.")
+        return one_image(value[0])
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, str):
+        encoded = base64_image(value) if MAY_BE_BASE64.match(value) else None
+        return {"bytes": encoded, "path": value if encoded is None else None}
+    if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
+        raise DataError(f"{shortened(repr(value))} is no image: give a path, an image file, or `bytes` and `path`.")
+    encoded, path = value.get("bytes"), value.get("path")
+    if isinstance(encoded, str):
+        encoded = base64_image(encoded) or bytes(encoded, "utf-8")
+    return {"bytes": encoded, "path": path} if encoded or not path else one_image(path)
