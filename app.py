@@ -24,9 +24,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mmjepa.data.drawn_slides import ask_questions, draw_slide
 from mmjepa.evaluation.asking import Reply, ask, load_saved
-from mmjepa.evaluation.html_report import draw_attention
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor, to_rgb
+from mmjepa.reporting.picture import draw_attention
 from mmjepa.training.messages import end_run
 
 MAX_QUESTIONS = 8  # an image of PathVQA has 7.6; others wait meanwhile

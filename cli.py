@@ -181,8 +181,8 @@ def score(
     from datasets import disable_progress_bars
 
     from .data.loading import load_rows
-    from .evaluation.score_text import report_text
     from .evaluation.scoring import read_predictions, score_report
+    from .reporting.score_text import report_text
 
     disable_progress_bars()
     tables = [read_predictions(path) for path in (predictions, other) if path is not None]

@@ -15,9 +15,8 @@ from ..data.images import image_hashes
 from ..data.loading import distinct_answers, load_table, one_text
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
-from .controls import images_drawn, majority_answers, mean_interval
+from .controls import MIN_IMAGES, images_drawn, majority_answers, mean_interval
 from .floors import unscored_rows
-from .plain_words import MIN_IMAGES, TOO_FEW
 
 COLUMNS = ("question", "answer", "prediction")
 IMAGE_COLUMNS = ("image", "image_id", "file_name", "image_file")
@@ -245,7 +244,7 @@ def score_report(
     if num_images == len(predictions):
         notes.append("Each row is of an image of its own: where images have several, name them, or intervals mislead.")
     if num_images < MIN_IMAGES:
-        notes.append(f"Of {num_images} images intervals are too narrow: {TOO_FEW} what is better.")
+        notes.append(f"Of {num_images} images intervals are too narrow: too few images to tell what is better.")
     report: dict[str, Any] = {
         "questions": len(predictions),
         "images": num_images,

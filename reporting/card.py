@@ -1,4 +1,4 @@
-"""The model card, by which the Hub shows and finds a trained model: its measured numbers beside their controls."""
+"""The model card: the Hub shows and finds a model by it. It has the measured numbers beside their controls."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .plain_words import plain_words
-from .report import TABLE_COLUMNS, TABLE_ROWS, answer_table
+from .table import TABLE_COLUMNS, TABLE_ROWS, answer_table
 
 CODE_FILES = [f"{name}_mmjepa.py" for name in ("configuration", "modeling", "processing")]
-# Prefix of a split's numbers in all_results.json -> its name.
+# Prefix of a split's numbers in all_results.json -> the split's name.
 SPLITS = {"eval_": "validation", "test_": "test"}
 
 TEMPLATE = """---
@@ -84,7 +84,7 @@ def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalR
 
 
 def shown_name(name: str) -> str:
-    """A Hub id as it is; the last part of a local folder's path, since nobody else has the folder."""
+    """A Hub id as it is. Of a local folder, which nobody else has, the last part of its path."""
     return Path(name).absolute().name if Path(name).exists() else name
 
 
@@ -94,10 +94,10 @@ def model_card(
     """The card of a model.
 
     Args:
-        model_id: Hub id or folder, from which the card's code loads the model.
-        metrics: the run's numbers as in `all_results.json`, with the prefixes of their splits.
-        dataset_name, base_models: Hub ids or folders. Folders are named only in the text: the Hub can't link to them.
-        fine_tuned: whether the base model is an MMJepa that was trained further, not the parts of a new one.
+        model_id: Hub id or folder. The card's code loads the model from it.
+        metrics: the run's numbers as in `all_results.json`, with their splits' prefixes.
+        dataset_name, base_models: Hub ids or folders. Folders stand only in the text: the Hub can't link to them.
+        fine_tuned: the base model is an MMJepa that was trained further; else the base models are parts of a new one.
     """
     dataset, model_name = shown_name(dataset_name), shown_name(model_id)
     results = evaluation_results(metrics, dataset)
