@@ -88,7 +88,8 @@ def check(
     check_source("dataset_name", dataset_name)
     from datasets import disable_progress_bars
 
-    from .evaluation.checking import check_data, check_text
+    from .evaluation.checking import check_data
+    from .reporting.check_text import check_text
 
     if as_json:
         disable_progress_bars()

@@ -9,6 +9,7 @@ from .plain_words import plain_words
 from .table import TABLE_COLUMNS, TABLE_ROWS, answer_table
 
 CODE_FILES = [f"{name}_mmjepa.py" for name in ("configuration", "modeling", "processing")]
+PACKAGE = Path(__file__).parents[1]
 # Prefix of a split's numbers in all_results.json -> the split's name.
 SPLITS = {"eval_": "validation", "test_": "test"}
 
@@ -59,7 +60,7 @@ compare with those of other copies, and a `revision` that names a commit keep th
 
 
 def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalResult]:
-    """Accuracies of the model and of its controls and the image gain, for each split in `metrics`."""
+    """For each split in `metrics` the accuracies of the model and its controls, and the image gain."""
     results = []
     for prefix, split in SPLITS.items():
         names = {"image_gain": "image gain (accuracy - accuracy with shuffled images)"}
@@ -81,6 +82,15 @@ def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalR
             if prefix + score in metrics
         ]
     return results
+
+
+def numbers_by_split(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
+    """The numbers of each split that was evaluated with controls, by their names without a prefix."""
+    return {
+        split: {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        for prefix, split in SPLITS.items()
+        if f"{prefix}image_gain" in metrics
+    }
 
 
 def shown_name(name: str) -> str:
@@ -113,20 +123,14 @@ def model_card(
         metrics=["accuracy"],
         eval_results=results or None,
     )
-    numbers = {
-        split: {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-        for prefix, split in SPLITS.items()
-        if f"{prefix}image_gain" in metrics
-    }
+    numbers = numbers_by_split(metrics)
     start = " and ".join(map(shown_name, base_models)) or "random weights"
     return ModelCard.from_template(
         data,
         template_str=TEMPLATE,
         model_name=model_name,
         model_id=model_id,
-        code_hashes={
-            name: sha256(Path(__file__).parents[1].joinpath(name).read_bytes()).hexdigest() for name in CODE_FILES
-        },
+        code_hashes={name: sha256((PACKAGE / name).read_bytes()).hexdigest() for name in CODE_FILES},
         origin=f"{'Fine-tuned' if fine_tuned else 'Trained'} from {start} on {dataset}.",
         tables={split: answer_table(of_split) for split, of_split in numbers.items()},
         sentences={split: plain_words(of_split) for split, of_split in numbers.items()},

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn import functional as F
@@ -42,23 +43,28 @@ def draw_answers(
         axes.set_axis_off()
     for axes, image_id, image in zip(grid, image_ids, pixels, strict=False):
         row = rows_of[image_id][random.integers(len(rows_of[image_id]))]
-        correct = is_right(row["prediction"], right_answers_of_row(row))
-        axes.imshow(image.permute(1, 2, 0).numpy())
-        # Else a dollar sign would start a formula.
-        axes.set_title(textwrap.fill(row["question"], 32), fontsize=9, parse_math=False)
-        lines = (f"prediction: {row['prediction']} {'✓' if correct else '✗'}", f"answer: {row['answer']}")
-        axes.text(
-            0.5,
-            -0.04,
-            "\n".join(textwrap.fill(line, 32) for line in lines),
-            transform=axes.transAxes,
-            ha="center",
-            va="top",
-            fontsize=9,
-            color="green" if correct else "red",
-            parse_math=False,
-        )
+        draw_answer(axes, image, row)
     figure.savefig(path, dpi=100)
+
+
+def draw_answer(axes: Axes, image: torch.Tensor, row: dict[str, Any]) -> None:
+    """One image (3, H, W), uint8, below its question and above prediction and answer."""
+    correct = is_right(row["prediction"], right_answers_of_row(row))
+    axes.imshow(image.permute(1, 2, 0).numpy())
+    # parse_math: else a dollar sign would start a formula.
+    axes.set_title(textwrap.fill(row["question"], 32), fontsize=9, parse_math=False)
+    lines = (f"prediction: {row['prediction']} {'✓' if correct else '✗'}", f"answer: {row['answer']}")
+    axes.text(
+        0.5,
+        -0.04,
+        "\n".join(textwrap.fill(line, 32) for line in lines),
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        fontsize=9,
+        color="green" if correct else "red",
+        parse_math=False,
+    )
 
 
 def with_attention(pixels: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
