@@ -1,4 +1,4 @@
-"""A web page that asks a model about an image: answers, how sure it is, where it looked, what it says of a black one.
+"""A web page that asks a model about an image. It shows answers, how sure the model is, and where it looked.
 
     python app.py runs/demo        # or: mmjepa app runs/demo
 
@@ -25,12 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mmjepa.data.drawn_slides.painting import draw_slide
 from mmjepa.data.drawn_slides.questions import ask_questions
 from mmjepa.evaluation.asking import Reply, ask, load_saved
-from mmjepa.evaluation.html_report import draw_attention
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor, to_rgb
+from mmjepa.reporting.picture import draw_attention
 from mmjepa.training.messages import end_run
 
-MAX_QUESTIONS = 8  # an image of PathVQA has 7.6; others wait meanwhile
+MAX_QUESTIONS = 8  # others wait meanwhile; an image of PathVQA has 7.6
 MAX_CHARACTERS = 300  # of a question; PathVQA's longest has 163
 MAX_FILE_SIZE = 20 * 2**20  # bytes; 2,500 x 2,500 pixels without compression
 MAX_REQUEST = 2**20  # bytes beside a file; eight questions have 10,000
@@ -40,8 +40,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")  # Pillow starts other p
 NOT_UPLOADED = f"Addresses and paths are not read: upload the image file, of at most {MAX_FILE_SIZE // 2**20} MB."
 GONE = "The image file is no longer on the server, which keeps it for one to two hours: choose it again."
 NO_IMAGE = f"This file is no image that can be read: give a whole file in one of the formats {', '.join(FORMATS)}."
-QUEUE_SIZE = 200  # requests that wait; later ones are told to come again
-KEPT_SECONDS = 3600  # after one to two of these, what was uploaded and drawn is deleted
+QUEUE_SIZE = 200  # requests that wait; further ones are refused
+KEPT_SECONDS = 3600  # uploaded and drawn files are deleted after one to two times this
 PICTURE_SIDE = 512  # pixels of the longer side of what is shown
 MIN_PROBABILITY = 0.01  # of another answer that is worth showing
 COLUMNS = ["question", "prediction", "probability", "with a black image", "its probability there", "other answers"]
@@ -55,7 +55,7 @@ ABOUT = (
 
 
 def refusal(message: str) -> gr.Error:
-    """A message for the one who asks, of which the server's log needs no traceback."""
+    """A message for the visitor, without a traceback in the server's log."""
     return gr.Error(message, print_exception=False)
 
 
@@ -79,7 +79,7 @@ def read_image(file: bytes | None) -> PIL.Image.Image:
 
 
 def read_questions(text: str | None) -> list[str]:
-    """The questions, one a line; gr.Error where there are none, too many or too long ones."""
+    """The questions, one per line; gr.Error where there are none, too many or too long ones."""
     questions = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if not questions:
         raise refusal("There is no question: write one in each line.")
@@ -105,7 +105,7 @@ def row_of(reply: Reply) -> list[str]:
 
 
 def draw_examples(folder: str) -> list[list[str]]:
-    """The files of slides that are drawn in `folder`, each with questions about it."""
+    """Draws slides in `folder`. Gives the file of each, and questions about it."""
     examples, random = [], np.random.default_rng(1)
     for path in (f"{folder}/slide_{number}.png" for number in (1, 2, 3)):
         image, facts = draw_slide(random)
@@ -116,9 +116,9 @@ def draw_examples(folder: str) -> list[list[str]]:
 
 
 def check_upload(file: dict[str, Any]) -> None:
-    """gr.Error where `file`, as a client describes it, was not uploaded, or was deleted since. Nothing is read."""
+    """Raises gr.Error if `file`, as a client describes it, was not uploaded or is deleted. Reads nothing."""
     path, folder = file.get("path"), os.path.abspath(get_upload_folder())
-    # Without this "meta" gradio looks further inside, where another file may be described.
+    # Without this "meta" gradio looks deeper, where another file may be described.
     if file.get("meta") != {"_type": "gradio.FileData"} or not isinstance(path, str) or not os.path.isabs(path):
         raise refusal(NOT_UPLOADED)
     if not Path(os.path.normpath(path)).is_relative_to(folder):
@@ -128,16 +128,16 @@ def check_upload(file: dict[str, Any]) -> None:
 
 
 class Page(gr.Blocks):
-    """Blocks whose functions are given no files but uploaded ones: gradio would fetch any address, of any size."""
+    """Blocks whose functions get only uploaded files. Gradio itself would fetch any address, of any size."""
 
     async def preprocess_data(self, block_fn, inputs, *rest, **options):
-        # Every way to call a function leads here, whatever its inputs.
+        # Every call of a function passes here, whatever its inputs.
         traverse(inputs, check_upload, lambda part: isinstance(part, dict))
         return await super().preprocess_data(block_fn, inputs, *rest, **options)
 
 
 class SmallRequests:
-    """Refuses, before anything of it is read, a request that is too large or asks this server for another's file."""
+    """Refuses a request that is too large, or that asks this server to fetch an address, before it is read."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -148,7 +148,7 @@ class SmallRequests:
 
 
 def refused_request(scope: Scope) -> PlainTextResponse | None:
-    """The answer to a request that is refused, else None."""
+    """The response to a request that is refused; None to let it pass."""
     headers = dict(scope["headers"])
     limit = MAX_REQUEST + (MAX_FILE_SIZE if scope["path"].rstrip("/").endswith("/upload") else 0)
     if "://" in scope["path"]:
@@ -181,7 +181,7 @@ def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor
         gr.Markdown(f"# MMJepa\n{ABOUT}")
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
-                # Not gr.Image: it shows no TIFF, and names this machine's folder of a file that is no image.
+                # gr.Image shows no TIFF, and tells the path on this machine of a file that is no image.
                 file = gr.File(label="image file", file_types=["image"], type="binary", height=150)
                 preview = gr.Image(label="image", height=280, interactive=False, buttons=[], visible=False)
                 questions = gr.Textbox(label="questions, one in each line", lines=4)
@@ -190,7 +190,7 @@ def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor
                     examples = draw_examples(folder)
                     names = [Path(path).stem.replace("_", " ") for path, _ in examples]
                     gr.Examples(examples, [file, questions], example_labels=names, label="drawn examples")
-                file.keep_in_cache |= file.temp_files  # the examples; what is uploaded later is deleted
+                file.keep_in_cache |= file.temp_files  # the examples; later uploads are deleted
             with gr.Column(scale=2, min_width=320):
                 answers = gr.Dataframe(
                     label="answers",
@@ -202,29 +202,29 @@ def build_page(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor
                     buttons=[],
                 )
                 maps = gr.Gallery(label="maps", elem_id="maps", preview=True, buttons=["fullscreen"], visible=False)
-        # Answers about another image must not stand beside a new one.
+        # Else the answers about the last image would stand beside the new one.
         blank = [None, gr.Gallery(None, visible=False), gr.Image(None, visible=False)]
         changed = file.change(lambda: blank, None, [answers, maps, preview], queue=False, api_visibility="private")
         changed.then(show, file, preview, api_visibility="private")
         button.click(answer, [file, questions], [answers, maps], api_name="ask")
-    # One at a time: two would share the same cores, and each need its memory.
+    # One at a time: two would share the cores, and each would need its own memory.
     return page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)
 
 
 def serve(
     model: str, host: str | None = None, port: int | None = None, revision: str | None = None, **launch_kwargs
 ) -> gr.Blocks:
-    """Loads a model by folder or Hub id and serves its page, until it is stopped.
+    """Loads a model by folder or Hub id, and serves its page until it is stopped.
 
     Args:
-        host, port: where it listens; by default on this machine alone, at the first free port from 7860 on.
+        host, port: where it listens; by default only on this machine, at the first free port from 7860.
         revision: branch, tag or commit of the model on the Hub.
         launch_kwargs: for gradio's `launch`.
 
     Raises:
         OSError: there is no such model, or the port is not free.
     """
-    # Newer versions of gradio would keep answers in the visitor's browser, and offer to send them to the Hub.
+    # Newer versions of gradio keep answers in the visitor's browser, and offer to send them to the Hub.
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
     page = build_page(*load_saved(model, revision))
     fonts = ["system-ui", "sans-serif"]  # none are fetched

@@ -88,7 +88,8 @@ def check(
     check_source("dataset_name", dataset_name)
     from datasets import disable_progress_bars
 
-    from .evaluation.checking import check_data, check_text
+    from .evaluation.checking import check_data
+    from .reporting.check_text import check_text
 
     if as_json:
         disable_progress_bars()
@@ -181,8 +182,8 @@ def score(
     from datasets import disable_progress_bars
 
     from .data.rows import load_rows
-    from .evaluation.score_text import report_text
     from .evaluation.scoring import read_predictions, score_report
+    from .reporting.score_text import report_text
 
     disable_progress_bars()
     tables = [read_predictions(path) for path in (predictions, other) if path is not None]

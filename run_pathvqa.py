@@ -28,7 +28,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from mmjepa.data.images import VqaData
 from mmjepa.data.new_images import load_new_rows
-from mmjepa.evaluation.evaluate import evaluate_model, score_majority
+from mmjepa.evaluation.controls import score_majority
+from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.arguments import MAX_ANSWER_TOKENS, parse_arguments

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from mmjepa.evaluation.report import markdown_table
+from mmjepa.reporting.table import markdown_table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # torch counts the attention kernels of GPUs alone.

@@ -1,6 +1,7 @@
 """Whether an image finds its own text: cosines, and retrieval beside chance."""
 
 import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean
@@ -8,11 +9,45 @@ from statistics import fmean
 import torch
 from torch.nn import functional as F
 
-from .answering import batches
-from .controls import named_interval
+from ..data.batches import alignment_text
+from ..data.images import VqaData
+from ..data.loading import is_answered
+from .answerer import Answerer
+from .controls import named_interval, other_images
+from .shares import batches
 
 RECALL_RANKS = (1, 5, 10)
 IMAGES_PER_BLOCK = 256
+
+
+def score_alignment(
+    answerer: Answerer, data: VqaData, image_embeds: torch.Tensor, seed: int
+) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
+    """Whether images find their own alignment texts, and not those of other images.
+
+    Args:
+        image_embeds: of the N images of `data`, (N, D).
+        seed: of the other image that each row is compared with.
+
+    Returns:
+        The numbers of `alignment_metrics`; and align_cosine and align_cosine_wrong by row, of the rows that have one.
+    """
+    model = answerer.model
+    texts = [alignment_text(row, model.config.alignment_text) if is_answered(row) else "" for row in data.questions]
+    rows = [row for row, text in enumerate(texts) if text != ""]
+    if not rows:
+        return {}, {"align_cosine": {}, "align_cosine_wrong": {}}
+    image_ids = [data.questions["image_id"][row] for row in rows]
+    other_ids = other_images(image_ids, seed)
+    distinct = sorted({texts[row] for row in rows})
+    text_ids = [bisect_left(distinct, texts[row]) for row in rows]
+    text_embeds = answerer.encode_all_texts(distinct, model.encode_texts)  # (T, D)
+    metrics = alignment_metrics(image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    own_pairs, other_pairs = (list(zip(ids, text_ids, strict=True)) for ids in (image_ids, other_ids))
+    own, other = (cosines(image_embeds, text_embeds, pairs) for pairs in (own_pairs, other_pairs))
+    shared = set(own_pairs)
+    wrong = {row: cosine for row, cosine, pair in zip(rows, other, other_pairs, strict=True) if pair not in shared}
+    return metrics, {"align_cosine": dict(zip(rows, own, strict=True)), "align_cosine_wrong": wrong}
 
 
 def alignment_metrics(
@@ -22,22 +57,22 @@ def alignment_metrics(
     text_ids: Sequence[int],
     other_ids: Sequence[int],
 ) -> dict[str, float]:
-    """How near images are to their own texts, and how well that tells the texts apart.
+    """How near images are to their own texts, and how well this tells the texts apart.
 
     Args:
         image_embeds, text_embeds: N images and T distinct texts, (N, D) and (T, D).
-        image_ids, text_ids, other_ids: for each row an image, its text, and another image to compare with.
+        image_ids, text_ids, other_ids: of each row its image, its text, and another image to compare with.
 
     Returns:
-        align_cosine, align_cosine_wrong: mean cosine of the rows' texts to their own and to the other image. Rows
-            whose text belongs to the other image too are left out of the second.
+        align_cosine, align_cosine_wrong: mean cosine of the rows' texts to their own and to the other image. The
+            second leaves out rows whose text is also one of the other image.
         retrieval_images: how many images have a text.
-        retrieval_recall_at_1, _5, _10: share of images that have one of their own texts among the k nearest of all
-            texts. A text just as near as the own one counts as nearer: else a collapsed embedding would score 1.
+        retrieval_recall_at_1, _5, _10: share of images with one of their own texts among the k nearest of all texts.
+            An equally near text of another image counts as nearer: else a collapsed embedding would score 1.
         retrieval_recall_at_<k>_low, _high: its 95 % interval, by a bootstrap over images.
         retrieval_recall_at_<k>_chance: what k texts drawn at random would give.
         retrieval_recall_at_<k>_popular: what the k texts that most images share would give, the same for every image.
-            Half of PathVQA's images are asked what is present: naming that question says nothing about an image.
+            Half of PathVQA's images are asked what is present: finding that question says nothing about an image.
     """
     images, texts = F.normalize(image_embeds.float(), dim=-1), F.normalize(text_embeds.float(), dim=-1)
     pairs = set(zip(image_ids, text_ids, strict=True))
@@ -71,9 +106,14 @@ def cosines(images: torch.Tensor, texts: torch.Tensor, pairs: Sequence[tuple[int
 
 
 def own_text_ranks(images: torch.Tensor, texts: torch.Tensor, texts_of: dict[int, list[int]]) -> torch.Tensor:
-    """For each image of `texts_of`, how many texts of others are at least as near as its nearest own one."""
+    """For each image of `texts_of`, how many texts of others are at least as near as the nearest of its own.
+
+    Args:
+        images, texts: unit embeddings, (N, D) and (T, D).
+        texts_of: image -> its own texts.
+    """
     ranks = []
-    # Blocks of images, so that many images times many texts need not be held at once.
+    # In blocks: the cosines of all images to all texts might not fit into memory.
     for block in batches(list(texts_of), IMAGES_PER_BLOCK):
         cosines = images[block] @ texts.T  # (block, T)
         own = torch.zeros_like(cosines, dtype=torch.bool)
@@ -85,6 +125,6 @@ def own_text_ranks(images: torch.Tensor, texts: torch.Tensor, texts_of: dict[int
 
 
 def chance_of_hit(own: int, texts: int, k: int) -> float:
-    """Probability that k of `texts` texts, drawn without replacement, include one of the `own` (hypergeometric)."""
+    """Probability that k texts, drawn of `texts` without replacement, include one of `own` ones (hypergeometric)."""
     k = min(k, texts)
     return 1 - math.comb(texts - own, k) / math.comb(texts, k)

@@ -1,4 +1,4 @@
-"""One image, some questions: what the model answers, how sure it is, and what it says about a black image."""
+"""Questions about one image: what the model answers, how sure it is, and what it says about a black image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +11,19 @@ from transformers.utils.logging import disable_progress_bar
 from ..metrics.vqa_answers.vqa_answers import normalize_answer
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
-from .answering import (
-    answer_probabilities,
-    answer_questions,
-    answer_without_image,
-    encode_blank_image,
-    evaluating,
-    probabilities_without_image,
-)
+from .answerer import Answerer, evaluating
 from .attention import attention_maps
 from .loading import load_model_and_processor
 
 
 @dataclass
 class Reply:
-    """An answer, and what is to be known about it.
+    """An answer, and what one should know about it.
 
     prediction: the answer.
-    probability: that the decoder gives to it, the product over its tokens.
+    probability: the decoder's, the product over the answer's tokens.
     blank: the answer to the same question about a black image.
-    blank_probability: that the decoder gives to `prediction` about a black image.
+    blank_probability: the decoder's for `prediction` about a black image.
     candidates: other answers and their probabilities, the most probable first.
     attention (h, w): the share of the decoder's attention that reaches each patch; None with a pooled prefix.
     """
@@ -45,12 +38,12 @@ class Reply:
 
     @property
     def from_image(self) -> float:
-        """By how much the image makes the prediction more probable than a black one does."""
+        """How much more probable the image makes the prediction than a black one does."""
         return self.probability - self.blank_probability
 
     @property
     def is_same_without_image(self) -> bool:
-        """Whether a black image gives the same answer, which can still be the right one, read from the image."""
+        """Whether a black image gives the same answer. The answer can still be right, and read from the image."""
         return normalize_answer(self.prediction) == normalize_answer(self.blank)
 
 
@@ -60,14 +53,15 @@ def load_saved(
     """A saved model in eval mode, on the GPU where there is one, and its processor.
 
     Args:
-        name_or_path: a folder, or an id on the Hub, there at `revision`.
+        name_or_path: a folder, or an id on the Hub.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         OSError: there is no such model, or a file of it is broken.
     """
     folder = Path(name_or_path)
     if not folder.exists() and folder.parent != Path() and folder.parent.exists():
-        # Asked of the Hub, a mistyped folder would take a minute to fail.
+        # The Hub would be asked for a mistyped folder, and takes a minute to fail.
         raise OSError(f"there is no folder {name_or_path}: give that of a saved model, or a model's id on the Hub.")
     disable_progress_bar()
     model, processor = load_model_and_processor(name_or_path, revision)
@@ -85,7 +79,7 @@ def ask(
     """A reply to each of `questions` about `image`, a PIL image or a file.
 
     Args:
-        num_candidates: the most other answers that a reply names.
+        num_candidates: how many other answers a reply names at most.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Raises:
@@ -96,15 +90,15 @@ def ask(
     pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)  # (1, 3, H, W)
     with evaluating(model):
         features = model.get_image_features(pixel_values)
+    answerer = Answerer(model, processor, len(questions), generate_kwargs)
     image_ids = [0] * len(questions)
-    asked = (model, processor, questions)
-    about_image = (features, image_ids, len(questions))
-    predictions = answer_questions(*asked, *about_image, **generate_kwargs)
-    probabilities = answer_probabilities(*asked, predictions, *about_image)
-    black = encode_blank_image(model, processor.image_processor, pixel_values.shape[1:])
-    blank = answer_without_image(*asked, black, len(questions), **generate_kwargs)
-    blank_probabilities = probabilities_without_image(*asked, predictions, black, len(questions))
-    maps = attention_maps(*asked, predictions, pixel_values.expand(len(questions), -1, -1, -1))
+    predictions = answerer.answer_questions(questions, features, image_ids)
+    probabilities = answerer.answer_probabilities(questions, predictions, features, image_ids)
+    black = answerer.encode_blank_image(pixel_values.shape[1:])
+    blank = answerer.answer_without_image(questions, black)
+    blank_probabilities = answerer.probabilities_without_image(questions, predictions, black)
+    images = pixel_values.expand(len(questions), -1, -1, -1)  # (B, 3, H, W)
+    maps = attention_maps(model, processor, questions, predictions, images)
     return [
         Reply(
             question=question,
@@ -112,9 +106,7 @@ def ask(
             probability=probabilities[row],
             blank=blank[row],
             blank_probability=blank_probabilities[row],
-            candidates=other_answers(
-                model, processor, question, predictions[row], pixel_values, num_candidates, **generate_kwargs
-            ),
+            candidates=other_answers(answerer, question, predictions[row], pixel_values, num_candidates),
             attention=None if maps is None else maps[row],
         )
         for row, question in enumerate(questions)
@@ -122,28 +114,27 @@ def ask(
 
 
 def other_answers(
-    model: MMJepaForConditionalGeneration,
-    processor: MMJepaProcessor,
-    question: str,
-    answer: str,
-    pixel_values: torch.Tensor,
-    count: int,
-    **generate_kwargs,
+    answerer: Answerer, question: str, answer: str, pixel_values: torch.Tensor, count: int
 ) -> list[tuple[str, float]]:
-    """At most `count` answers that a beam search finds beside `answer`, with their probabilities."""
+    """At most `count` answers that a beam search finds beside `answer`, and their probabilities.
+
+    Args:
+        pixel_values: of the one image, (1, 3, H, W).
+    """
     if count == 0:
         return []
+    model, processor = answerer.model, answerer.processor
     text = processor(text=[question], return_tensors="pt").to(model.device)
     beams = count + 1
     with evaluating(model):
         output = model.generate(
             **text,
             pixel_values=pixel_values,
-            **generate_kwargs
+            **answerer.generate_kwargs
             | {
                 "num_beams": beams,
                 "num_return_sequences": beams,
-                "length_penalty": 0.0,  # a sequence's score is then the logarithm of its probability
+                "length_penalty": 0.0,  # makes a sequence's score the logarithm of its probability
                 "do_sample": False,
                 "return_dict_in_generate": True,
                 "output_scores": True,

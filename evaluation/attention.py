@@ -7,12 +7,12 @@ import torch
 
 from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
 from ..processing_mmjepa import MMJepaProcessor
-from .answering import evaluating, written_labels
+from .answerer import evaluating, written_labels
 
 
 @contextmanager
 def weights_returned(model: MMJepaForConditionalGeneration) -> Iterator[None]:
-    """The decoder returns its attention weights, as only the eager implementation does."""
+    """Makes the decoder return its attention weights. Only the eager implementation does."""
     fast = model.decoder.config._attn_implementation
     model.decoder.config._attn_implementation = "eager"
     try:
@@ -30,16 +30,16 @@ def attention_maps(
 ) -> torch.Tensor | None:
     """The share of the decoder's attention that reaches each patch while it writes each of B answers (B, h, w).
 
-    The decoder attends to visual tokens, the mean over its layers, heads and the answer's tokens; each visual token
-    attends to patches. A map is the product of the two (attention rollout, arXiv 2005.00928, of these two steps). What
-    is missing to 1 went to the question and to the aligned embedding.
+    The decoder attends to visual tokens: the mean over its layers, its heads and the answer's tokens. Each visual
+    token attends to patches. A map is the product of the two (attention rollout, arXiv 2005.00928, over these two
+    steps). Its sum is below 1: the rest went to the question and to the aligned embedding.
 
     Args:
-        answers: what was answered to each of the B questions.
+        answers: the answer to each of the B questions.
         pixel_values: the images (B, 3, H, W), one per question.
 
     Returns:
-        None where the visual tokens are made of the image's embedding alone (`visual_prefix="pooled"`).
+        None where the visual tokens come from the image's embedding alone (`visual_prefix="pooled"`).
     """
     if model.config.visual_prefix != "patches":
         return None

@@ -1,4 +1,4 @@
-"""Whether an answer's probability says how often such answers are right."""
+"""Whether answers of some probability are right about as often as it says."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ COVERAGES = (0.5, 0.8)
 
 
 def reliability_curve(probabilities: Sequence[float], correct: Sequence[bool]) -> list[tuple[float, float, int]]:
-    """Mean probability, accuracy and number of the answers in each of 15 bins of equal width that has any."""
+    """Mean probability, accuracy and number of answers of each bin that has any; 15 bins of equal width."""
     p, right = np.asarray(probabilities, dtype=float), np.asarray(correct, dtype=float)
     bins = np.minimum((p * NUM_BINS).astype(int), NUM_BINS - 1)
     return [
@@ -19,16 +19,16 @@ def reliability_curve(probabilities: Sequence[float], correct: Sequence[bool]) -
 
 
 def calibration_metrics(probabilities: Sequence[float], correct: Sequence[bool]) -> dict[str, float]:
-    """The distance of probabilities from accuracies, and the accuracy where the model is surest.
+    """How far probabilities are from accuracies, and the accuracy where the model is surest.
 
     Args:
         probabilities: of the answers, one per question, at least one.
         correct: whether each is right.
 
     Returns:
-        calibration_error: the expected calibration error, the mean distance of `reliability_curve` from the diagonal,
-            bins counted by their answers (Guo et al. 2017, arXiv 1706.04599).
-        accuracy_at_coverage_50, _80: of the half, and of the four fifths, of the answers that are most probable.
+        calibration_error: the expected calibration error (Guo et al. 2017, arXiv 1706.04599): the mean distance of
+            `reliability_curve` from the diagonal, each bin weighted by its number of answers.
+        accuracy_at_coverage_50, _80: accuracy of the most probable half, and four fifths, of the answers.
     """
     curve = reliability_curve(probabilities, correct)
     error = sum(count * abs(mean - accuracy) for mean, accuracy, count in curve) / len(correct)

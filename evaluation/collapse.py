@@ -1,4 +1,4 @@
-"""Warnings where an image encoder has collapsed: it says the same of every image."""
+"""Warns where an image encoder has collapsed: all images look alike to it."""
 
 import logging
 
@@ -6,15 +6,15 @@ import torch
 from torch import distributed
 
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
-from .plain_words import MIN_IMAGES
+from .controls import MIN_IMAGES
 
 logger = logging.getLogger("mmjepa")
 
-# Share of the visual tokens' mean square that is variance across images. A model at its random start was seen to have
-# 0.2, one trained on the demo's slides 0.6.
+# Share of the visual tokens' mean square that is variance across images. Measured: 0.2 of a model with random weights,
+# 0.6 of one trained on the demo's slides.
 LEAST_VARIANCE = 1e-3
-# How much nearer an image is to its own text than to another's. Models trained with an alignment were seen to have
-# 0.015 to 0.2, those trained without one 0.01.
+# How much nearer an image is to its own text than to another's. Measured: 0.015 to 0.2 of models trained with an
+# alignment, 0.01 of those trained without one.
 LEAST_COSINE_GAP = 0.005
 
 
@@ -27,10 +27,9 @@ def variance_share(visual_tokens: torch.Tensor) -> float:
 def warn_of_collapse(
     model: MMJepaForConditionalGeneration, visual_tokens: torch.Tensor, metrics: dict[str, float]
 ) -> None:
-    """Logs a sentence where visual tokens (N, M, D), or the alignment by its `metrics`, do not tell images apart.
+    """Warns where visual tokens (N, M, D) do not tell images apart, or where `metrics` say so of the alignment.
 
-    The first process does it. Of fewer than `MIN_IMAGES` images, such as the one of a blanked data set, nothing is
-    said.
+    Only the first process warns, and only of at least `MIN_IMAGES` images: a blanked data set has one.
     """
     if len(visual_tokens) < MIN_IMAGES or (distributed.is_initialized() and distributed.get_rank() > 0):
         return

@@ -1,4 +1,4 @@
-"""Which training rows may say what scored answers are worth: none of the scored ones."""
+"""Which training rows floors may be learnt from: none of the scored ones."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ UNKNOWN = (
 
 
 def unscored_rows(predictions: pd.DataFrame, splits: Mapping[str, Dataset]) -> tuple[Dataset | None, str]:
-    """The training rows that are not scored, and what is to be said of them; None where that can't be told.
+    """The training rows that are not scored, and a note on them; None where nobody can tell which these are.
 
-    The scored rows are known to be of another split where that one has all of them and train has not, or where it
-    begins with them, in their order. Else they may have been held out of train: rows about the scored images, by their
-    names, are left out.
+    The scored rows belong to another split if that split has all of them and train has not, or if it begins with them,
+    in their order. Else they may have been held out of train: then rows about the scored images, known by name, are
+    left out.
 
     Args:
         predictions: of `read_predictions`, with answers.
@@ -52,6 +52,6 @@ def unscored_rows(predictions: pd.DataFrame, splits: Mapping[str, Dataset]) -> t
 
 
 def row_keys(rows: Mapping[str, Sequence[str]] | pd.DataFrame | Dataset) -> list[tuple[str, str]]:
-    """Question and answer of each row, in whatever case and with whatever spaces they are written."""
+    """Question and answer of each row, without regard to case and spaces."""
     pairs = zip(rows["question"], rows["answer"], strict=True)
     return [(" ".join(question.lower().split()), normalize_answer(answer)) for question, answer in pairs]

@@ -1,4 +1,4 @@
-"""A saved model and its processor, and what is wrong with files that can't be loaded."""
+"""Loads a saved model and its processor, and says which file is broken where this fails."""
 
 import json
 import zipfile
@@ -31,10 +31,10 @@ def load_model_and_processor(
 
 @contextmanager
 def naming_broken_files(*names: str, revision: str | None = None) -> Iterator[None]:
-    """Where loading fails and a file of one of the checkpoints `names` is broken, raises OSError that names the file.
+    """Raises OSError with the name of the broken file, if loading one of the checkpoints `names` fails because of it.
 
-    The libraries raise errors of a dozen types, such as `SafetensorError: header too large` for a Git LFS pointer. For
-    a folder without a configuration they make a model of their default size, whose weights are not those.
+    The libraries raise errors of a dozen types, such as `SafetensorError: header too large` for a Git LFS pointer.
+    From a folder without a configuration they make a model of their default size, with other weights.
     """
     for name in names:
         if Path(name).is_file():
@@ -51,7 +51,7 @@ def naming_broken_files(*names: str, revision: str | None = None) -> Iterator[No
 
 
 def checkpoint_folder(name_or_path: str, revision: str | None) -> Path:
-    """Where a checkpoint's files lie on this machine; a folder that need not exist."""
+    """Where a checkpoint's files would lie on this machine; the folder may not exist."""
     if Path(name_or_path).exists():
         return Path(name_or_path)
     try:
@@ -61,7 +61,7 @@ def checkpoint_folder(name_or_path: str, revision: str | None) -> Path:
 
 
 def broken_file(folder: Path) -> str | None:
-    """The first of a checkpoint's files that is not what its name says, and what to do; None where all are right."""
+    """Names the first broken file of a checkpoint and says what to do; None where all are whole."""
     for path in (path for pattern in FILES for path in sorted(folder.glob(pattern))):
         with path.open("rb") as file:
             is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
@@ -73,7 +73,7 @@ def broken_file(folder: Path) -> str | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file of JSON or of weights can be read to its end, by its structure and not by its sums."""
+    """Whether a file of JSON or of weights can be read to its end. Checks the structure, not a checksum."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt"):

@@ -1,99 +1,38 @@
-"""Answers chosen from a closed list: the whole list is scored in one step of the decoder, and nothing is written."""
+"""Answers chosen from a closed list: the list of the training answers, and what choosing from it is worth.
+
+The whole list is scored in one step of the decoder, and nothing is written.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from datasets import Dataset
 
-from ..metrics.vqa_answers.vqa_answers import normalize_answer
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
-from ..processing_mmjepa import MMJepaProcessor
-from .answering import answer_questions, encode_all_texts, map_questions
+from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers
+from .answerer import Answerer, AnswerList
+from .controls import are_correct, control_scores, right_answers_of
 
 
-@dataclass
-class AnswerList:
-    """K answers to choose from, encoded once.
-
-    texts: the answers, each as it is most often written.
-    embeds (K, D): their targets, of `encode_answers`.
-    log_shares (K,): the logarithms of their shares of the training answers. A model that was trained on answers as
-        often as they occur scores how much more likely an answer is than this.
-    """
-
-    texts: list[str]
-    embeds: torch.Tensor
-    log_shares: torch.Tensor
-
-
-def training_answers(
-    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, train_questions: Dataset, batch_size: int
-) -> AnswerList:
-    """The distinct answers of the training questions; those that are equal once normalised are one."""
+def training_answers(answerer: Answerer, train_questions: Dataset) -> AnswerList:
+    """The distinct answers of the training questions. Answers that are equal once normalised are one."""
     spellings: dict[str, Counter[str]] = {}
     for question, answer in zip(train_questions["question"], train_questions["answer"], strict=True):
         if question:
             spellings.setdefault(normalize_answer(answer), Counter())[answer] += 1
     texts = [counter.most_common(1)[0][0] for counter in spellings.values()]
-    embeds = encode_all_texts(model, processor, texts, batch_size, model.encode_answers)
+    model = answerer.model
+    embeds = answerer.encode_all_texts(texts, model.encode_answers)  # (K, D)
     counts = torch.tensor([counter.total() for counter in spellings.values()], device=model.device)
     return AnswerList(texts, embeds, (counts / counts.sum()).log())
-
-
-def rank_questions(
-    model: MMJepaForConditionalGeneration,
-    processor: MMJepaProcessor,
-    questions: Sequence[str],
-    image_features: MMJepaImageFeatures,
-    image_ids: Sequence[int],
-    batch_size: int,
-    answers: AnswerList,
-) -> list[tuple[str, float]]:
-    """The most probable of `answers` to each question, and its probability; the other arguments as for
-    `answer_questions`."""
-
-    def rank(rows: Sequence[int], inputs: dict[str, Any]) -> list[tuple[str, float]]:
-        scores = model.rank_answers(answers.embeds, **inputs) + answers.log_shares  # (B, K)
-        probabilities, places = scores.softmax(dim=-1).max(dim=-1)
-        return [(answers.texts[place], p) for place, p in zip(places.tolist(), probabilities.tolist(), strict=True)]
-
-    return map_questions(model, processor, questions, image_features, image_ids, batch_size, rank)
-
-
-def rank_or_decode(
-    model: MMJepaForConditionalGeneration,
-    processor: MMJepaProcessor,
-    questions: Sequence[str],
-    image_features: MMJepaImageFeatures,
-    image_ids: Sequence[int],
-    batch_size: int,
-    answers: AnswerList,
-    threshold: float,
-    **generate_kwargs,
-) -> list[str]:
-    """Ranked answers where their probability is at least `threshold`, and written ones to the other questions."""
-    ranked = rank_questions(model, processor, questions, image_features, image_ids, batch_size, answers)
-    results = [text for text, _ in ranked]
-    unsure = [row for row, (_, probability) in enumerate(ranked) if probability < threshold]
-    if unsure:
-        unsure_questions, unsure_ids = [questions[row] for row in unsure], [image_ids[row] for row in unsure]
-        written = answer_questions(
-            model, processor, unsure_questions, image_features, unsure_ids, batch_size, **generate_kwargs
-        )
-        for row, text in zip(unsure, written, strict=True):
-            results[row] = text
-    return results
 
 
 def best_threshold(
     ranked_correct: Sequence[bool], decoded_correct: Sequence[bool], probabilities: Sequence[float]
 ) -> float:
-    """The threshold of `rank_or_decode` with the most right answers; of equally good ones that which ranks most.
+    """The threshold of `rank_or_decode` with the most right answers. Of equally good ones, the one that ranks most.
 
-    2 where ranking no question is best, which no probability reaches.
+    2, which no probability reaches, where it is best to rank no question.
     """
     surest_first = sorted(range(len(probabilities)), key=lambda row: -probabilities[row])
     threshold, best, gained = 2.0, 0, 0
@@ -104,3 +43,33 @@ def best_threshold(
         if gained >= best and (last or probabilities[surest_first[place + 1]] < probabilities[row]):
             threshold, best = probabilities[row], gained
     return threshold
+
+
+def score_ranking(columns: dict[str, list], answers: list[str], threshold: float | None) -> dict[str, float]:
+    """Scores of the ranked answers, and of answers that are ranked where ranking is sure and else decoded.
+
+    Args:
+        columns: question, answer, prediction, ranked and ranked_probability, as in the rows of `evaluate_model`.
+        answers: the list that was ranked.
+        threshold: the probability from which ranking is sure; None takes the best one for these questions.
+
+    Returns:
+        `accuracy_ranked`, `yes_no_accuracy_ranked`, `open_accuracy_ranked`; the same with `_ranked_or_decoded`;
+        with `_rank_ceiling` what choosing from the list can reach; `rank_threshold`; and `rank_share`, the share of
+        questions that it ranks.
+    """
+    questions, truths, ranked = columns["question"], right_answers_of(columns), columns["ranked"]
+    if threshold is None:
+        correct, decoded_correct = are_correct(ranked, truths), are_correct(columns["prediction"], truths)
+        threshold = best_threshold(correct, decoded_correct, columns["ranked_probability"])
+    sure = [probability >= threshold for probability in columns["ranked_probability"]]
+    either = [
+        rank if is_sure else decoded
+        for rank, decoded, is_sure in zip(ranked, columns["prediction"], sure, strict=True)
+    ]
+    metrics = {"rank_threshold": threshold, "rank_share": sum(sure) / len(sure)}
+    known = {normalize_answer(answer) for answer in answers}
+    best = [next((answer for answer in right_answers(truth) if answer in known), "none of them") for truth in truths]
+    for name, texts in (("ranked", ranked), ("ranked_or_decoded", either), ("rank_ceiling", best)):
+        metrics |= control_scores(name, texts, truths, questions)
+    return metrics

@@ -1,4 +1,4 @@
-"""Scores predictions of any program by every published rule, beside what the questions alone give."""
+"""Scores the predictions of any program by every published rule, beside what the questions alone give."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,12 @@ from ..data.images import image_hashes
 from ..data.tables import load_table
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
-from .controls import images_drawn, majority_answers, mean_interval
+from .controls import MIN_IMAGES, WHOLE_QUESTION, images_drawn, majority_answers, mean_interval
 from .floors import unscored_rows
-from .plain_words import MIN_IMAGES, TOO_FEW
 
 COLUMNS = ("question", "answer", "prediction")
 IMAGE_COLUMNS = ("image", "image_id", "file_name", "image_file")
-NAME_COLUMNS = ("image_file", "file_name", "image")  # of these, what names the image in the data set
+NAME_COLUMNS = ("image_file", "file_name", "image")  # the first of these names the image in the data set
 GROUPS = ("all", "yes_no", "open")
 CLOSED_LIST_RULE = "closed_list_exact_match"
 OWN_RULE = "accuracy"  # by which kinds of question and floors are compared
@@ -32,13 +31,13 @@ Interval = tuple[float, float, float]  # a mean, and the 95 % interval around it
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """A table of predictions with the columns question, answer, answers, prediction, image and image_file.
 
-    They are texts, as they are written, but answers, a list of all that are right, of which answer is the first; "" is
-    a missing one.
+    They hold texts as they are written, "" for a missing one. But answers is a list of all right answers; its first is
+    answer.
 
     Args:
-        path: any table of `load_table`. The right answers may be lists, as answer or beside it as answers. The image,
-            a name or a number, may also be called image_id, file_name or image_file. Only for intervals it is needed:
-            without one, each row is taken for an image of its own.
+        path: any table of `load_table`. The right answers may be lists, as answer or beside it as answers. The image
+            is a name or a number, and may also be called image_id, file_name or image_file. Only intervals need it:
+            without it, each row counts as an image of its own.
 
     Raises:
         ValueError: the file is of another kind, has no rows, lacks a column, or is of an earlier version.
@@ -68,7 +67,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 
 
 def texts_of(rows: Dataset, names: Sequence[str]) -> list[str]:
-    """The texts of the first of the columns `names` that there is; empty ones where there is none."""
+    """The texts of the first column of `names` that exists; empty ones where none exists."""
     found = [name for name in names if name in rows.column_names and not isinstance(rows.features[name], Image)]
     return [one_text(value) for value in rows[found[0]]] if found else [""] * len(rows)
 
@@ -102,10 +101,10 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
 
 
 def closed_list_intervals(predictions: pd.DataFrame, train_questions: Dataset, seed: int = 0) -> dict[str, Interval]:
-    """This project's accuracy once each prediction is replaced by the most similar of the training answers.
+    """This project's accuracy after each prediction is replaced by the most similar training answer.
 
-    This is how free text is scored against a list of answers, such as the choices of PMC-VQA (arXiv 2305.10415): by
-    the ratio of `difflib.SequenceMatcher`.
+    PMC-VQA (arXiv 2305.10415) scores free text against a list of choices in this way. Similarity is the ratio of
+    `difflib.SequenceMatcher`.
     """
     known = sorted(set(map(normalize_answer, train_questions["answer"])))
     chosen = {text: most_similar(normalize_answer(text), known) for text in set(predictions["prediction"])}
@@ -115,9 +114,10 @@ def closed_list_intervals(predictions: pd.DataFrame, train_questions: Dataset, s
 
 
 def most_similar(text: str, answers: list[str]) -> str:
+    """The one of `answers` most similar to `text`; the first of equally similar ones."""
     if text in answers:
         return text
-    matcher = SequenceMatcher(b=text, autojunk=False)  # b is what it keeps an index of
+    matcher = SequenceMatcher(b=text, autojunk=False)  # it keeps an index of b
     best, ratio = answers[0], -1.0
     for answer in answers:
         matcher.set_seq1(answer)
@@ -136,7 +136,7 @@ def groups_of(answers: Sequence[str]) -> dict[str, np.ndarray]:
 def group_intervals(
     scores: np.ndarray, groups: dict[str, np.ndarray], image_ids: Sequence[str], seed: int
 ) -> dict[str, Interval]:
-    """The mean of the rows' scores (R,), NaN where they don't count, in each group that has a counted row."""
+    """The mean of the rows' scores (R,) in each group with a row that counts. NaN is a score that doesn't count."""
     in_group = {group: np.where(rows, scores, np.nan) for group, rows in groups.items()}
     return {
         group: mean_interval(scores, image_ids, seed)
@@ -173,22 +173,22 @@ def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
 
 
 def floor_table(predictions: pd.DataFrame, train_questions: Dataset, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """What can be had without a model that reads images, by this project's accuracy.
+    """What can be reached without a model that reads images, by this project's accuracy.
 
     Args:
         train_questions: columns question and answer.
 
     Returns:
-        For "majority" of the question's first words and "majority_question" of the whole question the accuracy of the
-        most frequent training answer. For "closed_list" the share of answers that stand in training: what choosing
-        from a list of them can reach.
+        majority, majority_question: accuracy of the most frequent training answer to the question's first words, and
+            to the whole question.
+        closed_list: the share of answers that are training answers: what choosing from a list of them can reach.
     """
     questions, answers = list(predictions["question"]), predictions["answers"]
     groups = groups_of(predictions["answer"])
     known = Counter(map(normalize_answer, train_questions["answer"]))
     floors = {
         "majority": majority_answers(train_questions, questions),
-        "majority_question": majority_answers(train_questions, questions, first_words=(None, 3, 2, 1, 0)),
+        "majority_question": majority_answers(train_questions, questions, WHOLE_QUESTION),
         "closed_list": [
             next((answer for answer in texts if normalize_answer(answer) in known), "") for texts in answers
         ],
@@ -202,7 +202,7 @@ def floor_table(predictions: pd.DataFrame, train_questions: Dataset, seed: int =
 
 
 def difference_table(predictions: pd.DataFrame, others: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """By how much the first predictions are better than the others, by each rule, with the interval of a paired test.
+    """How much better the first predictions are than the others, by each rule, with the interval of a paired test.
 
     Raises:
         ValueError: the two files do not hold the same questions and answers in the same order.
@@ -217,7 +217,7 @@ def difference_table(predictions: pd.DataFrame, others: pd.DataFrame, seed: int 
             np.array(row_scores(rule, file["prediction"], file["answers"]), dtype=float)
             for file in (predictions, others)
         )
-        # A rule that leaves rows out leaves out other ones of each file.
+        # A rule may leave rows out, and not the same ones of both files: NaN in either is NaN in the difference.
         table[rule] = group_intervals(first - second, groups, predictions["image"], seed)
     return table
 
@@ -237,19 +237,10 @@ def score_report(
     predictions, num_rows = answered(predictions), len(predictions)
     if predictions.empty:
         raise ValueError(f"none of the {num_rows} rows has an answer: give the right answers as answer.")
-    num_images = predictions["image"].nunique()
-    notes = []
-    if num_rows > len(predictions):
-        notes.append(f"{num_rows - len(predictions)} of {num_rows} rows have no right answer and are not scored.")
-    if missing := (predictions["prediction"] == "").sum():
-        notes.append(f"{missing} rows have no prediction and count as wrong.")
-    if num_images == len(predictions):
-        notes.append("Each row is of an image of its own: where images have several, name them, or intervals mislead.")
-    if num_images < MIN_IMAGES:
-        notes.append(f"Of {num_images} images intervals are too narrow: {TOO_FEW} what is better.")
+    notes = notes_on(predictions, num_rows)
     report: dict[str, Any] = {
         "questions": len(predictions),
-        "images": num_images,
+        "images": predictions["image"].nunique(),
         "notes": notes,
         "rules": score_table(predictions),
         "kinds": kind_table(predictions),
@@ -263,6 +254,25 @@ def score_report(
     if others is not None:
         report["differences"] = difference_table(predictions, answered(others))
     return report
+
+
+def notes_on(predictions: pd.DataFrame, num_rows: int) -> list[str]:
+    """Sentences on what the scores leave out, and on what may mislead.
+
+    Args:
+        predictions: the rows that are scored.
+        num_rows: how many rows the file has.
+    """
+    notes, num_images = [], predictions["image"].nunique()
+    if num_rows > len(predictions):
+        notes.append(f"{num_rows - len(predictions)} of {num_rows} rows have no right answer and are not scored.")
+    if missing := (predictions["prediction"] == "").sum():
+        notes.append(f"{missing} rows have no prediction and count as wrong.")
+    if num_images == len(predictions):
+        notes.append("Each row is of an image of its own: where images have several, name them, or intervals mislead.")
+    if num_images < MIN_IMAGES:
+        notes.append(f"Of {num_images} images intervals are too narrow: too few images to tell what is better.")
+    return notes
 
 
 def answered(predictions: pd.DataFrame) -> pd.DataFrame:

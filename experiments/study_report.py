@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..evaluation.report import markdown_table
+from ..reporting.table import markdown_table
 
 # (cell, seed) -> its line of results.jsonl
 Results = dict[tuple[str, int], dict[str, Any]]

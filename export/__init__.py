@@ -1,4 +1,4 @@
-"""A trained model as stock parts and as ONNX graphs."""
+"""Exports a trained model, as parts for stock classes or as ONNX graphs."""
 
 from ..training.messages import hide_unhelpful_messages
 

@@ -13,10 +13,10 @@ def export_saved_model(
     result: str,
     argv: list[str] | None = None,
 ) -> None:
-    """Exports the model that the command line names to the folder that it names.
+    """Exports a model to a folder; the command line names both.
 
     Args:
-        export: called with the model, its processor and the folder.
+        export: is called with the model, its processor and the folder.
         result: what it writes, for `--help`.
         argv: by default the process's own arguments.
     """

@@ -1,13 +1,13 @@
-"""The model as three ONNX graphs, which `OnnxModel` in onnx_model.py runs.
+"""Writes the model as three ONNX graphs, which `OnnxModel` in onnx_model.py runs.
 
 image_tower.onnx    pixel_values (I, 3, H, W) -> image_embeds (I, D), visual_tokens (I, M, D)
 text_encoder.onnx   input_ids, attention_mask (B, L), padded on the right -> question_states (B, L, D)
 decoder_step.onnx   decoder_input_ids (B, A), visual_tokens (B, M, D), question_states (B, L, D), attention_mask (B, L)
                     -> logits (B, V) of the next token
 
-The weights of a graph, in float32, are beside it in a file with its name and `.data`. The folder also holds the
-processor and `generation_config.json`, which names the special tokens and the length of answers. Images have the size
-that the processor makes; I, B, L and A are free.
+A graph's weights, in float32, are in a file beside it: its name and `.data`. The folder also holds the processor and
+`generation_config.json` with the special tokens and the length of answers. Images have the size that the processor
+makes; I, B, L and A are free.
 """
 
 import copy
@@ -28,8 +28,8 @@ from .command import export_saved_model
 
 SPECIAL_TOKENS = ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")
 LENGTHS = ("max_length", "max_new_tokens")
-# Settings of `generate` that change neither which token is the most probable nor where an answer ends: those of
-# sampling and beams alone, of caches, and of what is returned.
+# Settings of `generate` without effect on greedy answers: they change neither the most probable token nor the end of
+# an answer. They concern only sampling, beams, caches and what is returned.
 WITHOUT_EFFECT = (
     *("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
     *("early_stopping", "length_penalty", "renormalize_logits"),
@@ -59,7 +59,7 @@ class TextEncoder(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """Reads the whole answer so far at every step: an answer has few tokens, and passing a cache would cost more."""
+    """Reads the whole answer so far at every step. Answers are short: passing a cache would cost more."""
 
     def __init__(self, model: MMJepaForConditionalGeneration):
         super().__init__()
@@ -81,14 +81,15 @@ def example_inputs(
 ) -> dict[str, tuple[nn.Module, dict, dict]]:
     """For each graph its module, inputs to trace it with, and the names of the axes that stay free.
 
-    Images are of `image_shape` (3, H, W).
-
     transformers' own `export_for_generation` leaves the encoder out and fixes the cache at one token.
+
+    Args:
+        image_shape: (3, H, W) of the images.
     """
     config = model.config
     images, questions, length, tokens = Dim("images"), Dim("questions"), Dim("length"), Dim("tokens")
     width = config.text_config.d_model
-    # Free axes have size 2 or more here: the tracer takes an axis of size 1 for a constant.
+    # Each free axis has at least size 2 here: the tracer takes an axis of size 1 for a constant.
     ids = torch.full((2, 5), config.text_config.bos_token_id)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     step = {
@@ -109,11 +110,10 @@ def example_inputs(
 
 
 def greedy_settings(settings: GenerationConfig) -> GenerationConfig:
-    """What of a model's `settings` its greedy answers depend on, with the library's default length where they have
-    none.
+    """The part of a model's `settings` that greedy answers depend on. Without a length it has the library's default.
 
     Raises:
-        ValueError: by another of them `generate` would answer otherwise than [`OnnxModel`].
+        ValueError: another setting would make `generate` answer differently from [`OnnxModel`].
     """
     defaults = GenerationConfig._get_default_generation_params()
     tokens = [f"{name}_token_id" for name in SPECIAL_TOKENS]
@@ -125,7 +125,7 @@ def greedy_settings(settings: GenerationConfig) -> GenerationConfig:
             )
     if settings.max_new_tokens is not None:
         steps = settings.max_new_tokens
-    else:  # a max_length counts the token that answers start with, its default does not
+    else:  # `max_length` counts the answers' first token, its default does not
         steps = defaults["max_length"] if settings.max_length is None else settings.max_length - 1
     kept = GenerationConfig(**{name: getattr(settings, name) for name in tokens}, max_new_tokens=steps)
     if kept.decoder_start_token_id is None:
@@ -152,7 +152,7 @@ def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcesso
         with redirect_stdout(StringIO()):  # the exporter prints each of its stages
             program = OnnxExporter().export(module.eval(), inputs, OnnxConfig(dynamic_shapes=axes)).program
         for node in program.graph.all_nodes():
-            node.metadata_props.clear()  # the paths and lines of this machine's source code
+            node.metadata_props.clear()  # they name this machine's source files
         OnnxExporter.save_program(program, folder / f"{name}.onnx")
 
 

@@ -1,4 +1,4 @@
-"""Greedy answers from the three ONNX graphs of onnx.py, in onnxruntime: it needs no PyTorch."""
+"""Gives greedy answers from the three ONNX graphs of onnx.py. It needs onnxruntime and no PyTorch."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ SETTINGS |= {"max_new_tokens", "transformers_version"}
 
 
 class OnnxModel:
-    """The folder that `export_onnx` wrote, ready to answer.
+    """Answers with the graphs in a folder that `export_onnx` wrote.
 
     Args:
         folder: where the graphs are.
         sess_options, providers, provider_options: for `onnxruntime.InferenceSession`.
 
     Raises:
-        ValueError: the folder's generation settings are not the ones that `export_onnx` writes.
+        ValueError: the folder's generation settings are not those that `export_onnx` writes.
 
     Example:
         >>> model, processor = OnnxModel("onnx"), MMJepaProcessor.from_pretrained("onnx")
@@ -51,23 +51,16 @@ class OnnxModel:
 
         Args:
             input_ids, attention_mask: questions (B, L), padded on either side.
-            pixel_values: images (I, 3, H, W) in float32; `image_index` (B,) says which one each question is about,
-                and may be left out where I == B.
+            pixel_values: images (I, 3, H, W) in float32.
+            image_index: the number of the image that each question is about, (B,). Not needed if I == B.
 
         Raises:
-            ValueError: I != B without `image_index`, or it is not the numbers of B of the images.
+            ValueError: I != B without `image_index`, or it does not name one of the images for each question.
         """
-        image_index = np.arange(len(pixel_values)) if image_index is None else np.asarray(image_index)
-        in_range = (image_index >= 0) & (image_index < len(pixel_values))
-        if image_index.shape != (len(input_ids),) or image_index.dtype.kind not in "iu" or not in_range.all():
-            raise ValueError(
-                f"image_index is {image_index.tolist()} for {len(input_ids)} questions about {len(pixel_values)} "
-                f"images: give one of the numbers 0 to {len(pixel_values) - 1} for each question."
-            )
-        # As the model does: positions count from the first column, so padding goes behind the text.
+        image_index = checked_image_index(image_index, len(input_ids), len(pixel_values))
+        # As in the model, padding moves behind the text: positions count from the first column.
         order = np.argsort(attention_mask == 0, axis=1, kind="stable")  # (B, L)
         input_ids, attention_mask = (np.take_along_axis(rows, order, axis=1) for rows in (input_ids, attention_mask))
-        settings = self.settings
         _, visual_tokens = self.image_tower.run(None, {"pixel_values": pixel_values})  # (I, M, D)
         (question_states,) = self.text_encoder.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
         inputs = {
@@ -75,19 +68,41 @@ class OnnxModel:
             "question_states": question_states,  # (B, L, D)
             "attention_mask": attention_mask,
         }
+        return self.decode(inputs)
+
+    def decode(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """The tokens (B, A) of B answers, step by step.
+
+        Args:
+            inputs: those of the graph decoder_step, without decoder_input_ids.
+        """
+        settings = self.settings
         eos, forced_eos = settings.get("eos_token_id"), settings.get("forced_eos_token_id")
-        answers = np.full((len(input_ids), 1), settings["decoder_start_token_id"])
-        ended = np.zeros(len(input_ids), dtype=bool)
+        count = len(inputs["attention_mask"])
+        answers = np.full((count, 1), settings["decoder_start_token_id"])
+        ended = np.zeros(count, dtype=bool)
         for step in range(settings["max_new_tokens"]):
             (logits,) = self.decoder_step.run(None, {"decoder_input_ids": answers, **inputs})  # (B, V)
             tokens = logits.argmax(axis=-1)
             if step == 0 and settings.get("forced_bos_token_id") is not None:
                 tokens[:] = settings["forced_bos_token_id"]
             if step == settings["max_new_tokens"] - 1 and forced_eos is not None:
-                tokens[:] = np.min(forced_eos)  # of several the library takes the lowest
+                tokens[:] = np.min(forced_eos)  # of several tokens the library takes the lowest
             tokens[ended] = settings["pad_token_id"]
             answers = np.concatenate([answers, tokens[:, None]], axis=1)
             ended |= np.isin(tokens, [] if eos is None else eos)
             if ended.all():
                 break
         return answers
+
+
+def checked_image_index(image_index: np.ndarray | None, num_questions: int, num_images: int) -> np.ndarray:
+    """`image_index`, by default question i about image i; ValueError if it doesn't fit questions and images."""
+    image_index = np.arange(num_images) if image_index is None else np.asarray(image_index)
+    in_range = (image_index >= 0) & (image_index < num_images)
+    if image_index.shape != (num_questions,) or image_index.dtype.kind not in "iu" or not in_range.all():
+        raise ValueError(
+            f"image_index is {image_index.tolist()} for {num_questions} questions about {num_images} "
+            f"images: give one of the numbers 0 to {num_images - 1} for each question."
+        )
+    return image_index

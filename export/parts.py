@@ -1,4 +1,4 @@
-"""The trained model as a folder of parts, each for its own stock class, and back.
+"""Writes a trained model as a folder of parts, each for its own stock class, and puts it together again.
 
 image_encoder/    Dinov2Model and its image processor
 generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the text encoder's layers;
@@ -7,7 +7,7 @@ teacher_bart/     BartModel without decoder layers: the frozen text encoder with
 adapters/         img_to_txt, visual_prefix, prefix_ln, alignment, answer_prediction (where there is one): state dicts,
                   each as .safetensors and as .pt; mm_config.json: the other fields of the configuration
 processors/       MMJepaProcessor
-mmjepa/           the whole, as `save_pretrained` writes it
+mmjepa/           the whole model, as `save_pretrained` writes it
 
 A new model can start from `--image_encoder image_encoder --text_model generator_bart`.
 """
@@ -41,8 +41,8 @@ def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Modul
 def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
     """The decoder as a BART that reads visual tokens and question states as its `encoder_outputs`.
 
-    Its encoder has the text encoder's layers. If embeddings are tied, it has the decoder's embeddings: BART has one
-    matrix where this model has two.
+    Its encoder has the text encoder's layers. If embeddings are tied, it has the decoder's embeddings, because BART has
+    one matrix where this model has two.
     """
     config = copy.deepcopy(model.config.text_config)
     config.tie_word_embeddings = model.config.tie_word_embeddings
@@ -58,7 +58,7 @@ def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalG
 
 
 def teacher_bart(model: MMJepaForConditionalGeneration) -> BartModel:
-    """The text encoder as a BART without decoder layers, so that a stock class loads it with its own embeddings."""
+    """The text encoder as a BART without decoder layers: a stock class then loads it with its own embeddings."""
     config = copy.deepcopy(model.config.text_config)
     config.decoder_layers = 0
     bart = BartModel(config)
@@ -84,8 +84,9 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
     for name, module in adapter_modules(model).items():
         state = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
         save_file(state, adapters / f"{name}.safetensors")
+        # Written a second time because the project's first description names `.pt` files.
         torch.save(state, adapters / f"{name}.pt")
-    # The configurations of DINOv2 and BART are in their own folders; these are the other fields.
+    # The configurations of DINOv2 and BART are in their own folders.
     own = {name: value for name, value in model.config.to_diff_dict().items() if not name.endswith("_config")}
     (adapters / "mm_config.json").write_text(json.dumps(own, indent=2, sort_keys=True))
     for name in ("image_encoder", "generator_bart", "teacher_bart"):
@@ -94,7 +95,7 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
 
 
 def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
-    """The model that [`export_parts`] wrote, put together from its parts alone; answers are identical."""
+    """The model that [`export_parts`] wrote, put together from its parts. It gives the same answers."""
     folder = Path(folder)
     image_encoder = load_tower(Dinov2Model, folder / "image_encoder")
     generator = load_tower(BartForConditionalGeneration, folder / "generator_bart")
@@ -110,7 +111,7 @@ def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
 
 
 def load_adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """The state dict of an adapter. Folders that were exported by older versions have the .pt file alone."""
+    """The state dict of an adapter. A folder that an older version exported has only the .pt file."""
     path = folder / f"{name}.safetensors"
     return load_file(path) if path.exists() else torch.load(folder / f"{name}.pt", weights_only=True)
 

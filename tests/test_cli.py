@@ -320,7 +320,7 @@ def test_a_bug_keeps_its_traceback(call, monkeypatch, slides, error):
 
 def test_an_operation_that_fails_in_this_project_is_a_bug(call, monkeypatch, slides):
     monkeypatch.setattr("mmjepa.evaluation.checking.find_columns", lambda *_: {})
-    monkeypatch.setattr("mmjepa.evaluation.checking.check_text", lambda *_: int("x"))
+    monkeypatch.setattr("mmjepa.reporting.check_text.check_text", lambda *_: int("x"))
     assert isinstance(call("check", slides).exception, ValueError)
 
 

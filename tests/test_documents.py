@@ -282,6 +282,6 @@ def test_the_python_of_the_documents_trains_measures_and_adapts_a_saved_model(wi
 
 
 def test_no_other_document_has_python_to_run():
-    """That of two is run above and in tests/export/test_onnx.py, the model card's in tests/evaluation/."""
+    """That of two is run above and in tests/export/test_onnx.py, the model card's in tests/reporting/."""
     others = set(DOCUMENTS) - {"README.md", "docs/python.md"}
     assert not any(python_blocks(document) for document in others)

@@ -594,10 +594,10 @@ def test_lists_of_right_answers_and_unanswered_rows_count_alike_wherever_answers
     ]
     (new_images / "table.csv").unlink()
     (new_images / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    for module in ("evaluate", "predicting"):
-        monkeypatch.setattr(
-            f"mmjepa.evaluation.{module}.answer_questions", lambda *args, **kwargs: ["yes"] * len(args[2])
-        )
+    monkeypatch.setattr(
+        "mmjepa.evaluation.answerer.Answerer.answer_questions",
+        lambda answerer, questions, *args, **kwargs: ["yes"] * len(questions),
+    )
     asked = predict_alone(saved_folder, folders, "--predict_data", str(new_images / "test.jsonl"))
     assert asked["predict_accuracy"] == 1 / 2
     table = pd.read_parquet(tmp_path / "checkpoints" / "predictions.parquet")

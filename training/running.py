@@ -8,13 +8,14 @@ from datasets import Dataset
 from ..data.images import VqaData
 from ..evaluation.controls import right_answers_of_row
 from ..evaluation.evaluate import evaluate_model, json_line
-from ..evaluation.html_report import write_html_report
-from ..evaluation.model_card import SPLITS, model_card
-from ..evaluation.plain_words import plain_words
 from ..evaluation.predicting import predict, write_predictions
-from ..evaluation.report import answer_table, draw_answers
 from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..reporting.card import SPLITS, model_card
+from ..reporting.html import write_html_report
+from ..reporting.picture import draw_answers
+from ..reporting.plain_words import plain_words
+from ..reporting.table import answer_table
 from .arguments import ModelArguments
 from .trainer import MMJepaTensorBoardCallback, MMJepaTrainer
 

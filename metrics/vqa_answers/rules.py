@@ -1,7 +1,7 @@
-"""The rules by which answers are scored, this project's and those of published PathVQA numbers, each for one answer.
+"""Rules that score one answer: this project's, and those of published PathVQA numbers.
 
-A rule takes a prediction and the right answer and gives a score in [0, 1], or None where the published code counts the
-question in no way. Two papers' "accuracy" or "exact match" may be two different rules.
+A rule takes a prediction and the right answer, and gives a score in [0, 1]; None where the published code does not
+count the question. Two papers' "accuracy" or "exact match" may be two different rules.
 """
 
 import re
@@ -14,7 +14,7 @@ NUMBERS = {"none": "0"} | {
     word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
 }
 ARTICLES = ("a", "an", "the")
-# Of VQA's list. A word that lacks one of the apostrophes is read as the word here.
+# From VQA's list. A word that lacks one of the apostrophes is read as the word here.
 CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
@@ -32,7 +32,7 @@ WITHOUT_APOSTROPHE = {
 }
 VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 PUNCTUATION = re.escape(string.punctuation)
-# Marks that mean the same. A counted minus is written as one, by which it differs from a hyphen.
+# Marks that mean the same. A minus that counts becomes U+2212, to tell it from a hyphen.
 SAME_MARKS = str.maketrans({dash: "-" for dash in "\u2010\u2011\u2012\u2013\u2014"} | {"\u2264": "<=", "\u2265": ">="})
 MINUS = "\u2212"
 MARKS = re.compile(
@@ -45,7 +45,7 @@ MARKS = re.compile(
     """,
     re.VERBOSE,
 )
-# "a" at the start, or after a word behind which it is no name; and what stands before it.
+# "a" at the start, or after a word that no name follows; and what stands before it.
 ARTICLE_A = re.compile(
     r"(^|(?<!\S)(?:about|after|and|as|at|be|been|being|by|for|from|has|have|having|in|into|is|like|of|on|or|shows?|to"
     r"|with|without) )(?:a )+(?=\w)"
@@ -62,12 +62,12 @@ def squad_normalize(answer: str) -> str:
 
 
 def normalize_answer(answer: str) -> str:
-    """The answer in lower case, without the punctuation, articles and spaces that say nothing.
+    """The answer in lower case, without meaningless punctuation, articles and spaces.
 
-    As SQuAD's rule, but what tells answers apart stays: signs (CD20+ and CD20-, -5 and 5), comparisons (<10 % and
-    >10 %), per cent, and each mark between two digits (2.5, 5-10, 3/4) but the comma of thousands. An article goes
-    where a word follows it. "a" also names things, such as hepatitis A: it goes at the start and after a word such as
-    "by" alone. An answer that would become empty stays.
+    Like SQuAD's rule, but it keeps what tells answers apart: signs (CD20+ and CD20-, -5 and 5), comparisons (<10 % and
+    >10 %), per cent, and each mark between two digits (2.5, 5-10, 3/4) except the comma of thousands. An article goes
+    where a word follows it. "a" also names things, such as hepatitis A: it goes only at the start and after a word
+    such as "by". An answer that would become empty stays.
     """
     text = " ".join(answer.lower().translate(SAME_MARKS).split())
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
@@ -79,7 +79,7 @@ def normalize_answer(answer: str) -> str:
 
 
 def counted_mark(mark: re.Match) -> str:
-    """What is left of one of `MARKS`: nothing where it does not count."""
+    """What is left of one of `MARKS`: nothing if it does not count."""
     kept = f" {mark['apart']} " if mark["apart"] else mark["inside"] or ""
     return kept.replace("-", MINUS)
 
@@ -87,8 +87,8 @@ def counted_mark(mark: re.Match) -> str:
 def vqa_normalize(answer: str) -> str:
     """The answer as the official evaluation of VQA reads it (Antol et al. 2015, vqaEval.py).
 
-    A mark of punctuation that stands beside a space goes; within a word a space takes its place: "x-ray" becomes
-    "x ray". With a comma between digits all marks go. Number words up to ten become digits, and "none" becomes 0.
+    A punctuation mark beside a space goes. Within a word a space takes its place: "x-ray" becomes "x ray". With a
+    comma between digits all marks go. Number words up to ten become digits, and "none" becomes 0.
     """
     has_number_comma = re.search(r"\d,\d", answer) is not None
     marked = answer
@@ -153,12 +153,12 @@ def token_recall(prediction: str, reference: str) -> float:
 
 
 def contains_answer(prediction: str, reference: str) -> float:
-    """Whether "yes" or "no", the right one, is part of the prediction, be it within a word."""
+    """Whether the right one of "yes" and "no" is part of the prediction, even within a word."""
     return float(vqa_normalize(reference) in vqa_normalize(prediction))
 
 
 def contains_answer_as_published(prediction: str, reference: str) -> float | None:
-    """As the published code counts: a prediction that holds yes or no, and the wrong one, counts in no way."""
+    """As the published code counts: a prediction with the wrong one of yes and no is not counted."""
     right = contains_answer(prediction, reference)
     predicted = vqa_normalize(prediction)
     return None if not right and ("yes" in predicted or "no" in predicted) else right
@@ -172,7 +172,7 @@ class Rule:
         printed_as: the name under which papers print it.
         source: where it is defined.
         score: takes a prediction and the right answer, as they are written.
-        questions: which it is for: "all", "yes_no" or "open".
+        questions: the questions it is for: "all", "yes_no" or "open".
     """
 
     printed_as: str

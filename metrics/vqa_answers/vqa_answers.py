@@ -78,7 +78,7 @@ VERBS = frozenset("is are was were do does did has have had can could will would
 
 
 def question_kind(question: str) -> str:
-    """What, where, how, how_many, is_are or other, by the question's first words."""
+    """The question's kind by its first words: what, where, how, how_many, is_are or other."""
     first, second = (re.findall(r"\w+", question.lower()) + ["", ""])[:2]
     if first == "how":
         return "how_many" if second in ("many", "much") else "how"
@@ -98,7 +98,7 @@ def right_answers(reference: str | Sequence[str]) -> list[str]:
 
 
 def is_right(prediction: str, reference: str | Sequence[str]) -> bool:
-    """Whether an answer equals the right one, or any of several, all normalised."""
+    """Whether an answer equals the right one, or one of several. All are normalised."""
     return normalize_answer(prediction) in right_answers(reference)
 
 
@@ -120,7 +120,7 @@ def corpus_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """What `corpus_bleu` counts, which adds up over rows: found n-grams (4), all n-grams (4), c and r."""
+    """The counts of `corpus_bleu`: found n-grams (4), all n-grams (4), c and r. They add up over rows."""
     streams = list(zip_longest(*references))  # one reference of each row, None where a row has fewer
     counted = BLEU(tokenize="none", max_ngram_order=MAX_NGRAM).corpus_score(predictions, streams)
     return np.array([*counted.counts, *counted.totals, counted.sys_len, counted.ref_len])
@@ -170,8 +170,10 @@ def score_answers(
 
 
 def row_scores(rule: str, predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[float | None]:
-    """Each row's score by a rule of `RULES`, of several right answers the best; None where the rule is not for the row
-    or does not count it."""
+    """Each row's score by a rule of `RULES`; of several right answers the best score.
+
+    None where the rule is not for the row's question, or does not count the row.
+    """
     questions, score = RULES[rule].questions, RULES[rule].score
 
     def row_score(prediction: str, answers: Sequence[str]) -> float | None:
@@ -184,7 +186,7 @@ def row_scores(rule: str, predictions: Sequence[str], references: Sequence[str |
 
 
 def score_by_rules(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, float]:
-    """`<rule>`, `yes_no_<rule>` and `open_<rule>`: the mean scores of the rows that count, where there are any."""
+    """`<rule>`, `yes_no_<rule>` and `open_<rule>`: mean scores of the rows that count, if there are any."""
     groups = {"": {True, False}, "yes_no_": {True}, "open_": {False}}
     scores: dict[str, float] = {}
     for rule in RULES:

@@ -5,9 +5,9 @@ import torch
 from datasets import Dataset
 
 from mmjepa.data.images import VqaData, normalize_pixels
-from mmjepa.evaluation.answering import answer_questions, encode_all_images
-from mmjepa.evaluation.evaluate import evaluate_model, score_ranking
-from mmjepa.evaluation.ranking import best_threshold, rank_or_decode, rank_questions, training_answers
+from mmjepa.evaluation.answerer import Answerer
+from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.evaluation.ranking import best_threshold, score_ranking, training_answers
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def asked(data):
 
 
 def test_the_list_holds_each_normalised_answer_once_with_its_share(model, processor, train_questions):
-    answers = training_answers(model, processor, train_questions, batch_size=2)
+    answers = training_answers(Answerer(model, processor, batch_size=2), train_questions)
     assert answers.texts[:2] == ["yes", "no"] and len(answers.texts) == 3
     torch.testing.assert_close(answers.log_shares.exp(), torch.tensor([3 / 7, 1 / 7, 3 / 7]))
     alone = model.encode_answers(**processor(text=["no"], return_tensors="pt"))
@@ -35,9 +35,10 @@ def test_the_list_holds_each_normalised_answer_once_with_its_share(model, proces
 
 
 def test_questions_are_ranked_as_each_is_alone(model, processor, train_questions, data, asked):
-    answers = training_answers(model, processor, train_questions, batch_size=8)
-    features = encode_all_images(model, processor.image_processor, data.pixels, batch_size=4)
-    ranked = rank_questions(model, processor, image_features=features, batch_size=5, answers=answers, **asked)
+    answerer = Answerer(model, processor, batch_size=5)
+    answers = training_answers(answerer, train_questions)
+    features = answerer.encode_all_images(data.pixels)
+    ranked = answerer.rank_questions(image_features=features, answers=answers, **asked)
     assert len(ranked) == len(data)
     for row in (0, 7):
         example = data.__getitems__([row])[0]
@@ -51,13 +52,13 @@ def test_questions_are_ranked_as_each_is_alone(model, processor, train_questions
 
 
 def test_unsure_questions_are_answered_as_without_ranking(model, processor, train_questions, data, asked):
-    answers = training_answers(model, processor, train_questions, batch_size=8)
-    features = encode_all_images(model, processor.image_processor, data.pixels, batch_size=4)
-    common = {**asked, "image_features": features, "batch_size": 4}
-    ranked = rank_questions(model, processor, answers=answers, **common)
-    written = answer_questions(model, processor, max_new_tokens=4, **common)
+    answerer = Answerer(model, processor, 4, {"max_new_tokens": 4})
+    answers = training_answers(answerer, train_questions)
+    common = {**asked, "image_features": answerer.encode_all_images(data.pixels)}
+    ranked = answerer.rank_questions(answers=answers, **common)
+    written = answerer.answer_questions(**common)
     threshold = sorted(probability for _, probability in ranked)[len(ranked) // 2]
-    either = rank_or_decode(model, processor, answers=answers, threshold=threshold, max_new_tokens=4, **common)
+    either = answerer.rank_or_decode(answers=answers, threshold=threshold, **common)
     expected = [text if p >= threshold else other for (text, p), other in zip(ranked, written, strict=True)]
     assert either == expected and either not in (written, [text for text, _ in ranked])
 

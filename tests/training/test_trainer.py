@@ -22,7 +22,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from mmjepa.data.collator import VqaCollator
 from mmjepa.data.images import VqaData
-from mmjepa.evaluation.answering import answer_questions, encode_all_images
+from mmjepa.evaluation.answerer import Answerer
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.training.arguments import FIXED_FLAGS, MMJepaTrainingArguments
 from mmjepa.training.run_folder import faults, newest_checkpoint
@@ -142,9 +142,9 @@ def test_answers_are_given_in_the_precision_of_the_training(make_trainer, data, 
 
     def answer(model, data):
         dtypes.clear()  # of the losses
-        states = encode_all_images(model, processor.image_processor, data.pixels, batch_size=8)
-        questions = data.questions
-        answer_questions(model, processor, questions["question"], states, questions["image_id"], 8, max_new_tokens=3)
+        answerer, questions = Answerer(model, processor, 8, {"max_new_tokens": 3}), data.questions
+        states = answerer.encode_all_images(data.pixels)
+        answerer.answer_questions(questions["question"], states, questions["image_id"])
         return {}
 
     trainer.compute_answer_metrics = answer

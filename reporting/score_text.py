@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from ..evaluation.scoring import CLOSED_LIST_RULE, GROUPS, OWN_RULE, Interval
 from ..metrics.vqa_answers.rules import RULES
-from .report import markdown_table
-from .scoring import CLOSED_LIST_RULE, GROUPS, OWN_RULE, Interval
+from .table import markdown_table
 
 GROUP_NAMES = dict(zip(GROUPS, ("all", "yes/no", "open"), strict=True))
 FLOORS = {
@@ -15,7 +15,11 @@ FLOORS = {
 
 
 def report_text(report: dict[str, Any]) -> str:
-    """A report as Markdown: scores with intervals, floors, kinds of question, and the difference of two files."""
+    """A report as Markdown: scores with intervals, floors, kinds of question, and the difference of two files.
+
+    Args:
+        report: of `score_report`.
+    """
     rules = [
         {"rule": rule, "printed as": printed_as(rule), **cells(scores)} for rule, scores in report["rules"].items()
     ]

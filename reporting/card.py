@@ -1,4 +1,4 @@
-"""The model card, by which the Hub shows and finds a trained model: its measured numbers beside their controls."""
+"""The model card: the Hub shows and finds a model by it. It has the measured numbers beside their controls."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .plain_words import plain_words
-from .report import TABLE_COLUMNS, TABLE_ROWS, answer_table
+from .table import TABLE_COLUMNS, TABLE_ROWS, answer_table
 
 CODE_FILES = [f"{name}_mmjepa.py" for name in ("configuration", "modeling", "processing")]
-# Prefix of a split's numbers in all_results.json -> its name.
+PACKAGE = Path(__file__).parents[1]
+# Prefix of a split's numbers in all_results.json -> the split's name.
 SPLITS = {"eval_": "validation", "test_": "test"}
 
 TEMPLATE = """---
@@ -59,7 +60,7 @@ compare with those of other copies, and a `revision` that names a commit keep th
 
 
 def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalResult]:
-    """Accuracies of the model and of its controls and the image gain, for each split in `metrics`."""
+    """For each split in `metrics` the accuracies of the model and its controls, and the image gain."""
     results = []
     for prefix, split in SPLITS.items():
         names = {"image_gain": "image gain (accuracy - accuracy with shuffled images)"}
@@ -83,8 +84,17 @@ def evaluation_results(metrics: dict[str, float], dataset_id: str) -> list[EvalR
     return results
 
 
+def numbers_by_split(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
+    """The numbers of each split that was evaluated with controls, by their names without a prefix."""
+    return {
+        split: {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        for prefix, split in SPLITS.items()
+        if f"{prefix}image_gain" in metrics
+    }
+
+
 def shown_name(name: str) -> str:
-    """A Hub id as it is; the last part of a local folder's path, since nobody else has the folder."""
+    """A Hub id as it is. Of a local folder, which nobody else has, the last part of its path."""
     return Path(name).absolute().name if Path(name).exists() else name
 
 
@@ -94,10 +104,10 @@ def model_card(
     """The card of a model.
 
     Args:
-        model_id: Hub id or folder, from which the card's code loads the model.
-        metrics: the run's numbers as in `all_results.json`, with the prefixes of their splits.
-        dataset_name, base_models: Hub ids or folders. Folders are named only in the text: the Hub can't link to them.
-        fine_tuned: whether the base model is an MMJepa that was trained further, not the parts of a new one.
+        model_id: Hub id or folder. The card's code loads the model from it.
+        metrics: the run's numbers as in `all_results.json`, with their splits' prefixes.
+        dataset_name, base_models: Hub ids or folders. Folders stand only in the text: the Hub can't link to them.
+        fine_tuned: the base model is an MMJepa that was trained further; else the base models are parts of a new one.
     """
     dataset, model_name = shown_name(dataset_name), shown_name(model_id)
     results = evaluation_results(metrics, dataset)
@@ -113,20 +123,14 @@ def model_card(
         metrics=["accuracy"],
         eval_results=results or None,
     )
-    numbers = {
-        split: {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-        for prefix, split in SPLITS.items()
-        if f"{prefix}image_gain" in metrics
-    }
+    numbers = numbers_by_split(metrics)
     start = " and ".join(map(shown_name, base_models)) or "random weights"
     return ModelCard.from_template(
         data,
         template_str=TEMPLATE,
         model_name=model_name,
         model_id=model_id,
-        code_hashes={
-            name: sha256(Path(__file__).parents[1].joinpath(name).read_bytes()).hexdigest() for name in CODE_FILES
-        },
+        code_hashes={name: sha256((PACKAGE / name).read_bytes()).hexdigest() for name in CODE_FILES},
         origin=f"{'Fine-tuned' if fine_tuned else 'Trained'} from {start} on {dataset}.",
         tables={split: answer_table(of_split) for split, of_split in numbers.items()},
         sentences={split: plain_words(of_split) for split, of_split in numbers.items()},

@@ -7,9 +7,9 @@ import pytest
 from fresh_process import run_fresh
 from huggingface_hub import ModelCard
 
-from mmjepa.evaluation.model_card import model_card
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
+from mmjepa.reporting.card import model_card
 
 METRICS = {
     "eval_accuracy": 0.71237,

@@ -1,8 +1,9 @@
-"""What an evaluation's numbers say, in sentences. Few images allow no conclusion, and then none is drawn."""
+"""What an evaluation's numbers say, in sentences. Few images allow no conclusion: then the sentences draw none."""
 
-MIN_IMAGES = 30  # below, the interval of a bootstrap over images is too narrow
-MAX_WIDTH = 0.2  # of a 95 % interval from which something is concluded
-SMALL = 0.05  # a difference is none where its whole interval lies within this
+from ..evaluation.controls import MIN_IMAGES
+
+MAX_WIDTH = 0.2  # a wider 95 % interval allows no conclusion
+SMALL = 0.05  # "no difference" is said only where the whole interval is smaller than this
 TOO_FEW = "too few images to tell"
 TO_TRY = (
     "To try: train longer, look at the images with `mmjepa check`, use --visual_prefix patches, and look at the "
@@ -13,11 +14,12 @@ TO_TRY = (
 def plain_words(metrics: dict[str, float]) -> list[str]:
     """Sentences on what the image contributes, what the alignment finds and how far probabilities can be trusted.
 
-    Of fewer than 30 images, and where a 95 % interval is wider than 20 points, the numbers are said without a
-    conclusion; that a difference is none, only where its whole interval lies within 5 points.
+    With fewer than 30 images, or a 95 % interval wider than 20 points, a sentence tells the numbers and concludes
+    nothing. "No difference" is concluded only where the whole interval lies within 5 points of 0.
 
     Args:
-        metrics: the numbers of `evaluate_model`, by their names without prefix. What has no numbers has no sentence.
+        metrics: the numbers of `evaluate_model`, by their names without a prefix. A sentence without its numbers is
+            left out.
     """
     sentences = []
     if "image_gain" in metrics:

@@ -1,0 +1,57 @@
+import pytest
+
+from mmjepa.reporting.plain_words import plain_words
+
+GAIN = {"image_gain": 0.2, "image_gain_low": 0.1, "image_gain_high": 0.3, "num_images": 30}
+ZERO = {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0, "num_images": 30}
+LEAD = {"accuracy": 0.4, "accuracy_majority_question": 0.5, "num_images": 30}
+LEAD |= {"majority_lead": -0.1, "majority_lead_low": -0.15, "majority_lead_high": -0.05}
+SURE = {"calibration_error": 0.1, "accuracy_at_coverage_50": 0.9}
+UNSURE = "too few images to tell"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (GAIN, "costs 20.0 points of accuracy (95 % interval 10.0 to 30.0): the model reads them"),
+        (ZERO, "the model answers from the question"),
+        (ZERO | {"num_images": 1}, UNSURE),
+        (GAIN | {"num_images": 29}, UNSURE),
+        (GAIN | {"image_gain_low": -0.01}, UNSURE),
+        (GAIN | {"image_gain_low": 0.01}, UNSURE),  # as wide as that
+        (GAIN | {"image_gain": 0.05, "image_gain_low": -0.02, "image_gain_high": 0.12}, UNSURE),
+        ({name: value for name, value in GAIN.items() if name != "num_images"}, UNSURE),
+        (
+            GAIN | {"image_gain": -0.2, "image_gain_low": -0.3, "image_gain_high": -0.1},
+            "better about the wrong images, by 20.0 points",
+        ),
+        (LEAD, "it is 10.0 points worse"),
+        (LEAD | {"num_images": 29}, UNSURE),
+        (LEAD | {"majority_lead_high": 0.02}, UNSURE),
+        (SURE | {"num_images": 30}, "90.0 % are right."),
+        (SURE | {"num_images": 29}, UNSURE),
+    ],
+)
+def test_the_controls_are_told_in_words_and_a_conclusion_is_drawn_of_enough_images_alone(metrics, said):
+    (sentence,) = plain_words(metrics)
+    assert said in sentence
+    if said == UNSURE:
+        assert not any(words in sentence for words in (": the model reads", "answers from", "it is 10.0"))
+
+
+@pytest.mark.parametrize(
+    ("recall", "half", "images", "said"),
+    [
+        (0.02, 0.01, 30, "no better than chance"),
+        (0.05, 0.01, 30, "finds more"),
+        (0.1, 0.01, 30, "perhaps no better than the text"),
+        (0.2, 0.01, 30, "images apart."),
+        (0.2, 0.01, 29, UNSURE),
+        (0.06, 0.06, 30, UNSURE),
+        (0.4, 0.15, 30, UNSURE),
+    ],
+)
+def test_retrieval_is_told_beside_chance_and_the_most_shared_text(recall, half, images, said):
+    beside = {"retrieval_recall_at_1_chance": 0.015, "retrieval_recall_at_1_popular": 0.1, "retrieval_images": images}
+    beside |= {"retrieval_recall_at_1_low": recall - half, "retrieval_recall_at_1_high": recall + half}
+    assert said in plain_words({"retrieval_recall_at_1": recall} | beside)[0]
