@@ -10,8 +10,8 @@ from killed_runs import ROOT, Run, assert_same, write_flags
 from small_trainings import logged
 from transformers import TrainerCallback
 
-from mmjepa.training.run_folder import UNFINISHED, newest_checkpoint
-from mmjepa.training.stopping import StopRequest, outlive_first_signal
+from mmjepa.training.checkpoints import UNFINISHED, newest_checkpoint
+from mmjepa.training.stopping import StopRequest, ignore_first_signal
 
 STRUCK_RUN = ROOT / "tests" / "struck_run.py"
 
@@ -95,7 +95,7 @@ def test_a_worker_of_a_loader_outlives_the_first_signal_and_not_one_over_a_secon
     left = []
     monkeypatch.setattr(os, "_exit", left.append)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    outlive_first_signal(0)
+    ignore_first_signal(0)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
@@ -149,6 +149,6 @@ def test_the_script_leaves_on_sigterm_with_its_code_and_its_workers_wait_for_it(
     with_workers = tmp_path / "flags.json"
     with_workers.write_text(json.dumps(workers))
     run = struck(str(with_workers), tmp_path / "stopped", signal.SIGTERM, "step", 3)
-    assert run.saved_step() == max(run.steps()) >= 3 and "go on with --resume_from_checkpoint" in run.output()
+    assert run.saved_step() == max(run.steps()) >= 3 and "resume with --resume_from_checkpoint" in run.output()
     Run(flags, tmp_path / "stopped").finish()
     assert_same(tmp_path / "stopped", whole)
