@@ -13,23 +13,24 @@ from .loss_meter import COUNTS
 logger = logging.getLogger("mmjepa")
 
 
-def own_arguments(args: TrainingArguments | None) -> MMJepaTrainingArguments:
-    """Arguments of the library's class with this project's fields beside theirs, which keep their values."""
-    if isinstance(args, MMJepaTrainingArguments):
-        return args
-    args = TrainingArguments(output_dir="tmp_trainer") if args is None else args  # as in the library
-    given = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
-    given["remove_unused_columns"] = False  # the collator reads the text columns
-    if not (args.bf16 or args.fp16):
-        given["precision"] = "32"
-    return MMJepaTrainingArguments(**given)
+def own_arguments(args: TrainingArguments | None, evaluates: bool) -> MMJepaTrainingArguments:
+    """Arguments of the library's class with this project's fields beside theirs, which keep their values.
 
-
-def evaluate_only_if_asked(args: MMJepaTrainingArguments) -> None:
-    """Without data to evaluate: switches off the default evaluations, and leaves those that were asked for."""
+    Args:
+        evaluates: whether there are data to evaluate. Without, the evaluations by default are switched off, and those
+            that were asked for are not.
+    """
+    if not isinstance(args, MMJepaTrainingArguments):
+        args = TrainingArguments(output_dir="tmp_trainer") if args is None else args  # as in the library
+        given = {field.name: getattr(args, field.name) for field in fields(TrainingArguments) if field.init}
+        given["remove_unused_columns"] = False  # the collator reads the text columns
+        if not (args.bf16 or args.fp16):
+            given["precision"] = "32"
+        args = MMJepaTrainingArguments(**given)
     wants_best = "load_best_model_at_end" in args.given and args.load_best_model_at_end
-    if "eval_strategy" not in args.given and not wants_best:
+    if not evaluates and "eval_strategy" not in args.given and not wants_best:
         args.do_eval, args.eval_strategy, args.load_best_model_at_end = False, IntervalStrategy.NO, False
+    return args
 
 
 def asks_questions(data: VqaData | dict[str, VqaData] | None) -> bool:

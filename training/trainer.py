@@ -10,8 +10,6 @@ A training run calls its methods in this order:
                compute_loss         pixels -> random views -> the model's loss; adds to the sums that are logged
                log                  mean losses, learning rates and speed since the last line
     each evaluation: evaluation_loop     exact mean losses, then the scores of the answers
-
-[`ResumableTrainer`] saves, stops and resumes.
 """
 
 import math
@@ -22,15 +20,15 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
-from ..data.images import VqaData, normalize_pixels
+from ..data.batches import VqaCollator
+from ..data.images import normalize_pixels
 from ..data.streaming import StreamedVqaData
 from ..processing_mmjepa import MMJepaProcessor
 from . import optimization
-from .adapted_arguments import asks_questions, choose_by_loss, evaluate_only_if_asked, own_arguments
+from .adapted_arguments import asks_questions, choose_by_loss, own_arguments
 from .augmentation import augment
 from .callbacks import MMJepaEarlyStoppingCallback, SamplerEpochCallback, replace_library_callbacks
-from .loaders import grouped_sampler, loader_arguments
+from .loaders import grouped_loader, loader_arguments
 from .loss_meter import COUNTS, LossMeter
 from .nonfinite import NonfiniteStepsCallback
 from .resumable import ResumableTrainer
@@ -38,7 +36,7 @@ from .weights import in_float32
 
 
 class MMJepaTrainer(ResumableTrainer):
-    """The library's Trainer for [`MMJepaForConditionalGeneration`].
+    """The library's Trainer for [`MMJepaForConditionalGeneration`]. Its base saves, stops and resumes.
 
     A model in half precision is trained, and saved, in float32. Weights whose learning rate is 0 are frozen while it
     trains. Without an `eval_dataset` nothing is evaluated while training, unless the arguments ask for it by name.
@@ -64,9 +62,7 @@ class MMJepaTrainer(ResumableTrainer):
         compute_answer_metrics: Callable[[Any, Any], dict[str, float]] | None = None,
         **kwargs,
     ):
-        args = own_arguments(args)
-        if eval_dataset is None:
-            evaluate_only_if_asked(args)
+        args = own_arguments(args, evaluates=eval_dataset is not None)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *rest, **kwargs)
         self.makes_collator = data_collator is None
         if isinstance(self.processing_class, MMJepaProcessor):
@@ -80,11 +76,7 @@ class MMJepaTrainer(ResumableTrainer):
         replace_library_callbacks(self, self.args.log_dir)
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
-        """As in [`ResumableTrainer`].
-
-        Raises:
-            FloatingPointError: too many steps had a loss or a gradient that is not a finite number.
-        """
+        """Raises what its base does; FloatingPointError after too many steps without a finite loss or gradient."""
         if self.compute_metrics is None and not (self._answers_questions and asks_questions(self.eval_dataset)):
             choose_by_loss(self.args)
         if self.model_init is None:
@@ -110,11 +102,12 @@ class MMJepaTrainer(ResumableTrainer):
     def get_train_dataloader(self):
         """Whole images' questions in each batch, the rows of a step shared out among the processes."""
         self.meter.forget()  # auto_find_batch_size starts again after a batch that was too large
-        if isinstance(self.train_dataset, StreamedVqaData):
+        data, args, batch_size = self.train_dataset, self.args, self._train_batch_size
+        if isinstance(data, StreamedVqaData):
+            self._make_collator()
             # Accelerate does not prepare it: it would share out the rows a second time.
-            return DataLoader(self.train_dataset, batch_size=self._train_batch_size, **self._loader_arguments())
-        whole_steps = self.args.dataloader_drop_last
-        loader, sampler = self._grouped_loader(self.train_dataset, self._train_batch_size, whole_steps)
+            return DataLoader(data, batch_size, collate_fn=self.data_collator, **loader_arguments(args))
+        loader, sampler = self._grouped_loader(data, batch_size, whole_steps=args.dataloader_drop_last)
         self.remove_callback(SamplerEpochCallback)  # of an earlier training
         self.add_callback(SamplerEpochCallback(sampler.set_epoch))
         return loader
@@ -130,18 +123,12 @@ class MMJepaTrainer(ResumableTrainer):
     def get_test_dataloader(self, test_dataset):
         return self.get_eval_dataloader(test_dataset)
 
-    def _grouped_loader(
-        self, data: VqaData, batch_size: int, whole_steps: bool = False, **changed: Any
-    ) -> tuple[DataLoader, ImageGroupedSampler]:
-        self.accelerator.even_batches = False  # it would fill up the last step with rows of the first
-        sampler = grouped_sampler(data, self.args, batch_size * self.accelerator.num_processes)
-        batches = SharedBatchSampler(sampler, self.accelerator.num_processes, whole_steps)
-        arguments = {**self._loader_arguments(), **changed}
-        return self.accelerator.prepare(DataLoader(data, batch_sampler=batches, **arguments)), sampler
-
-    def _loader_arguments(self) -> dict[str, Any]:
+    def _grouped_loader(self, data, batch_size, **changed):
         self._make_collator()
-        return {"collate_fn": self.data_collator, **loader_arguments(self.args)}
+        self.accelerator.even_batches = False  # it would fill up the last step with rows of the first
+        processes = self.accelerator.num_processes
+        loader, sampler = grouped_loader(data, self.args, batch_size, processes, self.data_collator, **changed)
+        return self.accelerator.prepare(loader), sampler
 
     def _make_collator(self) -> None:
         """A collator of the model at hand, where none was given; a search may try several alignment texts."""
@@ -184,8 +171,7 @@ class MMJepaTrainer(ResumableTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The step's batches. Counts their texts and answers, of all processes: two losses are divided by them."""
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        of_all = self.args.world_size > 1 and self.args.average_tokens_across_devices
-        self.meter.start_step(batches, device, of_all)
+        self.meter.start_step(batches, device, self.args.world_size > 1 and self.args.average_tokens_across_devices)
         return batches, num_items_in_batch
 
     def model_inputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -194,12 +180,11 @@ class MMJepaTrainer(ResumableTrainer):
         The views are random in training, as `augmentations` says. Pixels that are normalised already stay.
         """
         inputs = {name: value for name, value in batch.items() if name not in ("keep_sides", "row_ids")}
-        pixels = inputs["pixel_values"]
+        pixels, kinds = batch["pixel_values"], self.args.augmentations
         if pixels.dtype == torch.uint8:
-            if self.model.training and self.args.augmentations:
-                pixels = augment(pixels, self.args.augmentations, batch.get("keep_sides"))
-            inputs["pixel_values"] = normalize_pixels(pixels, self.processing_class.image_processor)
-        elif self.args.augmentations:
+            views = augment(pixels, kinds, batch.get("keep_sides")) if self.model.training and kinds else pixels
+            inputs["pixel_values"] = normalize_pixels(views, self.processing_class.image_processor)
+        elif kinds:
             raise ValueError(
                 "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
                 "VqaCollator(processor, as_bytes=True), or no augmentations."

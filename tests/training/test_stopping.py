@@ -50,6 +50,45 @@ def test_a_run_that_is_told_to_stop_goes_on_as_if_it_had_not_been(make_trainer, 
         assert value.equal(resumed.model.state_dict()[name]), name
 
 
+class SignalInEvaluationCallback(TrainerCallback):
+    """Sends this process a signal in the evaluation after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("strategy", "step"), [("steps", 4), ("epoch", 6), ("best", 4)])
+def test_a_stop_in_an_evaluation_keeps_its_checkpoint_though_another_is_the_best(
+    make_trainer, tmp_path, strategy, step
+):
+    """Six steps an epoch. By a limit of 1 the library keeps the best alone at the end of a training."""
+    settings = {"save_strategy": strategy, "save_steps": 2, "save_total_limit": 1, "max_steps": 8, "text_dropout": 0.1}
+    settings |= {"eval_strategy": "epoch" if strategy == "epoch" else "steps", "eval_steps": 2}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+
+    def make(**more):
+        trainer = make_trainer(**settings, **more)
+        trainer.compute_answer_metrics = lambda model, data: {"accuracy": 1 / trainer.state.global_step}
+        return trainer
+
+    whole = make(output_dir=str(tmp_path / "whole"))
+    whole.train()
+    stopped = make()
+    stopped.add_callback(SignalInEvaluationCallback(step))
+    with pytest.raises(SystemExit):
+        stopped.train()
+    assert newest_checkpoint(tmp_path / "checkpoints") == str(tmp_path / "checkpoints" / f"checkpoint-{step}")
+    resumed = make()
+    resumed.train(resume_from_checkpoint=True)
+    for name in ("loss", "train_ce", "grad_norm", "eval_loss", "eval_accuracy"):
+        assert logged(resumed, name) == logged(whole, name), name
+    assert resumed.state.best_global_step == whole.state.best_global_step
+
+
 def test_a_training_that_is_told_in_its_last_step_keeps_its_model(make_trainer, tmp_path):
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=2)
     trainer.add_callback(SignalCallback(2, signal.SIGINT))
