@@ -67,7 +67,7 @@ class ResumableTrainer(Trainer):
             self.control.should_training_stop = True
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """The library's. While it trains, a lower loss makes the better one of equally good checkpoints."""
+        """The library's. While it trains, the lower loss decides between equally good checkpoints."""
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.is_in_train:
             let_lower_loss_win(self.args.metric_for_best_model, metrics, self.state)

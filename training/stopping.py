@@ -88,7 +88,7 @@ class StopCallback(TrainerCallback):
 
     def __init__(self, request: StopRequest):
         self.request = request
-        self.is_stopping = False  # before the last step, with a checkpoint
+        self.is_stopping = False  # a training that is told in its last step ends as usual
         self.saved_step: int | None = None
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -112,8 +112,8 @@ class StopCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.is_stopping and "train_runtime" in logs:
-            # This line is the last but two things that are for the end of a training: the library loads the best
-            # checkpoint and, by a limit of 1, removes all others, this run's newest too.
+            # After this line the library loads the best checkpoint and, by a limit of 1, removes all others. That is
+            # for the end of a training: here it would remove the checkpoint that the run resumes from.
             state.best_model_checkpoint = None
 
     def _stop_if_told(self, args: MMJepaTrainingArguments, state: TrainerState, control: TrainerControl) -> None:
