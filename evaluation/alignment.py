@@ -9,9 +9,9 @@ from statistics import fmean
 import torch
 from torch.nn import functional as F
 
-from ..data.batches import alignment_text
+from ..data.collator import alignment_text
 from ..data.images import VqaData
-from ..data.loading import is_answered
+from ..data.rows import is_answered
 from .answerer import Answerer
 from .controls import named_interval, other_images
 from .shares import batches

@@ -27,7 +27,7 @@ from tiny import TEXT, VISION
 
 from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.data.rows import load_rows
-from mmjepa.training.run_folder import UNFINISHED
+from mmjepa.training.checkpoints import UNFINISHED
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "run_pathvqa.py"

@@ -14,7 +14,8 @@ from mmjepa.data.images import VqaData
 from mmjepa.data.rows import load_rows
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build
-from mmjepa.training.run_folder import content_hash, find_checkpoint, newest_checkpoint
+from mmjepa.training.checkpoints import newest_checkpoint
+from mmjepa.training.run_folder import content_hash, find_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_resuming_finds_the_newest_complete_checkpoint(trained, copied, value, t
 
 
 @pytest.mark.parametrize("fault", BREAK)
-def test_a_broken_checkpoint_is_reported_and_never_gone_on_from(trained, fault, tmp_path, caplog):
+def test_a_broken_checkpoint_is_reported_and_never_resumed_from(trained, fault, tmp_path, caplog):
     for number in (1, 2):
         shutil.copytree(trained / f"checkpoint-{number}", tmp_path / f"checkpoint-{number}")
     BREAK[fault](tmp_path / "checkpoint-2")

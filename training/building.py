@@ -27,7 +27,7 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import ModelArguments
 from .messages import is_message
-from .precision import in_float32
+from .weights import in_float32
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is a whole processor's
 # Fields of a saved model's configuration that may change. The others shape its weights or what they learnt.

@@ -1,5 +1,7 @@
-"""What a run prints: its own messages, the libraries' warnings but for those that a user can do nothing about, and of
-an error that is the user's the message alone."""
+"""What a run prints: its own messages, and the libraries' warnings that a user can do something about.
+
+Of an error that a user can mend it prints the message, without the traceback.
+"""
 
 import dis
 import logging
@@ -56,7 +58,7 @@ class WithoutText(logging.Filter):
 
 
 def hide_unhelpful_messages() -> None:
-    """Hides what is listed above. Some of it is said while libraries are imported: call it before that."""
+    """Hides what is listed above. Some of it is said while libraries are imported, so call it before."""
     for name, text in HIDDEN_MESSAGES:
         logging.getLogger(name).addFilter(WithoutText(text))
     for message in HIDDEN_WARNINGS:
@@ -64,7 +66,7 @@ def hide_unhelpful_messages() -> None:
 
 
 def show_messages(is_first_process: bool) -> None:
-    """Shows this project's messages, of several processes those of the first, and the warnings of all."""
+    """Shows this project's messages, those of the first process alone, and the warnings of all processes."""
     from transformers.utils import logging as transformers_logging
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -77,8 +79,8 @@ def show_messages(is_first_process: bool) -> None:
 def end_run(program: str, error: Exception) -> NoReturn:
     """Ends the process with a line on stderr where a user can mend `error`: in the data, the model or the flags.
 
-    These are the errors of the system and the Hub, what this project raises itself, and what the libraries say about
-    flags and files of models. Anything else may be a bug: it is raised again and keeps its traceback.
+    These are errors of the system and the Hub, errors that this project raises itself, and errors of the libraries
+    about flags and files of models. Anything else may be a bug: it is raised again and keeps its traceback.
     """
     message = str(error)
     if not (isinstance(error, OSError) or is_message(error)):

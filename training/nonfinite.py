@@ -3,16 +3,16 @@
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType, gather_object, reduce
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-if TYPE_CHECKING:
-    from .trainer import MMJepaTrainer
+from .loss_meter import LossMeter
 
 logger = logging.getLogger("mmjepa")
 
@@ -20,45 +20,48 @@ ROWS_FILE = "nonfinite_rows.jsonl"
 
 
 class NonfiniteStepsCallback(TrainerCallback):
-    """Skips the update of such a step; the step counts, and the learning rates go on.
+    """Skips the update of such a step. The step counts, and the learning rates go on.
 
     In float16 too large gradients are usual, and the library's scaler skips their steps: there the loss alone counts.
     Under DeepSpeed, which keeps the gradients to itself, the check is DeepSpeed's.
+
+    Args:
+        meter: has the loss and the batches of the step.
 
     Raises:
         FloatingPointError: there were more than `max_nonfinite_steps` in this run.
     """
 
-    def __init__(self, trainer: "MMJepaTrainer"):
-        self.trainer = trainer
+    def __init__(self, meter: LossMeter):
+        self.meter = meter
         self.num_skipped = 0
 
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if self.trainer.is_deepspeed_enabled:
+    def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, processing_class=None, **kwargs):
+        if PartialState().distributed_type == DistributedType.DEEPSPEED:
             return
-        accelerator, parameters = self.trainer.accelerator, [p for p in model.parameters() if p.grad is not None]
+        parameters = [p for p in model.parameters() if p.grad is not None]
         norm: Any = get_total_norm([parameter.grad for parameter in parameters])
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        numbers = [self.trainer.step_loss] if accelerator.scaler is not None else [self.trainer.step_loss, norm]
+        has_scaler = getattr(optimizer, "scaler", None) is not None
+        numbers = [self.meter.step_loss] if has_scaler else [self.meter.step_loss, norm]
         wrong = torch.stack([~torch.isfinite(number) for number in numbers]).any().float()
         if args.world_size > 1:  # the losses are those of each process
-            wrong = accelerator.reduce(wrong, "sum")
+            wrong = reduce(wrong, "sum")
         if not wrong:
             return
-        if accelerator.scaler is None:
+        if not has_scaler:
             for parameter in parameters:
                 parameter.grad = None  # an optimizer passes over what has no gradient
         self.num_skipped += 1
-        step, path = state.global_step + 1, Path(args.output_dir, ROWS_FILE)
-        rows = gather_object(rows_of_step(self.trainer)) if args.world_size > 1 else rows_of_step(self.trainer)
+        rows = rows_of_batches(self.meter.batches, processing_class.tokenizer)
+        if args.world_size > 1:
+            rows = gather_object(rows)
+        path, step = Path(args.output_dir, ROWS_FILE), state.global_step + 1
         if state.is_world_process_zero:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "a") as file:
-                file.writelines(json.dumps({"step": step, **row}) + "\n" for row in rows)
-        said = (
-            f"step {step}: the loss is {float(self.trainer.step_loss):.4g}, the norm of the gradient {float(norm):.4g}"
-        )
+            write_rows(path, step, rows)
+        loss = float(self.meter.step_loss)
+        said = f"step {step}: the loss is {loss:.4g}, the norm of the gradient {float(norm):.4g}"
         if self.num_skipped > args.max_nonfinite_steps:
             first = ", ".join(str(row.get("row", row["question"])) for row in rows[:8])
             raise FloatingPointError(
@@ -73,11 +76,12 @@ class NonfiniteStepsCallback(TrainerCallback):
         )
 
 
-def rows_of_step(trainer: "MMJepaTrainer") -> list[dict[str, Any]]:
-    """The rows of this process: their numbers in the training data, which a stream has not, image and texts."""
-    tokenizer = trainer.processing_class.tokenizer
+def rows_of_batches(
+    batches: list[dict[str, torch.Tensor]], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """The rows of `batches`: image, texts and, but of a stream, their numbers in the training data."""
     rows = []
-    for batch in trainer.step_batches:
+    for batch in batches:
         texts = {
             "question": tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True),
             "answer": tokenizer.batch_decode(
@@ -88,4 +92,11 @@ def rows_of_step(trainer: "MMJepaTrainer") -> list[dict[str, Any]]:
         }
         columns = ({"row": batch["row_ids"].tolist()} if "row_ids" in batch else {}) | texts
         rows += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return [row for row in rows if row["image_id"] >= 0]  # without a stand-in of no rows
+    return [row for row in rows if row["image_id"] >= 0]  # without a stand-in for no rows
+
+
+def write_rows(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
+    """Appends the rows of a step to the file of JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.writelines(json.dumps({"step": step, **row}) + "\n" for row in rows)

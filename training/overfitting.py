@@ -1,4 +1,4 @@
-"""A few rows learnt by heart: a training that can't do this has a fault, and this says which."""
+"""A few rows learnt by heart. A training that can't do this has a fault, and this says which."""
 
 import math
 import time
@@ -59,7 +59,7 @@ def overfit(trainer: MMJepaTrainer) -> dict[str, float]:
     progress = OverfitCallback()
     trainer.eval_dataset = trainer.train_dataset
     trainer.pop_callback(LinePrinterCallback)
-    trainer.pop_callback(NonfiniteStepsCallback)  # a loss that is no number is a result here
+    trainer.pop_callback(NonfiniteStepsCallback)  # here a loss that is no number is a result
     trainer.add_callback(progress)
     trainer.train()
     steps, rows = trainer.state.global_step, sum(map(bool, trainer.train_dataset.questions["question"]))
@@ -71,7 +71,7 @@ def overfit(trainer: MMJepaTrainer) -> dict[str, float]:
 
 
 def likely_cause(trainer: MMJepaTrainer, losses: list[float]) -> str:
-    """Why the rows were not learnt, and what to do; the surest sign first.
+    """Why the rows were not learnt, and what to do. Most likely causes first.
 
     Args:
         losses: the answer loss at each evaluation.
@@ -109,7 +109,7 @@ def likely_cause(trainer: MMJepaTrainer, losses: list[float]) -> str:
 
 
 def contradictions(trainer: MMJepaTrainer) -> int:
-    """How many rows ask an image the same question as an earlier row and have another answer."""
+    """How many rows ask the same question of an image as an earlier row, and have another answer."""
     columns = (trainer.train_dataset.questions[name] for name in ("image_id", "question", "answer"))
     answers = defaultdict(set)
     for image_id, question, answer in zip(*columns, strict=True):

@@ -1,4 +1,4 @@
-"""What a run shows of its progress: bars, and one line per step that is logged and per evaluation."""
+"""What a run shows of its progress: bars, and one line per logged step and per evaluation."""
 
 import time
 from typing import Any
@@ -18,7 +18,7 @@ def training_line(logs: dict[str, float], state: TrainerState) -> str:
 
 
 def evaluation_line(logs: dict[str, float], prefix: str, time_left: float | None) -> str:
-    """Epoch, losses, accuracy, the accuracy that the questions alone give, and what the image adds, where known."""
+    """Epoch, losses, accuracy, the accuracy of the questions alone, and what the image adds, as far as known."""
     parts = [f"{prefix}  epoch {logs['epoch']:.2f}" if logs.get("epoch") else prefix]  # 0: nothing was trained
     if (loss := logs.get(f"{prefix}_loss")) is not None:
         parts.append(f"loss {loss:.4g}")
@@ -39,9 +39,9 @@ def losses_of(logs: dict[str, float], prefix: str) -> list[str]:
 
 
 class LinesMixin(TrainerCallback):
-    """Shows a line of what is logged where the library's callbacks show all numbers, which other loggers still get."""
+    """Shows one line of the logged numbers, where the library shows all of them. Other loggers still get all."""
 
-    start: tuple[float, int] | None = None  # time and step at which the training began, while it lasts
+    start: tuple[float, int] | None = None  # time and step at which the training began; None outside it
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -67,7 +67,7 @@ class LinesMixin(TrainerCallback):
         return "  ".join(f"{name} {value}" for name, value in logs.items())
 
     def time_left(self, state: TrainerState) -> float | None:
-        """Seconds that the training still takes, as fast as it was so far; None outside it."""
+        """Seconds that the training still takes at its speed so far; None outside it."""
         if self.start is None or state.global_step == self.start[1]:
             return None
         seconds_a_step = (time.monotonic() - self.start[0]) / (state.global_step - self.start[1])
@@ -79,7 +79,7 @@ class LinePrinterCallback(LinesMixin, PrinterCallback):
 
 
 class LineProgressCallback(LinesMixin, ProgressCallback):
-    """Lines above the library's bars; that of an evaluation's losses ends before the questions are answered."""
+    """Lines above the library's bars. The bar of an evaluation's losses ends before the questions are answered."""
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)

@@ -1,9 +1,12 @@
 """What a run does with its Trainer: it trains, it evaluates a split, it writes the model card."""
 
+import math
 import os
+import time
 from pathlib import Path
 
 from datasets import Dataset
+from transformers.trainer_utils import speed_metrics
 
 from ..data.images import VqaData
 from ..evaluation.controls import right_answers_of_row
@@ -17,7 +20,8 @@ from ..reporting.picture import draw_answers
 from ..reporting.plain_words import plain_words
 from ..reporting.table import answer_table
 from .arguments import ModelArguments
-from .trainer import MMJepaTensorBoardCallback, MMJepaTrainer
+from .callbacks import MMJepaTensorBoardCallback
+from .trainer import MMJepaTrainer
 
 PREDICTIONS = "predictions.parquet"
 
@@ -40,36 +44,40 @@ def evaluate_split(
 ) -> dict[str, float]:
     """Losses, answers, controls and retrieval of a split, returned and written to the output folder.
 
-    There are then, with `prefix` before their names, the numbers, every answer, a picture of some answers, and a
-    report of all in HTML; that of the validation split, whose prefix is "eval", is report.html. But for that split
-    there is also the table of predictions.
+    It writes, with `prefix` before their names, the numbers, every answer, a picture of some answers, and a report of
+    all in HTML. The validation split has the prefix "eval", and its report is report.html. Other splits have the table
+    of predictions too.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir)
-    answers: list[dict] = []
-    evaluated = trainer.model
+    start = time.time()
+    losses = trainer.loss_loop(
+        trainer.get_eval_dataloader(data), "Evaluation", prediction_loss_only=True, metric_key_prefix=prefix
+    ).metrics
+    model = trainer.whole_model()  # under FSDP a copy, which the first process can't make alone
     # Grows while questions are answered: a stopped evaluation leaves its answers. At the end it holds all rows.
     answers_file = folder / f"{prefix}_answers.jsonl"
-
-    def with_controls(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
-        with open(answers_file if trainer.is_world_process_zero() else os.devnull, "w") as file:
-            metrics, rows = evaluate_model(
-                model,
-                trainer.processing_class,
-                data,
-                train_questions,
-                args.per_device_eval_batch_size,
-                args.seed,
-                file,
-                show_progress=not args.disable_tqdm,
-                with_probabilities=True,
-            )
-        nonlocal evaluated
-        evaluated = model  # under FSDP the whole copy, which the first process can't make alone
-        answers.extend(rows)
-        return metrics
-
-    trainer.compute_answer_metrics = with_controls
-    metrics = trainer.evaluate(data, metric_key_prefix=prefix)
+    with (
+        open(answers_file if trainer.is_world_process_zero() else os.devnull, "w") as file,
+        trainer.accelerator.autocast(),
+    ):
+        numbers, answers = evaluate_model(
+            model,
+            trainer.processing_class,
+            data,
+            train_questions,
+            args.per_device_eval_batch_size,
+            args.seed,
+            file,
+            show_progress=not args.disable_tqdm,
+            with_probabilities=True,
+        )
+    num_steps = math.ceil(len(data) / (args.eval_batch_size * args.world_size))
+    metrics = {
+        **losses,
+        **{f"{prefix}_{name}": number for name, number in numbers.items()},
+        **speed_metrics(prefix, start, num_samples=len(data), num_steps=num_steps),
+    }
+    trainer.log(metrics)
     trainer.save_metrics(prefix, metrics)
     if args.do_train and "eval_rank_threshold" in metrics:
         # What was measured on the validation split goes with the model; the test split is answered by it.
@@ -79,7 +87,7 @@ def evaluate_split(
     if trainer.is_world_process_zero() and answers:
         with open(answers_file, "w") as file:
             file.writelines(map(json_line, answers))
-        show_evaluation(trainer, evaluated, data, prefix, metrics, answers)
+        show_evaluation(trainer, model, data, prefix, metrics, answers)
     return metrics
 
 
@@ -91,7 +99,7 @@ def show_evaluation(
     metrics: dict[str, float],
     answers: list[dict],
 ) -> None:
-    """Writes picture, report and table of predictions, and prints what was measured and where it is to be found."""
+    """Writes picture, report and table of predictions; prints what was measured, and in which files it is."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
     numbers = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
     files = {"picture": folder / f"{prefix}_answers.png"}
@@ -112,7 +120,7 @@ def show_evaluation(
 
 
 def answer_new_images(trainer: MMJepaTrainer, data: VqaData) -> dict[str, float]:
-    """Writes the table of predictions; returns, and writes, how good they are where right answers are known."""
+    """Writes the table of predictions. Where right answers are known, returns and writes the scores."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
     with trainer.accelerator.autocast():
         rows = predict(trainer.whole_model(), trainer.processing_class, data, args.per_device_eval_batch_size)

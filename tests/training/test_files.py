@@ -13,7 +13,7 @@ from torch.distributed.checkpoint import FileSystemWriter, save
 
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
-from mmjepa.training.run_folder import faults, newest_checkpoint
+from mmjepa.training.checkpoints import checkpoint_problems, newest_checkpoint
 from mmjepa.training.trainer import MMJepaTrainer
 
 
@@ -52,7 +52,7 @@ def test_a_training_of_adapters_goes_on_from_its_newest_whole_checkpoint(make_lo
     weights = folder / "checkpoint-3" / "adapter_model.safetensors"
     assert modes(folder) == {0o640}
     weights.write_bytes(weights.read_bytes()[:-10])
-    assert faults(folder / "checkpoint-3") == ["adapter_model.safetensors is cut off"]
+    assert checkpoint_problems(folder / "checkpoint-3") == ["adapter_model.safetensors is cut off"]
     assert newest_checkpoint(folder) == str(folder / "checkpoint-2")
     resumed = make_lora_trainer(save_total_limit=None)
     resumed.train(resume_from_checkpoint=True)
@@ -86,36 +86,36 @@ def shard(folder: Path) -> None:
 @pytest.mark.parametrize("part", ["pytorch_model_fsdp_0", "optimizer_0"])
 def test_a_sharded_checkpoint_is_whole_when_all_its_parts_are(checkpoint, tmp_path, part):
     folder = shutil.copytree(checkpoint, tmp_path / "checkpoint-1")
-    assert faults(folder) == ["model*.safetensors is missing"]
+    assert checkpoint_problems(folder) == ["model*.safetensors is missing"]
     shard(folder / "pytorch_model_fsdp_0")
-    assert faults(folder) == [] and newest_checkpoint(tmp_path) == str(folder)
+    assert checkpoint_problems(folder) == [] and newest_checkpoint(tmp_path) == str(folder)
     index, (data,) = folder / part / ".metadata", (folder / part).glob("*.distcp")
     os.truncate(data, data.stat().st_size - 1)
-    assert faults(folder) == [f"{part}/{data.name} is cut off"] and newest_checkpoint(tmp_path) is None
+    assert checkpoint_problems(folder) == [f"{part}/{data.name} is cut off"] and newest_checkpoint(tmp_path) is None
     data.unlink()
-    assert faults(folder) == [f"{part}/{data.name} is missing"]
+    assert checkpoint_problems(folder) == [f"{part}/{data.name} is missing"]
     os.truncate(index, index.stat().st_size // 2)
-    assert faults(folder) == [f"{part}/.metadata is cut off"]
+    assert checkpoint_problems(folder) == [f"{part}/.metadata is cut off"]
     index.unlink()
-    assert faults(folder) == [f"{part}/.metadata is missing"]
+    assert checkpoint_problems(folder) == [f"{part}/.metadata is missing"]
 
 
 @pytest.mark.parametrize("name", ["pytorch_model_fsdp.bin", "pytorch_model_fsdp_rank0.bin"])
 def test_weights_that_fsdp_saves_whole_are_known_when_they_are_cut_off(checkpoint, tmp_path, name):
     folder = shutil.copytree(checkpoint, tmp_path / "checkpoint-1")
     torch.save({"weight": torch.ones(1000)}, folder / name)
-    assert faults(folder) == []
+    assert checkpoint_problems(folder) == []
     os.truncate(folder / name, 500)
-    assert faults(folder) == [f"{name} is cut off"]
+    assert checkpoint_problems(folder) == [f"{name} is cut off"]
 
 
 def test_a_checkpoint_in_several_files_lacks_none_of_them(make_model, checkpoint, tmp_path, umask):
     folder = shutil.copytree(checkpoint, tmp_path / "checkpoint-1")
     make_model().save_pretrained(folder, max_shard_size="200KB")
-    assert faults(folder) == [] and len(names := sorted(folder.glob("model-*.safetensors"))) > 1
+    assert checkpoint_problems(folder) == [] and len(names := sorted(folder.glob("model-*.safetensors"))) > 1
     assert {path.stat().st_mode & 0o777 for path in names} == {0o640}
     names[1].unlink()
-    assert faults(folder) == [f"{names[1].name} is missing"]
+    assert checkpoint_problems(folder) == [f"{names[1].name} is missing"]
 
 
 def test_what_deepspeed_saves_is_whole_without_other_weights(checkpoint, tmp_path):
@@ -126,9 +126,9 @@ def test_what_deepspeed_saves_is_whole_without_other_weights(checkpoint, tmp_pat
     (folder / "global_step1").mkdir()
     states = folder / "global_step1" / "mp_rank_00_model_states.pt"
     torch.save({"module": torch.ones(1000)}, states)
-    assert faults(folder) == []
+    assert checkpoint_problems(folder) == []
     os.truncate(states, 500)
-    assert faults(folder) == ["global_step1/mp_rank_00_model_states.pt is cut off"]
+    assert checkpoint_problems(folder) == ["global_step1/mp_rank_00_model_states.pt is cut off"]
 
 
 def test_saved_and_exported_weights_have_the_mode_that_the_umask_says(make_trainer, processor, tmp_path, umask):
@@ -151,5 +151,5 @@ def test_the_index_of_shards_runs_nothing_that_it_names(tmp_path):
     part.mkdir(parents=True)
     index = SimpleNamespace(storage_data={Program(): SimpleNamespace(relative_path="x", offset=0, length=1)})
     (part / ".metadata").write_bytes(pickle.dumps(index))
-    assert "optimizer_0/x is missing" in faults(part.parent)
+    assert "optimizer_0/x is missing" in checkpoint_problems(part.parent)
     assert not (tmp_path / "made").exists()

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from small_trainings import logged
 
 from mmjepa.training.nonfinite import NonfiniteStepsCallback
@@ -18,12 +20,12 @@ def spoil(trainer, bad_row: int, number: float = math.nan):
     compute_loss = trainer.compute_loss
 
     def spoiled(model, inputs, *args, **kwargs):
-        is_bad = any(bad_row in batch["row_ids"] for batch in trainer.step_batches)
+        is_bad = any(bad_row in batch["row_ids"] for batch in trainer.meter.batches)
         loss = compute_loss(model, inputs, *args, **kwargs)
         seen.append((is_bad, {name: value.clone() for name, value in model.state_dict().items()}))
         if is_bad:
             loss = loss * number
-            trainer.step_loss = loss.detach()
+            trainer.meter.step_loss = loss.detach()
         return loss
 
     trainer.compute_loss = spoiled
@@ -80,11 +82,12 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(make_traine
     assert bias.isfinite().all()
 
 
-def test_under_deepspeed_the_check_is_left_to_it(make_trainer, tmp_path):
+def test_under_deepspeed_the_check_is_left_to_it(make_trainer, tmp_path, monkeypatch):
     """It keeps the gradients to itself. Not installed here, it is only said to be there."""
     trainer = make_trainer(max_steps=1)
     trainer.train()
-    trainer.is_deepspeed_enabled, trainer.step_loss = True, torch.tensor(math.nan)
+    trainer.meter.step_loss = torch.tensor(math.nan)
+    monkeypatch.setattr(PartialState(), "distributed_type", DistributedType.DEEPSPEED)
     (check,) = (one for one in trainer.callback_handler.callbacks if isinstance(one, NonfiniteStepsCallback))
     check.on_pre_optimizer_step(trainer.args, trainer.state, trainer.control, model=trainer.model)
     assert check.num_skipped == 0 and not (tmp_path / "checkpoints" / "nonfinite_rows.jsonl").exists()

@@ -10,8 +10,8 @@ from killed_runs import ROOT, Run, assert_same, write_flags
 from small_trainings import logged
 from transformers import TrainerCallback
 
-from mmjepa.training.run_folder import UNFINISHED, newest_checkpoint
-from mmjepa.training.stopping import StopRequest, outlive_first_signal
+from mmjepa.training.checkpoints import UNFINISHED, newest_checkpoint
+from mmjepa.training.stopping import StopRequest, ignore_first_signal
 
 STRUCK_RUN = ROOT / "tests" / "struck_run.py"
 
@@ -48,6 +48,45 @@ def test_a_run_that_is_told_to_stop_goes_on_as_if_it_had_not_been(make_trainer, 
         assert logged(resumed, name) == logged(whole, name), name
     for name, value in whole.model.state_dict().items():
         assert value.equal(resumed.model.state_dict()[name]), name
+
+
+class SignalInEvaluationCallback(TrainerCallback):
+    """Sends this process a signal in the evaluation after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("strategy", "step"), [("steps", 4), ("epoch", 6), ("best", 4)])
+def test_a_stop_in_an_evaluation_keeps_its_checkpoint_though_another_is_the_best(
+    make_trainer, tmp_path, strategy, step
+):
+    """Six steps an epoch. By a limit of 1 the library keeps the best alone at the end of a training."""
+    settings = {"save_strategy": strategy, "save_steps": 2, "save_total_limit": 1, "max_steps": 8, "text_dropout": 0.1}
+    settings |= {"eval_strategy": "epoch" if strategy == "epoch" else "steps", "eval_steps": 2}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+
+    def make(**more):
+        trainer = make_trainer(**settings, **more)
+        trainer.compute_answer_metrics = lambda model, data: {"accuracy": 1 / trainer.state.global_step}
+        return trainer
+
+    whole = make(output_dir=str(tmp_path / "whole"))
+    whole.train()
+    stopped = make()
+    stopped.add_callback(SignalInEvaluationCallback(step))
+    with pytest.raises(SystemExit):
+        stopped.train()
+    assert newest_checkpoint(tmp_path / "checkpoints") == str(tmp_path / "checkpoints" / f"checkpoint-{step}")
+    resumed = make()
+    resumed.train(resume_from_checkpoint=True)
+    for name in ("loss", "train_ce", "grad_norm", "eval_loss", "eval_accuracy"):
+        assert logged(resumed, name) == logged(whole, name), name
+    assert resumed.state.best_global_step == whole.state.best_global_step
 
 
 def test_a_training_that_is_told_in_its_last_step_keeps_its_model(make_trainer, tmp_path):
@@ -95,7 +134,7 @@ def test_a_worker_of_a_loader_outlives_the_first_signal_and_not_one_over_a_secon
     left = []
     monkeypatch.setattr(os, "_exit", left.append)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    outlive_first_signal(0)
+    ignore_first_signal(0)
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
@@ -149,6 +188,6 @@ def test_the_script_leaves_on_sigterm_with_its_code_and_its_workers_wait_for_it(
     with_workers = tmp_path / "flags.json"
     with_workers.write_text(json.dumps(workers))
     run = struck(str(with_workers), tmp_path / "stopped", signal.SIGTERM, "step", 3)
-    assert run.saved_step() == max(run.steps()) >= 3 and "go on with --resume_from_checkpoint" in run.output()
+    assert run.saved_step() == max(run.steps()) >= 3 and "resume with --resume_from_checkpoint" in run.output()
     Run(flags, tmp_path / "stopped").finish()
     assert_same(tmp_path / "stopped", whole)

@@ -25,7 +25,7 @@ from mmjepa.data.images import VqaData
 from mmjepa.evaluation.answerer import Answerer
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.training.arguments import FIXED_FLAGS, MMJepaTrainingArguments
-from mmjepa.training.run_folder import faults, newest_checkpoint
+from mmjepa.training.checkpoints import checkpoint_problems, newest_checkpoint
 
 
 @pytest.mark.parametrize("stop_at", [2, 8])
@@ -82,7 +82,7 @@ def test_the_best_and_the_last_checkpoint_are_kept_whatever_the_limit(make_train
     trainer.add_callback(LookCallback())
     trainer.train()
     assert present[-1] == kept  # at the end of a training the library keeps the best alone, by a limit of 1
-    assert not any(faults(path) for path in folder.glob("checkpoint-*"))
+    assert not any(checkpoint_problems(path) for path in folder.glob("checkpoint-*"))
     assert trainer.state.best_model_checkpoint == str(folder / "checkpoint-2")
 
 
@@ -174,11 +174,11 @@ def test_labels_are_smoothed_as_in_the_library(make_trainer, data):
     plain, smoothed = make_trainer(), make_trainer(label_smoothing_factor=0.1)
     batch = plain.data_collator(data.__getitems__(range(8)))
     with torch.no_grad():
-        outputs = plain.model(**plain._prepare_inputs(batch))
+        outputs = plain.model(**plain.model_inputs(batch))
         expected = LabelSmoother(0.1)(outputs, batch["labels"])
         smoothed.model.train()
         smoothed.get_batch_samples(iter([batch]), 1, "cpu")
-        _, outputs = smoothed.compute_loss(smoothed.model, smoothed._prepare_inputs(batch), True)
+        _, outputs = smoothed.compute_loss(smoothed.model, smoothed.model_inputs(batch), True)
     torch.testing.assert_close(outputs.loss_ce, expected)
 
 
@@ -359,7 +359,7 @@ def test_evaluation_gives_the_losses_of_one_large_batch(make_trainer, data, proc
     trainer = make_trainer(per_device_eval_batch_size=5)
     trainer.compute_answer_metrics = lambda model, data: {"accuracy": 0.25}
     metrics = trainer.evaluate()
-    batch = trainer._prepare_inputs(trainer.data_collator(data.__getitems__(range(24))))
+    batch = trainer.model_inputs(trainer.data_collator(data.__getitems__(range(24))))
     with torch.no_grad():
         expected = trainer.model.eval()(**batch)
     assert metrics["eval_align"] == pytest.approx(expected.loss_align.item(), rel=1e-5)
@@ -422,18 +422,18 @@ def test_alignment_text_that_is_not_the_question_is_trained_on(make_trainer, dat
     batch = VqaCollator(processor, as_bytes=True)(rows)
     assert batch["align_input_ids"].shape[0] == 2
     trainer = make_trainer()
-    loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch))
+    loss = trainer.compute_loss(trainer.model, trainer.model_inputs(batch))
     assert loss.isfinite()
 
 
 def test_augmentations_change_training_images_alone(make_trainer):
     trainer = make_trainer(augmentations=["crop", "flip", "stain"])
     rows = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
-    plain = make_trainer()._prepare_inputs(dict(rows))["pixel_values"]
+    plain = make_trainer().model_inputs(dict(rows))["pixel_values"]
     trained = []
     for training in (True, True, False):
         trainer.model.train(training)
-        trained.append(trainer._prepare_inputs(dict(rows))["pixel_values"])
+        trained.append(trainer.model_inputs(dict(rows))["pixel_values"])
     assert not torch.equal(trained[0], plain) and not torch.equal(trained[0], trained[1])
     assert torch.equal(trained[2], plain)
 

@@ -1,0 +1,48 @@
+"""How rows are put into batches and loaded: whole images' questions together, shared out among the processes."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ..data.images import VqaData
+from ..data.sampling import ImageGroupedSampler, SharedBatchSampler
+from .arguments import MMJepaTrainingArguments
+from .stopping import ignore_first_signal
+
+LOADER_FLAGS = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "multiprocessing_context")
+
+
+def grouped_loader(
+    data: VqaData,
+    args: MMJepaTrainingArguments,
+    batch_size: int,
+    num_processes: int,
+    collator: Callable,
+    whole_steps: bool = False,
+    **changed: Any,
+) -> tuple[DataLoader, ImageGroupedSampler]:
+    """A loader of each process's batches in turn, and the sampler that orders its rows.
+
+    Args:
+        batch_size: of one process.
+        whole_steps: leave out a last step with fewer rows.
+        changed: arguments of the loader, in place of those that the flags give.
+    """
+    sampler = ImageGroupedSampler(
+        data.questions["image_id"],
+        batch_size=batch_size * num_processes,
+        questions_per_image=args.questions_per_image,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+    )
+    batches = SharedBatchSampler(sampler, num_processes, whole_steps)
+    arguments = {**loader_arguments(args), **changed}
+    return DataLoader(data, batch_sampler=batches, collate_fn=collator, **arguments), sampler
+
+
+def loader_arguments(args: MMJepaTrainingArguments) -> dict[str, Any]:
+    """What the flags say about a loader."""
+    arguments = {name: getattr(args, f"dataloader_{name}") for name in (*LOADER_FLAGS, "in_order")}
+    # Pinned memory is for copies to a GPU.
+    arguments["pin_memory"] &= args.device.type not in ("cpu", "mps")
+    return {**arguments, "worker_init_fn": ignore_first_signal}
