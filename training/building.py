@@ -25,7 +25,7 @@ from ..data.loading import TEXT_COLUMNS
 from ..evaluation.loading import naming_broken_files
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
-from .arguments import ModelArguments
+from .flags import ModelArguments
 from .messages import is_message
 from .precision import in_float32
 

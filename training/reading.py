@@ -12,7 +12,8 @@ from ..configuration_mmjepa import MMJepaConfig
 from ..data.images import VqaData, check_readable, data_hash, hold_out, prepare
 from ..data.loading import DataError, drop_unanswered, first_rows, groups_of, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
-from .arguments import DataArguments, MMJepaTrainingArguments
+from .arguments import MMJepaTrainingArguments
+from .flags import DataArguments
 
 logger = logging.getLogger("mmjepa")
 

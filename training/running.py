@@ -15,7 +15,7 @@ from ..evaluation.predicting import predict, write_predictions
 from ..evaluation.report import answer_table, draw_answers
 from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
-from .arguments import ModelArguments
+from .flags import ModelArguments
 from .trainer import MMJepaTensorBoardCallback, MMJepaTrainer
 
 PREDICTIONS = "predictions.parquet"
