@@ -10,15 +10,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .training.command_line import check_onnx_packages, check_source, read_command_line, with_underscores
+from .training.flags import with_underscores
 from .training.messages import end_run, hide_unhelpful_messages
+from .training.values import check_onnx_packages, check_source
 
 ORDER = ("check", "train", "evaluate", "ask", "score", "export", "app")
 UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
 
 
 class Commands(TyperGroup):
-    """The commands in the order in which they are used; what a user can mend is said in one line."""
+    """The commands in the order in which they are used; an error that a user can fix is one line."""
 
     def list_commands(self, ctx):
         return sorted(self.commands, key=lambda name: (*ORDER, name).index(name))
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# What reading a data set may name in an error.
+# Options that errors about a data set may name.
 ConfigName = Annotated[
     str | None, typer.Option("--dataset_config_name", "--config_name", help="Which configuration of a Hub data set.")
 ]
@@ -75,13 +76,13 @@ def check(
         typer.Option("--group_column", help="A column, such as a patient's name, whose rows belong in one split."),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch_size", help="Questions a step of the run that is counted.", min=1)
+        int, typer.Option("--batch_size", help="Questions per step of the run whose steps are counted.", min=1)
     ] = 16,
     epochs: Annotated[float, typer.Option(help="Epochs of that run.")] = 3,
     allow_outside_images: OutsideImages = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look at a data set before training: what is wrong with it, and what the questions alone give.
+    """Look at a data set before training: what is wrong with it, and how far the questions alone get.
 
     The exit status is 1 where training can't start.
     """
@@ -103,7 +104,7 @@ def check(
 
 
 def named_columns(image: str | None, question: str | None, answer: str | None) -> dict[str, str]:
-    """The columns that were named by flag."""
+    """The columns that flags name."""
     given = {"image": image, "question": question, "answer": answer}
     return {name: column for name, column in given.items() if column}
 
@@ -128,13 +129,15 @@ def evaluate(
     The flags are those of `mmjepa train`.
     """
     if model.startswith("-"):
-        raise ValueError(f"{model} stands where the model should: name it first, then the flags.")
-    # Behind the given ones, of which a file of flags has to be the first.
+        raise ValueError(f"{model} is in the place of the model: name it first, then the flags.")
+    # After the given flags, because a file of flags must be the first argument.
     run_script(context, [*context.args, "--model_name_or_path", model, "--do_train", "false"])
 
 
 def run_script(context: typer.Context, flags: list[str]) -> None:
-    """Runs run_pathvqa.py; what is wrong with the flags is said before the imports that take seconds."""
+    """Runs run_pathvqa.py; errors about flags come before the imports that take seconds."""
+    from .training.command_line import read_command_line
+
     read_command_line(flags)
     sys.argv = [context.command_path, *flags]  # its help shows the name
     from .run_pathvqa import main
@@ -167,7 +170,7 @@ def score(
     other: Annotated[Path | None, typer.Argument(help="Predictions of another model for the same questions.")] = None,
     dataset_name: Annotated[
         str | None,
-        typer.Option("--dataset_name", help="The data set, for what its training questions give without images."),
+        typer.Option("--dataset_name", help="The data set, to score what its training questions give without images."),
     ] = None,
     config_name: ConfigName = None,
     image_column: ImageColumn = None,
@@ -238,7 +241,8 @@ def page(
         str, typer.Argument(help="A folder or Hub id of a saved model.", envvar="MMJEPA_MODEL")
     ] = "runs/demo",
     port: Annotated[
-        int | None, typer.Option(help="Where the page is; the first free port from 7860 on.", min=0, max=65535)
+        int | None,
+        typer.Option(help="Port of the page; by default the first free one from 7860 on.", min=0, max=65535),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,

@@ -11,12 +11,13 @@ that `--help` shows.
 # ruff: noqa: E402
 import sys
 
-from mmjepa.training.command_line import given_flags, read_command_line
 from mmjepa.training.messages import end_run, hide_unhelpful_messages, show_messages
 
-# Before the libraries are imported, which takes seconds: what can be wrong with the flags is said at once.
+# What is wrong with the flags is said before the imports that take seconds.
 if __name__ == "__main__":
     hide_unhelpful_messages()
+    from mmjepa.training.command_line import read_command_line
+
     try:
         read_command_line(sys.argv[1:])
     except Exception as error:
@@ -32,8 +33,10 @@ from mmjepa.evaluation.controls import score_majority
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
-from mmjepa.training.arguments import MAX_ANSWER_TOKENS, parse_arguments
+from mmjepa.training.arguments import flag_parser, parse_arguments
 from mmjepa.training.building import build, center_targets
+from mmjepa.training.command_line import given_flags, read_command_line
+from mmjepa.training.flags import MAX_ANSWER_TOKENS
 from mmjepa.training.overfitting import overfit
 from mmjepa.training.reading import floor_rows, prepare_split, prepare_splits, read_rows, remember_hold_out
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint, write_run_file
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(training_args.seed)
     checkpoint = starting_checkpoint(training_args, model_args.model_name_or_path)
 
-    # Load. A saved model that is only exported, or asked about new images, needs no rows.
+    # Load. A saved model that is only exported, or only asked about new images, needs no rows.
     is_new = model_args.model_name_or_path is None
     needs_rows = is_new or training_args.splits
     needs_train = is_new or training_args.do_train
@@ -84,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         new_data = prepare_split("predict_data", new_rows, processor.image_processor, data_args, training_args)
 
     def answer_scores(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
-        """By these the best checkpoint is chosen while training; the controls that need the model wait for the end."""
+        """Scores that choose the best checkpoint during training; the controls that need the model come at the end."""
         metrics, answers = evaluate_model(
             model,
             processor,
@@ -109,10 +112,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.overfit is not None:
         return overfit(trainer)
 
-    # Train. By now all that can be wrong with the flags has been found out: the folder may be cleared.
+    # Train. All errors about flags have been found by now, so the folder may be cleared.
     clear_folder(training_args)
     if training_args.do_train and trainer.is_world_process_zero():
-        write_run_file(training_args, given_flags(read_command_line(argv)), data)
+        write_run_file(training_args, given_flags(read_command_line(argv, flag_parser())), data)
     results = train(trainer, checkpoint) if training_args.do_train else {}
 
     # Evaluate and predict.

@@ -15,8 +15,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mmjepa.cli import app
-from mmjepa.training.arguments import parse_arguments
-from mmjepa.training.command_line import known_flags, read_command_line
+from mmjepa.training.arguments import flag_parser, parse_arguments
+from mmjepa.training.command_line import read_command_line
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = {
@@ -116,7 +116,7 @@ def test_an_image_in_base64_is_no_path_and_is_not_shown_as_a_whole(call):
 
 
 def test_an_export_without_its_packages_says_how_to_install_them(call, saved_folder, monkeypatch):
-    monkeypatch.setattr("mmjepa.training.command_line.find_spec", lambda name: None)
+    monkeypatch.setattr("mmjepa.training.values.find_spec", lambda name: None)
     run = call("export", saved_folder, "onnx", "--onnx")
     assert run.exit_code == 1
     assert run.output == "mmjepa export: --onnx needs onnx, onnxruntime, onnxscript: pip install 'mmjepa[onnx]'.\n"
@@ -147,8 +147,9 @@ def test_an_option_is_shown_with_underscores_and_taken_with_hyphens_too(call, co
 
 
 def test_each_flag_of_training_may_be_spelt_with_hyphens_on_the_command_line_and_in_a_file(tmp_path):
-    for flag in known_flags():
-        assert read_command_line([f"--{flag.replace('_', '-')}"]) == [f"--{flag}"]
+    for flag, action in flag_parser().flags.items():
+        values = [] if action.nargs == 0 else ["{}" if flag.endswith("_config") else "1"]
+        assert read_command_line([f"--{flag.replace('_', '-')}", *values]) == [f"--{flag}", *values]
     (tmp_path / "flags.yaml").write_text("max-epochs: 7")
     flags = [str(tmp_path / "flags.yaml"), "--batch-size=3", "--use-cpu", "--lr-img", "1"]
     _, _, training_args = parse_arguments(flags)
@@ -183,7 +184,7 @@ FOLDERS = ("data", "training", "evaluation", "export")
 def test_each_flag_that_a_message_of_a_run_names_is_one_of_train_and_evaluate(name):
     others = {"nproc_per_node"} if name.endswith("arguments.py") else set()  # torchrun's
     others |= {"flag", "name"}  # any flag
-    assert flags_named(ROOT / name) - others <= known_flags().keys()
+    assert flags_named(ROOT / name) - others <= flag_parser().flags.keys()
 
 
 @pytest.mark.parametrize("command", ["check", "score"])

@@ -23,7 +23,13 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import FAST, FROM_RANDOM, TEXT, VISION
-from transformers import BartForConditionalGeneration, Dinov2Model, GenerationConfig, SchedulerType
+from transformers import (
+    BartForConditionalGeneration,
+    Dinov2Model,
+    GenerationConfig,
+    SchedulerType,
+    TrainingArguments,
+)
 from transformers.training_args import ParallelMode
 from transformers.utils.import_utils import is_torch_greater_or_equal
 from typer.testing import CliRunner
@@ -34,19 +40,18 @@ from mmjepa.data.columns import LATER_COLUMNS
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
-from mmjepa.training.arguments import (
+from mmjepa.training.arguments import MMJepaTrainingArguments, flag_parser, parse_arguments
+from mmjepa.training.building import build
+from mmjepa.training.command_line import early_parser, given_flags, read_command_line
+from mmjepa.training.flags import (
     CONFIG_FIELDS,
     FIXED_FLAGS,
     DataArguments,
-    FlagParser,
-    MMJepaTrainingArguments,
     ModelArguments,
-    OutputArguments,
+    OutputFlags,
+    TrainingFlags,
     default_workers,
-    parse_arguments,
 )
-from mmjepa.training.building import build
-from mmjepa.training.command_line import given_flags, known_flags, read_command_line
 from mmjepa.training.reading import read_rows
 from mmjepa.training.run_folder import find_checkpoint
 
@@ -140,13 +145,24 @@ def test_a_file_of_flags_works_and_flags_after_it_win(tmp_path, suffix):
     assert training.augmentations == ["flip", "stain"]
 
 
-def test_the_flags_that_are_known_before_the_imports_are_those_of_the_parser():
-    parser = FlagParser((ModelArguments, DataArguments, MMJepaTrainingArguments), show_all=True)
-    names = {name.lstrip("-") for action in parser._actions for name in action.option_strings}
-    with_hyphens = {name.replace("_", "-") for name in known_flags()}
-    assert names - {"h"} <= known_flags().keys() | with_hyphens
-    assert {name for name in known_flags() if not name.startswith("no_")} <= names
-    assert known_flags()["batch_size"] == "int" and known_flags()["learning_rate"] == "float"
+def test_the_flags_that_are_known_before_the_imports_are_this_projects_and_of_the_same_types():
+    early, late = early_parser().flags, flag_parser().flags
+    library = {
+        name for name, action in late.items() if action.dest in {field.name for field in fields(TrainingArguments)}
+    }
+    own = {field.name for group in (ModelArguments, DataArguments, TrainingFlags) for field in fields(group)}
+    assert own <= early.keys() < late.keys() and late.keys() - early.keys() <= library | {"help", "help_all"}
+    for name, action in early.items():
+        assert (action.dest, action.type, action.nargs) == (late[name].dest, late[name].type, late[name].nargs), name
+    assert early["batch_size"].type is int and early["learning_rate"].type is float
+    assert "debug" in late["log_level"].choices
+
+
+def test_no_flag_of_the_library_is_taken_for_one_of_this_project_before_the_imports_though_it_is_cut_short():
+    early, late = early_parser(), flag_parser()
+    for flag in late.flags.keys() - early.flags.keys():
+        for length in range(3, len(flag) + 1):
+            assert flag[:length] in early.flags or read_command_line([f"--{flag[:length]}", "x"])
 
 
 def test_help_shows_this_projects_flags_in_groups_and_the_trainers_only_where_asked(capsys):
@@ -170,7 +186,7 @@ def test_help_shows_this_projects_flags_in_groups_and_the_trainers_only_where_as
 def test_every_flag_of_this_project_stands_in_a_table_of_the_docs():
     root = Path(run_pathvqa.__file__).parent
     tables = set(re.findall(r"--(\w+)", (root / "README.md").read_text() + (root / "docs" / "flags.md").read_text()))
-    classes = (ModelArguments, DataArguments, MMJepaTrainingArguments, OutputArguments)
+    classes = (ModelArguments, DataArguments, TrainingFlags, OutputFlags)
     own = {name for group in classes for name in vars(group)["__annotations__"]}
     assert own - FIXED_FLAGS.keys() <= tables
 
@@ -184,11 +200,11 @@ def test_every_flag_of_this_project_stands_in_a_table_of_the_docs():
         (["--vision_config", "{hidden_size: 3}"], "--vision_config is '{hidden_size: 3}', which is no JSON"),
         (["--text_config=[3]"], r"--text_config is '\[3\]': give a JSON object"),
         (["--lr_scheduler_kwargs", "{'min_lr': 1}"], "--lr_scheduler_kwargs is .* which is no JSON"),
-        (["--seed", "1", "configs/demo.json"], "configs/demo.json stands behind .* as the first argument"),
+        (["--seed", "1", "configs/demo.json"], "configs/demo.json: a file of flags must be the first argument"),
         (["nothing.json", "--seed", "1"], "nothing.json, the file of flags, does not exist"),
         (["--dataset_name", "/no/such/folder"], "--dataset_name is '/no/such/folder': there is no such folder"),
         (["--model_name_or_path", "./nothing"], "--model_name_or_path is './nothing': there is no such folder"),
-        (["--seed", "1", "2"], "2 stands behind no flag"),
+        (["--seed", "1", "2"], "2 belongs to no flag"),
     ],
 )
 def test_what_is_wrong_with_the_command_line_is_said_by_the_flags_name(flags, message):
@@ -206,12 +222,20 @@ def test_a_file_that_holds_no_flags_is_named(tmp_path, text, message):
         parse_arguments([str(tmp_path / "flags.json")])
 
 
-def test_the_script_says_what_is_wrong_with_the_flags_before_it_imports_pytorch(tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--batchsize 3", "there is no --batchsize"),
+        ("--lr_img much", "--lr_img is 'much': give a number"),
+        ("--bf16 --fp16", "--bf16 and --fp16 contradict each other"),
+    ],
+)
+def test_the_script_says_what_is_wrong_with_the_flags_before_it_imports_pytorch(tmp_path, flags, message):
     """A module named torch that can't be imported stands in the way of the one that can."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    run = run_python(run_pathvqa.__file__, "--batchsize", "3", path=str(tmp_path))
+    run = run_python(run_pathvqa.__file__, *flags.split(), path=str(tmp_path))
     assert run.returncode != 0 and run.stderr.count("\n") == 1
-    assert "there is no --batchsize" in run.stderr
+    assert message in run.stderr
 
 
 def test_without_a_gpu_bfloat16_is_computed_on_the_cpu(monkeypatch):
@@ -280,7 +304,7 @@ def contradicting() -> list[list[str]]:
             "--eval_strategy no --load_best_model_at_end",
             "--save_strategy no --load_best_model_at_end true",
             "--predict_split validation --do_predict false",
-            "--predict_data x.png --no_do_predict",
+            "--predict_data x.png --do_predict false",
             "--prediction_loss_only --do_predict",
             "--prediction_loss_only --predict_split test",
             "--fast_dev_run --max_steps 100",
@@ -302,11 +326,13 @@ def contradicting() -> list[list[str]]:
 def test_two_flags_that_contradict_each_other_are_refused_by_their_names(flags, tmp_path):
     first, second = (flag.replace("-", "_").replace("__", "--", 1) for flag in flags if flag.startswith("--"))
     message = rf"^{first}( \S+)? and {second}( \S+)? contradict each other: leave out one of them\.$"
-    with pytest.raises(ValueError, match=message):
-        read_command_line(flags)
-    with pytest.raises(ValueError, match="contradict each other"):  # so they are in a file
-        (tmp_path / "flags.json").write_text(json.dumps(given_flags(flags)))
-        read_command_line([str(tmp_path / "flags.json")])
+    (tmp_path / "flags.json").write_text(json.dumps(given_flags(flags)))
+    is_cut_short = "--per_device_train_batch" in flags  # before the imports such a name may be the library's
+    for parser in [flag_parser()] if is_cut_short else [early_parser(), flag_parser()]:
+        with pytest.raises(ValueError, match=message):
+            read_command_line(flags, parser)
+        with pytest.raises(ValueError, match="contradict each other"):  # so they are in a file
+            read_command_line([str(tmp_path / "flags.json")], parser)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +373,11 @@ def test_flags_after_a_file_win_over_those_in_it_that_say_otherwise_by_other_nam
     training = parsed_from(str(path), *flags, "--use_cpu")
     assert training.bf16 and training.lr_scheduler_type == "constant" and training.per_device_train_batch_size == 4
     assert (training.eval_strategy, training.max_steps, training.seed) == ("no", 2, 3)
-    assert not {"precision", "use_cosine_schedule"} & given_flags(read_command_line([str(path), *flags])).keys()
+    for parser in (early_parser(), flag_parser()):
+        assert (
+            not {"precision", "use_cosine_schedule"}
+            & given_flags(read_command_line([str(path), *flags], parser)).keys()
+        )
 
 
 def parsed_from(*argv: str) -> MMJepaTrainingArguments:
@@ -702,7 +732,7 @@ def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, 
 
 
 def test_onnx_without_its_packages_is_refused_before_training(monkeypatch):
-    monkeypatch.setattr("mmjepa.training.command_line.find_spec", lambda package: None)
+    monkeypatch.setattr("mmjepa.training.values.find_spec", lambda package: None)
     with pytest.raises(ValueError, match=r"onnxruntime, onnxscript: pip install 'mmjepa\[onnx\]'"):
         parsed("--onnx_dir", "onnx")
 

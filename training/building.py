@@ -25,7 +25,7 @@ from ..data.images import prepared_shape
 from ..evaluation.loading import naming_broken_files
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
-from .arguments import ModelArguments
+from .flags import ModelArguments
 from .messages import is_message
 from .weights import in_float32
 

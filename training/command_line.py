@@ -1,107 +1,202 @@
-"""The command line, and what can be wrong with it, without the libraries that take seconds to import."""
+"""The command line of a training: one parser of flags, and files of flags. Neither needs PyTorch."""
 
-import ast
 import json
-from collections.abc import Callable, Iterator, Mapping
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, Namespace
+from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
+from dataclasses import Field, fields
 from difflib import get_close_matches
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
+from transformers.hf_argparser import HfArgumentParser, string_to_bool
+
+from .agreement import GivenFlag, check_agreement, contradiction
+from .flags import CONFIG_FIELDS, FIXED_FLAGS, DataArguments, ModelArguments, TrainingFlags, with_underscores
+from .values import json_object
 
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
-NUMBERS = {"int": int, "float": float}
-JSON_FLAGS = ("vision_config", "text_config")
-# What these name lies in a local folder or on the Hub.
-SOURCE_FLAGS = ("model_name_or_path", "image_encoder", "text_model", "tokenizer_name", "dataset_name")
-
-# What --precision may say -> the Trainer's flag for it.
-PRECISIONS = {"bf16": "bf16", "bf16-mixed": "bf16", "fp16": "fp16", "16-mixed": "fp16", "32": None, "32-true": None}
-# What --overfit settles: the same rows again and again at a constant rate, and nothing beside that.
-OVERFITTING = {
-    "do_eval": False,
-    "do_predict": False,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "load_best_model_at_end": False,
-    "align_warmup_epochs": 0,
-    "warmup_steps": 0,
-    "lr_scheduler_type": "constant",
-    "use_cosine_schedule": False,
-}
-# Flags that say something about other flags too -> what their value says.
-IMPLIED: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "precision": lambda name: (
-        {} if name not in PRECISIONS else {on: PRECISIONS[name] == on for on in ("bf16", "fp16")}
-    ),
-    "bf16": lambda on: {"fp16": False} if on else {},
-    "use_cosine_schedule": lambda on: {"lr_scheduler_type": "cosine"} if on else {},
-    "do_eval": lambda on: {} if on else {"eval_strategy": "no", "load_best_model_at_end": False},
-    "eval_strategy": lambda when: {"load_best_model_at_end": False} if when == "no" else {},
-    "save_strategy": lambda when: {"load_best_model_at_end": False} if when == "no" else {},
-    "prediction_loss_only": lambda on: {"do_predict": False} if on else {},
-    "predict_split": lambda _: {"do_predict": True},
-    "predict_data": lambda _: {"do_predict": True},
-    "fast_dev_run": lambda on: {"max_steps": 2} if on else {},
-    "overfit": lambda _: OVERFITTING,
-    "torch_compile_backend": lambda _: {"torch_compile": True},
-    "torch_compile_mode": lambda _: {"torch_compile": True},
-    "gradient_checkpointing": lambda on: {"activation_checkpointing": on},
-    "gradient_checkpointing_kwargs": lambda fields: {"activation_checkpointing_kwargs": fields},
-}
-TRUE = ("true", "t", "yes", "y", "1")  # as the library reads a flag that is true or false
+# What a field's metadata says beside what argparse understands.
+OWN_METADATA = ("bound", "check", "of_config", "published", "fixed")
+# How like a known name an unknown one has to be for an error to suggest it, as a ratio of equal letters. Before the
+# library's flags are known this is also what tells a slip from one of those, and none of them comes as close.
+LIKE, LIKE_BEFORE_IMPORTS = 0.7, 0.9
 
 
-def read_command_line(argv: list[str]) -> list[str]:
+class FlagHelp(ArgumentDefaultsHelpFormatter):
+    """Shows each name of a flag once, not with hyphens too, and defaults that say something."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]
+        value = self._format_args(action, getattr(action.type, "__name__", "value"))
+        return " ".join([", ".join(names), *([] if action.nargs == 0 else [value])])
+
+    def _get_help_string(self, action: Action) -> str:
+        if action.dest in CONFIG_FIELDS:
+            from ..configuration_mmjepa import MMJepaConfig  # imports PyTorch
+
+            return f"{action.help} (default: {getattr(MMJepaConfig, action.dest)}, or the saved model's)"
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class FlagParser(HfArgumentParser):
+    """Parses flags, in groups by class; those of the library's Trainer are shown only by `--help_all`.
+
+    Args:
+        argument_classes: dataclasses, whose fields are the flags.
+        show_all: whether help shows the library's flags.
+        is_early: whether the library is not imported yet. The classes are without its flags then, so that a name that
+            is not known is left alone: it may be the library's, or the beginning of one of its names.
+    """
+
+    def __init__(self, argument_classes: tuple[type, ...], show_all: bool = False, is_early: bool = False):
+        self.show_all, self.is_early = show_all, is_early
+        self.fields: dict[str, Field] = {}
+        super().__init__(
+            argument_classes,
+            usage="%(prog)s [flags.json] [--flag value ...]",
+            description="Trains, evaluates and exports MMJepa. A JSON or YAML file of flags may come first; flags "
+            "after it win.",
+            formatter_class=FlagHelp,
+            add_help=not is_early,
+            allow_abbrev=not is_early,
+        )
+        if not is_early:
+            self.add_argument(
+                "--help_all", action="help", help="show the flags of the library's Trainer too, and exit"
+            )
+        # By each name, second names and `no_` included, as `--help` spells it.
+        self.flags = {
+            option[2:]: action
+            for action in self._actions
+            for option in action.option_strings
+            if option.startswith("--") and "-" not in option[2:]
+        }
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}: see --help.")
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        types = get_type_hints(dtype)
+        ungrouped = {field.name: field for field in fields(dtype) if field.init}
+        self.fields |= ungrouped
+        for owner in dtype.__mro__:
+            own = [ungrouped.pop(name) for name in vars(owner).get("__annotations__", {}) if name in ungrouped]
+            if not own:
+                continue
+            is_library_group = not hasattr(owner, "_argument_group_name")
+            title = getattr(owner, "_argument_group_name", "Trainer")
+            pointer = "All other flags of transformers' TrainingArguments work too: --help_all shows them."
+            group = self.add_argument_group(title, pointer if is_library_group else owner.__doc__)
+            for field in own:
+                described = copy(field)
+                described.type = types[field.name]
+                known = {key: value for key, value in field.metadata.items() if key not in OWN_METADATA}
+                described.metadata = MappingProxyType(known)
+                self._parse_dataclass_field(group, described)
+            for action in group._group_actions:
+                is_hidden = is_library_group and not self.show_all or action.dest in FIXED_FLAGS
+                if is_hidden or action.option_strings[0].startswith("--no_"):
+                    action.help = SUPPRESS
+                elif action.type is string_to_bool:
+                    action.metavar = "true|false"
+
+    def parse_given(self, argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """The fields that a command line names, and their values; and what of it belongs to no flag."""
+        not_given = object()
+        names = Namespace(**{action.dest: not_given for action in self._actions})
+        named, unused = self.parse_known_args(argv, names)
+        return {name: value for name, value in vars(named).items() if value is not not_given}, unused
+
+    def read(self, argv: list[str]) -> list[GivenFlag]:
+        """The flags of a command line one by one, each as it is written and as it is meant.
+
+        Raises:
+            ValueError: a flag is unknown, or its value is not what it has to be.
+        """
+        parts = divided(argv)
+        for name, arguments in parts.items():
+            self.check_name(name)
+            self.check_values(name, texts_of(arguments))
+        return [self.read_flag(name, arguments) for name, arguments in parts.items()]
+
+    def check_name(self, name: str) -> None:
+        """Raises ValueError where there is no such flag; its name may be cut short, as argparse allows it."""
+        if any(known.startswith(name) for known in self.flags):
+            return
+        close = get_close_matches(name, self.flags, n=1, cutoff=LIKE_BEFORE_IMPORTS if self.is_early else LIKE)
+        if close or not self.is_early:
+            meant = f"did you mean --{close[0]}? " if close else ""
+            raise ValueError(f"there is no --{name}: {meant}--help shows the flags, --help_all the Trainer's too.")
+
+    def check_values(self, name: str, texts: list[str]) -> None:
+        """Raises ValueError where a flag's value is neither the number nor the JSON nor the folder that it has to be,
+        or where a file of flags follows it."""
+        action = self.flags.get(name)
+        values = texts if action is not None and action.nargs == "+" else texts[:1]
+        for text in texts[len(values) :]:
+            if text.endswith(FILE_SUFFIXES):
+                raise ValueError(f"{text}: a file of flags must be the first argument.")
+        field = self.fields.get(action.dest) if action is not None else None
+        check = field.metadata.get("check") if field is not None else None
+        for text in values:
+            if action is not None and action.type in (int, float):
+                try:
+                    action.type(text)
+                except ValueError as error:
+                    kind = action.type.__name__
+                    raise ValueError(f"--{name} is {text!r}: give a number, of type {kind}.") from error
+            if check is not None or text.startswith("{"):
+                (check or json_object)(f"--{name}", text)
+
+    def read_flag(self, name: str, arguments: list[str]) -> GivenFlag:
+        """A flag from its part of a command line. One that may be the library's has its name in place of a field."""
+        texts = texts_of(arguments)
+        shown = " ".join([f"--{name}", *(texts if texts != ["true"] else [])])
+        values, _ = self.parse_given(arguments)
+        field, value = next(iter(values.items()), (name, likely_value(texts)))
+        return GivenFlag(shown, field, value, arguments)
+
+
+@cache
+def early_parser() -> FlagParser:
+    """The parser of this project's flags alone, which is there before the library is imported."""
+    return FlagParser((ModelArguments, DataArguments, TrainingFlags), is_early=True)
+
+
+def read_command_line(argv: list[str], parser: FlagParser | None = None) -> list[str]:
     """The flags of a command line whose first argument may be a JSON or YAML file of flags; those after it win.
 
     A name may be spelt with hyphens, `--batch-size`; it comes back with underscores. A flag of the file that says
     otherwise than one after it is left out, whatever the names of the two.
 
+    Args:
+        parser: of all flags; by default [`early_parser`], to find errors without the imports that take seconds.
+
     Raises:
         ValueError: the file or a flag's number or JSON can't be read, a flag is unknown, two flags contradict each
             other, or a folder does not exist.
     """
-    of_file = []
+    parser = parser or early_parser()
+    of_file: list[str] = []
     if argv and argv[0].endswith(FILE_SUFFIXES):
         of_file, argv = flags_of_file(Path(argv[0])), argv[1:]
-    of_file, argv = (
-        [flag_with_underscores(argument) if argument.startswith("--") else argument for argument in flags]
-        for flags in (of_file, argv)
-    )
-    for flags in (of_file, argv):
-        check_flags(flags)
-        check_agreement(given_flags(flags))
-    later = given_flags(argv)
-    earlier = {flag: value for flag, value in given_flags(of_file).items() if not contradiction({flag: value} | later)}
-    return as_arguments(earlier) + argv
-
-
-def check_flags(argv: list[str]) -> None:
-    """Raises ValueError where a flag is unknown, or its value can't be read or stands behind no flag."""
-    flag = ""
-    for argument in argv:
-        name, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        if name:
-            flag = name[2:]
-            check_name(flag)
-        elif not flag and value.endswith(FILE_SUFFIXES):
-            raise ValueError(f"{value} stands behind other arguments: give a file of flags as the first argument.")
-        if value:
-            check_value(flag, value)
-            flag = ""
-
-
-def with_underscores(name: str) -> str:
-    """A flag's name as `--help` shows it; every command takes hyphens too."""
-    return name.replace("-", "_")
+    of_file, argv = ([flag_with_underscores(argument) for argument in part] for part in (of_file, argv))
+    earlier, later = parser.read(of_file), parser.read(argv)
+    check_agreement(earlier)
+    check_agreement(later)
+    kept = [argument for flag in earlier if not contradiction([flag, *later]) for argument in flag.arguments]
+    return [*kept, *argv]
 
 
 def flag_with_underscores(argument: str) -> str:
-    """A flag, `--name` or `--name=value`, whose name is spelt with underscores."""
+    """An argument; if it is a flag, `--name` or `--name=value`, its name is spelt with underscores."""
+    if not argument.startswith("--"):
+        return argument
     name, equals, value = argument[2:].partition("=")
     return f"--{with_underscores(name)}{equals}{value}"
 
@@ -136,140 +231,38 @@ def as_arguments(flags: Mapping[str, Any]) -> list[str]:
 
 
 def given_flags(argv: list[str]) -> dict[str, str | list[str]]:
-    """Name as written -> value of a command line, as a file of flags has them; "true" where none stands."""
-    flags: dict[str, list[str]] = {}
+    """Name as written -> value of a command line, as a file of flags has them; "true" where it has none."""
+    flags = {name: texts_of(arguments) for name, arguments in divided(argv).items()}
+    return {name: texts if len(texts) > 1 else texts[0] if texts else "true" for name, texts in flags.items()}
+
+
+def divided(argv: list[str]) -> dict[str, list[str]]:
+    """Name as written -> the arguments of a command line that belong to the flag, its name among them."""
+    parts: dict[str, list[str]] = {}
     name = ""
     for argument in argv:
         if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            flags.pop(name, None)  # the later one wins, over a second name before it too
-            flags[name] = [value] if equals else []
-        elif name:
-            flags[name].append(argument)
-    return {name: values if len(values) > 1 else values[0] if values else "true" for name, values in flags.items()}
+            name = argument[2:].partition("=")[0]
+            parts.pop(name, None)  # the later one wins, over a second name before it too
+            parts[name] = [argument]
+        elif parts:
+            parts[name].append(argument)
+    return parts
 
 
-def check_agreement(given: Mapping[str, Any]) -> None:
-    """Raises ValueError where two of the given flags say different things about the same thing."""
-    if pair := contradiction(given):
-        raise ValueError(f"{pair[0]} and {pair[1]} contradict each other: leave out one of them.")
+def texts_of(arguments: list[str]) -> list[str]:
+    """The values of a flag, from its part of a command line."""
+    _, equals, value = arguments[0].partition("=")
+    return [*([value] if equals else []), *arguments[1:]]
 
 
-def contradiction(given: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Two of the flags, given by name as written, that contradict each other; None where all agree."""
-    said: dict[str, tuple[str, Any]] = {}
-    for flag, value in given.items():
-        field, meaning = meant(flag, value)
-        for name, claim in {**IMPLIED.get(field, lambda _: {})(meaning), field: meaning}.items():
-            other, known = said.setdefault(name, (flag, claim))
-            if known != claim:
-                first, second = (
-                    f"--{written}" if given[written] == "true" else f"--{written} {given[written]}"
-                    for written in (other, flag)
-                )
-                return first, second
-    return None
-
-
-def meant(flag: str, value: Any) -> tuple[str, Any]:
-    """The field that a flag stands for, which may be another name of it or cut short, and the value as a field has it.
-
-    Numbers are floats, what is true or false is a bool, and all else is left as text, so that equals are equal.
-    """
-    flag = flag.replace("-", "_")
-    field = flag_fields().get(flag) or next((of for name, of in flag_fields().items() if name.startswith(flag)), flag)
-    kind = known_flags().get(field, "")
-    value = getattr(value, "value", value)  # of an enumeration of the library
-    if flag.startswith("no_") and field == flag.removeprefix("no_"):
-        return field, False
-    if kind == "bool":
-        return field, str(value).lower() in TRUE
-    if kind in NUMBERS and isinstance(value, (str, int, float)):
-        with suppress(ValueError):  # a number is missing: the parser says so
-            return field, float(value)
-    return field, value
-
-
-def check_name(flag: str) -> None:
-    """Raises ValueError where there is no such flag; its name may be cut short, as argparse allows it."""
-    if not any(name.startswith(flag) for name in known_flags()):
-        close = get_close_matches(flag, known_flags(), n=1, cutoff=0.7)
-        meant = f"did you mean --{close[0]}? " if close else ""
-        raise ValueError(f"there is no --{flag}: {meant}--help shows the flags, --help_all the Trainer's too.")
-
-
-def check_value(flag: str, value: str) -> None:
-    """Raises ValueError where a flag's value is neither the number nor the JSON nor the folder that it has to be."""
-    number = NUMBERS.get(known_flags().get(flag))
-    try:
-        number and number(value)
-    except ValueError as error:
-        raise ValueError(f"--{flag} is {value!r}: give a number, of type {number.__name__}.") from error
-    if flag in JSON_FLAGS or value.startswith("{"):
-        json_object(flag, value)
-    if flag in SOURCE_FLAGS:
-        check_source(f"--{flag}", value)
-
-
-def check_source(name: str, value: str) -> None:
-    """Raises ValueError where a value, called `name` on the command line, is a path and nothing is there."""
-    # A Hub id is a name, or an owner and a name.
-    if not value or ((value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists()):
-        raise ValueError(f"{name} is {value!r}: there is no such folder.")
-
-
-def json_object(flag: str, value: str) -> dict[str, Any]:
-    """The JSON object that a flag's value spells out.
-
-    Raises:
-        ValueError: it is no JSON, or another kind of JSON.
-    """
-    try:
-        fields = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--{flag} is {value!r}, which is no JSON: {error}.") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f'--{flag} is {value!r}: give a JSON object, such as {{"hidden_size": 64}}.')
-    return fields
-
-
-def check_onnx_packages(flag: str) -> None:
-    """Raises ValueError where the packages of an ONNX export, an extra, are not all installed."""
-    if lacking := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
-        raise ValueError(f"{flag} needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
-
-
-@cache
-def known_flags() -> dict[str, str]:
-    """The names of all flags, second names too, and their types: this project's and those of the library's Trainer."""
-    return {"help": "", "help_all": ""} | {name: kind for name, kind, _ in all_flags()}
-
-
-@cache
-def flag_fields() -> dict[str, str]:
-    """The names of all flags, second names too, and the fields that they set."""
-    return {name: field for name, _, field in all_flags()}
-
-
-def all_flags() -> Iterator[tuple[str, str, str]]:
-    """Name, type and field of each flag."""
-    library = Path(find_spec("transformers").origin).with_name("training_args.py")
-    for path in (library, Path(__file__).with_name("arguments.py")):
-        for name, kind, field in defined_flags(path):
-            yield name, kind, field
-            if kind == "bool":
-                yield f"no_{name}", "", field
-
-
-def defined_flags(path: Path) -> Iterator[tuple[str, str, str]]:
-    """The flags that a file's dataclasses of arguments define: names, types and fields. It is read, not imported."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name.endswith("Arguments"):
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign):
-                    kind = ast.unparse(field.annotation).removesuffix(" | None").removeprefix("None | ")
-                    yield field.target.id, kind, field.target.id
-                    for part in ast.walk(field):
-                        if isinstance(part, ast.keyword) and part.arg == "aliases":
-                            for name in ast.literal_eval(part.value):
-                                yield name.removeprefix("--"), kind, field.target.id
+def likely_value(texts: list[str]) -> Any:
+    """What the values of a flag of unknown type most likely mean: a number, true or false, else the text."""
+    if len(texts) > 1:
+        return texts
+    text = texts[0] if texts else "true"
+    with suppress(ValueError):
+        return float(text)
+    with suppress(ArgumentTypeError):
+        return string_to_bool(text)
+    return text

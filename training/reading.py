@@ -13,7 +13,8 @@ from ..data.errors import DataError
 from ..data.images import VqaData, check_readable, data_hash, prepare
 from ..data.rows import drop_unanswered, first_rows, groups_of, hold_out, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
-from .arguments import DataArguments, MMJepaTrainingArguments
+from .arguments import MMJepaTrainingArguments
+from .flags import DataArguments
 
 logger = logging.getLogger("mmjepa")
 

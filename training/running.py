@@ -19,8 +19,8 @@ from ..reporting.html import write_html_report
 from ..reporting.picture import draw_answers
 from ..reporting.plain_words import plain_words
 from ..reporting.table import answer_table
-from .arguments import ModelArguments
 from .callbacks import MMJepaTensorBoardCallback
+from .flags import ModelArguments
 from .trainer import MMJepaTrainer
 
 PREDICTIONS = "predictions.parquet"

@@ -1,0 +1,34 @@
+"""Checks of what a flag or an argument of a command says: JSON, a folder, packages. Quick to import."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+def check_source(name: str, value: str) -> None:
+    """Raises ValueError where a value, called `name` on the command line, is a path and nothing is there."""
+    # A Hub id is a name, or an owner and a name.
+    if not value or ((value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists()):
+        raise ValueError(f"{name} is {value!r}: there is no such folder.")
+
+
+def json_object(name: str, value: str) -> dict[str, Any]:
+    """The JSON object that a value, called `name` on the command line, spells out.
+
+    Raises:
+        ValueError: it is no JSON, or another kind of JSON.
+    """
+    try:
+        fields = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is {value!r}, which is no JSON: {error}.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f'{name} is {value!r}: give a JSON object, such as {{"hidden_size": 64}}.')
+    return fields
+
+
+def check_onnx_packages(name: str) -> None:
+    """Raises ValueError where the packages of an ONNX export, an extra, are not all installed."""
+    if lacking := [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]:
+        raise ValueError(f"{name} needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
