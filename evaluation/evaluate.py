@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from ..data.batches import alignment_text
 from ..data.images import VqaData
 from ..data.loading import is_answered
+from ..encoder_mmjepa import MMJepaImageFeatures
 from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers, score_answers
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import alignment_metrics, cosines
 from .answering import (

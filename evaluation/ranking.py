@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from ..encoder_mmjepa import MMJepaImageFeatures
 from ..metrics.vqa_answers.vqa_answers import normalize_answer
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answering import answer_questions, encode_all_texts, map_questions
 

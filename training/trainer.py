@@ -58,7 +58,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 from ..data.batches import ImageGroupedSampler, SharedBatchSampler, VqaCollator
 from ..data.images import VqaData, normalize_pixels
 from ..data.streaming import StreamedVqaData
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, PatchesPrefix, share_weights
+from ..encoder_mmjepa import MMJepaPatchesPrefix
+from ..loading_mmjepa import share_weights
+from ..losses_mmjepa import MMJepaTrainingStep
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import MMJepaTrainingArguments
 from .augmentation import augment
@@ -369,7 +372,7 @@ class MMJepaTrainer(Trainer):
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
             return super().create_optimizer(model)  # a factory makes groups of its own
         with_decay = set(self.get_decay_parameter_names(model))
-        queries = {id(module.queries) for module in model.modules() if isinstance(module, PatchesPrefix)}
+        queries = {id(module.queries) for module in model.modules() if isinstance(module, MMJepaPatchesPrefix)}
         groups = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -491,13 +494,12 @@ class MMJepaTrainer(Trainer):
         if model.training:
             tokens = counts["ce"] if num_items_in_batch is None else num_items_in_batch
             divisors = {**self.counts_in_step, "ce": tokens}
-            inputs = {
-                **inputs,
-                "return_logits": False,
-                "num_rows_in_batch": self.counts_in_step["align"],
-                "num_answers_in_batch": self.counts_in_step["answer"],
-                "answer_smoothing": self.args.label_smoothing_factor,
-            }
+            step = MMJepaTrainingStep(
+                num_rows=self.counts_in_step["align"],
+                num_answers=self.counts_in_step["answer"],
+                answer_smoothing=self.args.label_smoothing_factor,
+            )
+            inputs = {**inputs, "return_logits": False, "training_step": step}
         else:
             divisors, num_items_in_batch = counts, None  # the batch's own means
             inputs = {**inputs, "return_logits": self.compute_metrics is not None}

@@ -21,6 +21,7 @@ from transformers import BatchFeature, BitImageProcessorPil
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data.images import VqaData, normalize_pixels
+from mmjepa.encoder_mmjepa import MMJepaImageFeatures
 from mmjepa.evaluation.alignment import alignment_metrics, chance_of_hit
 from mmjepa.evaluation.answering import answer_probabilities, answer_questions, encode_all_images, in_shares
 from mmjepa.evaluation.controls import image_gain, majority_answers, other_images
@@ -28,7 +29,6 @@ from mmjepa.evaluation.evaluate import evaluate_model, score_majority
 from mmjepa.evaluation.predicting import predict
 from mmjepa.evaluation.report import answer_table, draw_answers, markdown_table
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
-from mmjepa.modeling_mmjepa import MMJepaImageFeatures
 
 PATHVQA = Path(__file__).parents[3] / "shared" / "data" / "pathvqa"
 
