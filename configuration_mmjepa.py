@@ -9,7 +9,7 @@ ALIGNMENT_LOSSES = ("cosine", "infonce", "sigmoid")
 ALIGNMENT_TARGETS = ("embedding", "centered", "layer_norm")
 ALIGNMENT_TEXTS = ("priority", "statement", "question", "caption", "answer", "text")
 
-# Saving a model adds only the one Auto class it is registered for; a checkpoint answers to all of these.
+# Saving a model names only the one Auto class that it is registered for; a checkpoint loads with all of these.
 AUTO_MODEL_CLASSES = (
     "AutoModel",
     "AutoModelForImageTextToText",
@@ -27,12 +27,11 @@ class MMJepaConfig(PreTrainedConfig):
         text_config: a `BartConfig` or its dict, of width D: its encoder half is the frozen text encoder, its decoder
             half writes the answers. Generation takes its special tokens from it.
         num_image_tokens: M, how many visual tokens the decoder reads for an image.
-        visual_prefix: how an image becomes M tokens. "patches": the first is the aligned image embedding, the others
-            are made by M - 1 learned queries that cross-attend to the patch states; each starts as the reader of its
-            own cell of the image. "pooled": an MLP makes all of the
-            aligned image embedding. Trained from random weights, "pooled" was seen to stay at the answers that the
-            questions alone give.
-        aligned_token: False leaves the aligned image embedding out of "patches"; M queries read the patches then.
+        visual_prefix: how an image becomes M tokens. "patches": the first token is the aligned image embedding, and
+            M - 1 learned queries that cross-attend to the patch states make the others; each starts by reading its own
+            cell of the image. "pooled": an MLP makes all tokens of the aligned image embedding. Trained from random
+            weights, a "pooled" model kept giving the answers that the questions alone suggest.
+        aligned_token: False leaves the aligned image embedding out of "patches"; then M queries read the patches.
         image_pooling: the image embedding is the CLS state ("cls") or the mean of the patch states ("mean").
         project_image: whether a linear layer maps the image embedding to the text width. Can only be switched off
             where Dv == D.
@@ -40,22 +39,23 @@ class MMJepaConfig(PreTrainedConfig):
             2303.15343) also push wrong pairs of the batch apart; equal texts never count as a wrong pair.
         alignment_target: what the image predicts: the text encoder's pooled "embedding", the same "centered" on the
             mean of the training texts, or "layer_norm" over the features as in I-JEPA (arXiv 2301.08243).
-        alignment_text: what of a row the image is aligned to. The model never reads it: collator, centring and
-            evaluation do. "priority": the first of question, caption, answer and text that the row has. "statement":
-            question and answer together, without a question as "priority". Else the column of that name.
+        alignment_text: which text of a row the image is aligned to. Collator, centring and evaluation read this field;
+            the model does not. "priority": the first of question, caption, answer and text that the row has.
+            "statement": question and answer together, or "priority" if the row has no question. Other values name a
+            column.
         rank_threshold: the probability from which a ranked answer is as good as a written one, measured on the
-            validation split at the end of training; None where it was not measured.
-        held_out: what of the training images was held out, a dict of percentage, seed, group_column and a hash of the
-            images for each training of the model; None where nothing of them was, or where it is not known.
+            validation split at the end of training; None if it was not measured.
+        held_out: which training images were held out: for each training of the model a dict of percentage, seed,
+            group_column and a hash of the images. None if none were, or if that is not known.
         lambda_align, lambda_ce, lambda_answer: weights of the alignment, the answers' tokens and the answers'
             embeddings in the total loss.
         predict_answer: whether the decoder's first state predicts the embedding of the answer (VL-JEPA, arXiv
-            2512.10942), which also scores a closed list of answers (`rank_answers`). Without it the model has no
-            weights for it, and lambda_answer is 0. By default where lambda_answer is above 0.
-        tie_word_embeddings: whether the decoder's output head is its embedding matrix. The text encoder's embeddings
-            are always a matrix of their own: tied, training the decoder would move the text encoder.
-        position_turns: the highest frequency of the position codes that the queries of "patches" start as, in turns
-            over the image.
+            2512.10942), which also scores a closed list of answers (`rank_answers`). If False, the model has no
+            weights for it, and lambda_answer is 0. By default True if lambda_answer is above 0.
+        tie_word_embeddings: whether the decoder's output head is its embedding matrix. The text encoder always has an
+            embedding matrix of its own: if the decoder shared it, training would change the text encoder.
+        position_turns: the highest frequency, in turns over the image, of the position codes as which the queries of
+            "patches" start.
         initializer_factor: standard deviation of the new linear layers' initial weights, in units of
             1 / sqrt(inputs of the layer).
 
@@ -66,7 +66,7 @@ class MMJepaConfig(PreTrainedConfig):
 
     model_type = "mmjepa"
     sub_configs_defaults = {"vision_config": Dinov2Config, "text_config": BartConfig}
-    # What evaluation in the library's Trainer does not gather beside the logits.
+    # What the library's Trainer does not gather in an evaluation; the logits it does.
     keys_to_ignore_at_inference = [
         "past_key_values",
         "loss_align",
@@ -99,7 +99,7 @@ class MMJepaConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
-        # The library would read another model's dict as if it were one of ours.
+        # The library would read another model's dict as if it were one of these.
         self._check_sub_config("vision_config", Dinov2Config)
         self._check_sub_config("text_config", BartConfig)
         super().__post_init__(**kwargs)
@@ -145,7 +145,7 @@ class MMJepaConfig(PreTrainedConfig):
         for name in ("position_turns", "initializer_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number above 0.")
-        # Questions without a mask are read by their padding, and answers are shifted by these two.
+        # The first gives questions their mask if they come without one; both are needed to shift answers.
         for name in ("pad_token_id", "decoder_start_token_id"):
             if getattr(self.text_config, name) is None:
                 raise ValueError(f"text_config.{name} is None: give the tokenizer's number for it.")
@@ -163,7 +163,7 @@ class MMJepaConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As in the library, which only warns when the dict is another model's and goes on to random weights.
+        """As in the library, which only warns about a dict of another model and then makes random weights.
 
         Raises:
             ValueError: `config_dict` is of another model type, or a value is not allowed.
@@ -175,7 +175,7 @@ class MMJepaConfig(PreTrainedConfig):
                 "DINOv2 and a BART checkpoint, use MMJepaForConditionalGeneration.from_vision_text_pretrained."
             )
         loaded = super().from_dict(config_dict, **kwargs)
-        # The library sets the fields among `kwargs` after the others were checked.
+        # The library sets the fields in `kwargs` after `__post_init__` checked the others.
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config._check_values()
         return loaded

@@ -5,22 +5,10 @@ import operator
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from http.client import HTTPConnection, HTTPSConnection
 from io import BytesIO
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
-from urllib.request import (
-    HTTPDefaultErrorHandler,
-    HTTPErrorProcessor,
-    HTTPHandler,
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    Request,
-)
 
 import numpy as np
 import PIL.Image
@@ -30,18 +18,18 @@ from transformers.image_utils import ChannelDimension, ImageInput, is_valid_imag
 from transformers.processing_utils import ProcessingKwargs, Unpack
 from transformers.utils import is_torch_tensor, logging
 
+from .fetching_mmjepa import fetch
+
 logger = logging.get_logger(__name__)
 
 PIL.Image.init()
-# All that Pillow reads but EPS, which is a program: Pillow lets Ghostscript run it.
+# All formats that Pillow reads except EPS: an EPS file is a program, which Pillow lets Ghostscript run.
 FORMATS = sorted(set(PIL.Image.OPEN) - {"EPS"})
-MAX_DOWNLOAD = 50_000_000  # bytes of an image behind a URL
-MAX_SECONDS = 30  # for all of them
 # Tags of TIFF and EXIF, and PNG's chunks of text and of the colour profile.
 ORIENTATION, BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 0x0112, 0x0102, 0x0119
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 PNG_START = b"\x89PNG\r\n\x1a\n"
-# How files begin that are taken for images but are none -> what they are, and what to do.
+# First bytes of files that are no images but are taken for some -> what they are, and what to do.
 OTHER_FILES = (
     (rb"version https://git-lfs", "it is a pointer of Git LFS in place of the file: fetch that with `git lfs pull`"),
     (rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)", "it is an HTML page: download the image itself"),
@@ -57,7 +45,7 @@ OTHER_FILES = (
     (rb"ZISRAWFILE|\x89HDF", "it is a microscope's own file: export the field of view as PNG or TIFF"),
 )
 
-# The model answers one question at a time: of a chat it is the last turn's text. Earlier turns only bring the image.
+# The model answers one question at a time: the text of a chat's last turn. Earlier turns only bring the image.
 CHAT_TEMPLATE = (
     "{% set content = messages[-1]['content'] %}"
     "{% set question = content if content is string else "
@@ -69,37 +57,35 @@ CHAT_TEMPLATE = (
 )
 
 
-class MMJepaProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
-
-
 class MMJepaProcessor(ProcessorMixin):
     """DINOv2's image processor and BART's tokenizer in one.
 
     Args:
         image_processor: makes `pixel_values` of images; normally a `BitImageProcessor`.
         tokenizer: makes token ids of questions and answers; normally a `BartTokenizer`. Its `model_max_length` is the
-            length that text is truncated to, with one warning.
+            length at which text is truncated, with one warning.
         chat_template: Jinja template of `apply_chat_template`; by default the text of the last turn, which has to be
             the user's. An image of an earlier turn stays the image that it asks about.
     """
 
-    valid_processor_kwargs = MMJepaProcessorKwargs
+    text_kwargs = {"padding": True, "truncation": True}
 
     def __init__(self, image_processor, tokenizer, chat_template: str | dict[str, str] | None = None):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
-        # Saving sets it and loading drops it: without it a loaded processor would differ from the saved one.
+        # Saving sets it and loading drops it. Without this line a loaded processor would differ from the saved one.
         self.auto_map = {"AutoProcessor": "processing_mmjepa.MMJepaProcessor"}
 
+    # The library's own call takes neither answers nor image_index, does not work for answers alone, and has no hook
+    # that sees whether the tokenizer truncates.
     def __call__(
         self,
         images: ImageInput | str | bytes | Sequence[str | bytes] | None = None,
         text: str | Sequence[str] | None = None,
         answers: str | Sequence[str] | None = None,
         image_index: Sequence[int] | None = None,
-        **kwargs: Unpack[MMJepaProcessorKwargs],
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
-        """Tensors of I images and B questions, as far as they are given; lists without `return_tensors="pt"`.
+        """Tensors of the I images and B questions that are given; lists without `return_tensors="pt"`.
 
         Args:
             images: one image or I, each a PIL image of any mode, an array or tensor (H, W), (H, W, C) or (C, H, W) of
@@ -107,7 +93,7 @@ class MMJepaProcessor(ProcessorMixin):
                 in base64.
             text: one question or B.
             answers: one answer for each question.
-            image_index: for each question the number of the image it is about; left out, I is B.
+            image_index: for each question the number of its image; needed unless I == B.
             kwargs: for the tokenizer and the image processor; `padding` defaults to the longest question of the batch.
 
         Returns:
@@ -115,14 +101,15 @@ class MMJepaProcessor(ProcessorMixin):
             with -100; `image_index` (B,).
 
         Raises:
-            ValueError: the numbers of images, questions, answers and indices do not fit each other; there is no image
-                at a path, or in bytes; or a text has half of a character.
+            ValueError: the numbers of images, questions, answers and indices do not fit each other; a path or bytes
+                hold no image; or a text has half of a character.
             TypeError: an image, a question, an answer or an index is of a type that is not listed above.
         """
         if images is None and text is None and answers is None:
             raise ValueError("nothing to process: give `images`, `text`, `answers` or several of them.")
-        merged = self._merge_kwargs(MMJepaProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
-        images_kwargs, text_kwargs = merged["images_kwargs"], merged["text_kwargs"]
+        merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        # transformers 5.21 does not merge the class's own defaults.
+        images_kwargs, text_kwargs = merged["images_kwargs"], {**self.text_kwargs, **merged["text_kwargs"]}
         layout = images_kwargs.pop("input_data_format", None)
         data: dict[str, Any] = {}
         if image_index is not None:
@@ -158,13 +145,13 @@ class MMJepaProcessor(ProcessorMixin):
 def to_rgb(image: PIL.Image.Image, encoded: bytes = b"") -> PIL.Image.Image:
     """`image` of any mode as 8-bit RGB: upright as its EXIF tag says, over white where it is transparent.
 
-    16-bit values are scaled to 8 bit by their range; Pillow by itself would cut grey ones off at 255, and of colours
-    keep the higher byte, which is nearly black where a camera's 12 bits are stored in 16.
+    16-bit values are scaled to 8 bit by their range. Pillow would clip grey ones at 255. Of colours it would keep the
+    higher byte, which is nearly black if a camera's 12 bits are stored in 16.
 
     Args:
-        encoded: the file that `image` was opened from, for what it says of its range.
+        encoded: the file that `image` was opened from; it may state the range of its values.
     """
-    values = wide_colors(image, encoded)  # first: whatever loads the image forgets how it is stored
+    values = wide_colors(image, encoded)  # first: a loaded image no longer knows how it was stored
     white, rotation = stated_white(image, encoded), image.getexif().get(ORIENTATION, 1)
     if values is None and (image.mode == "F" or image.mode.startswith("I")):
         values = np.asarray(image)
@@ -181,7 +168,7 @@ def to_rgb(image: PIL.Image.Image, encoded: bytes = b"") -> PIL.Image.Image:
 
 
 def stated_white(image: PIL.Image.Image, encoded: bytes) -> int | None:
-    """The largest value that samples have by a TIFF file's tags or a PNG file's sBIT; None where it says nothing."""
+    """The largest value of a sample, as a TIFF file's tags or a PNG file's sBIT state it; None if they don't."""
     if tags := getattr(image, "tag_v2", None):
         largest, bits = (int(np.max(tags.get(tag) or 0)) for tag in (MAX_SAMPLE_VALUE, BITS_PER_SAMPLE))
         return largest or (2**bits - 1 if bits < 16 else None)
@@ -190,7 +177,7 @@ def stated_white(image: PIL.Image.Image, encoded: bytes) -> int | None:
 
 
 def wide_colors(image: PIL.Image.Image, encoded: bytes) -> np.ndarray | None:
-    """The values (H, W, C) of a file of 16-bit colours whose higher bytes are nearly all that is black; else None."""
+    """The values (H, W, C) of a file of 16-bit colours whose higher bytes are nearly all 0; None for other files."""
     tiles: Any = getattr(image, "tile", [])
     raw_mode = raw_mode_of(tiles[0]) if tiles and encoded else ""
     if not re.fullmatch("RGBA?;16[BLN]", raw_mode):
@@ -208,13 +195,13 @@ def wide_colors(image: PIL.Image.Image, encoded: bytes) -> np.ndarray | None:
 
 
 def raw_mode_of(tile: tuple) -> str:
-    """How the bytes of a part of a file stand for pixels, such as "RGB;16B"; "" where its decoder does not say."""
+    """How the bytes of a part of a file encode pixels, such as "RGB;16B"; "" if its decoder does not say."""
     arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
     return arguments[0] if arguments and isinstance(arguments[0], str) else ""
 
 
 def png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and end of each chunk of a PNG file; of other files none."""
+    """Kind, start and end of each chunk of a PNG file; nothing for other files."""
     place = len(PNG_START) if encoded.startswith(PNG_START) else len(encoded)
     while place < len(encoded):
         end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")
@@ -223,14 +210,16 @@ def png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def without_texts(encoded: bytes) -> bytes:
-    """A PNG file without its texts and its colour profile, of which Pillow refuses large ones; others as they are."""
+    """A PNG file without its texts and its colour profile: Pillow refuses large ones. Other files are unchanged."""
     kept = [encoded[start:end] for kind, start, end in png_chunks(encoded) if kind not in PNG_TEXTS]
     return PNG_START + b"".join(kept) if kept else encoded
 
 
 def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Image.Image:
-    """An image in any of the forms that [`MMJepaProcessor`] takes as 8-bit RGB; `layout` says where an array's
-    channels are, which its shape tells if it does not."""
+    """An image, in any form that [`MMJepaProcessor`] takes, as 8-bit RGB.
+
+    `layout` says where an array's channels are; without it, the shape decides.
+    """
     if isinstance(image, (str, Path)):
         return decode_image(encoded_image(str(image)))
     if isinstance(image, bytes):
@@ -249,7 +238,7 @@ def load_rgb(image: Any, layout: ChannelDimension | str | None = None) -> PIL.Im
 
 
 def encoded_image(source: str) -> bytes:
-    """The bytes of the image file that a URL, a path or a base64 string stands for."""
+    """The bytes of the image file at a URL or a path, or in a base64 string."""
     if source.startswith(("http://", "https://")):
         return fetch(source)
     if os.path.isfile(source):
@@ -264,17 +253,17 @@ def encoded_image(source: str) -> bytes:
 
 
 def base64_image(text: str) -> bytes | None:
-    """The bytes of the image file that a text is in base64, also as a data URL; None where it is none."""
+    """The bytes of the image file that a text holds in base64, also as a data URL; None if it holds none."""
     try:
         encoded = base64.b64decode(text.partition(",")[2] if text.startswith("data:image/") else text)
         PIL.Image.open(BytesIO(without_texts(encoded)), formats=FORMATS)
         return encoded
-    except Exception:  # whatever a text that is no image is taken for
+    except Exception:  # a text that is no image can fail in many ways
         return None
 
 
 def decode_image(encoded: bytes) -> PIL.Image.Image:
-    """The image of an image file's bytes as 8-bit RGB, of an animation the first one.
+    """The image in an image file's bytes as 8-bit RGB; of an animation, the first image.
 
     transformers' `load_image` would cut off 16-bit values and lose transparency.
 
@@ -295,7 +284,7 @@ def decode_image(encoded: bytes) -> PIL.Image.Image:
 
 
 def why_unreadable(encoded: bytes, error: Exception) -> str:
-    """What is wrong with the bytes that Pillow, by `error`, can't read as an image, and what to do."""
+    """What is wrong with bytes that Pillow can't read as an image, for the reason `error`, and what to do."""
     if not encoded:
         return "it is empty"
     if isinstance(error, PIL.Image.DecompressionBombError):
@@ -306,64 +295,6 @@ def why_unreadable(encoded: bytes, error: Exception) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):  # whose message has the address of the bytes in memory
         return "it is no image in a format that Pillow knows"
     return f"{error or type(error).__name__}"[:300].rstrip(".")
-
-
-def fetch(url: str) -> bytes:
-    """What a public machine has under `url`, at most `MAX_DOWNLOAD` bytes in `MAX_SECONDS`. No proxy is used.
-
-    Raises:
-        ValueError: it is larger or slower, or `url`, or what it redirects to, is of this machine or a private network.
-            Where others give the URLs, they must not reach what this machine alone can reach.
-        OSError: it can't be had.
-    """
-    opener, end = OpenerDirector(), time.monotonic() + MAX_SECONDS
-    for handler in (PublicHTTPHandler(), PublicHTTPSHandler(), HTTPRedirectHandler(), HTTPErrorProcessor()):
-        opener.add_handler(handler)
-    opener.add_handler(HTTPDefaultErrorHandler())  # a status such as 404 is an error
-    content = BytesIO()
-    with opener.open(Request(url, headers={"User-Agent": "mmjepa"}), timeout=MAX_SECONDS) as response:
-        while chunk := response.read1(2**16):
-            content.write(chunk)
-            if content.tell() > MAX_DOWNLOAD or time.monotonic() > end:
-                raise ValueError(
-                    f"{url} has more than {MAX_DOWNLOAD // 10**6} MB or takes more than {MAX_SECONDS} seconds: "
-                    "download it, and give the path of the file."
-                )
-    return content.getvalue()
-
-
-def check_public(address: str) -> None:
-    """Raises ValueError where an IP address is not one of the public internet."""
-    ip = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if not ip.is_global or ip.is_multicast:
-        raise ValueError(
-            f"the URL of an image leads to {ip}, an address of this machine or of a private network, from which "
-            "nothing is fetched: download the image, and give the path of the file."
-        )
-
-
-class PublicHTTPConnection(HTTPConnection):
-    """Checks the machine that it is connected to, by whatever name, before anything is asked of it."""
-
-    def connect(self):
-        super().connect()
-        check_public(self.sock.getpeername()[0])
-
-
-class PublicHTTPSConnection(PublicHTTPConnection, HTTPSConnection):
-    pass
-
-
-class PublicHTTPHandler(HTTPHandler):
-    def http_open(self, request):
-        return self.do_open(PublicHTTPConnection, request)
-
-
-class PublicHTTPSHandler(HTTPSHandler):
-    def https_open(self, request):
-        return self.do_open(PublicHTTPSConnection, request)
 
 
 def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None) -> PIL.Image.Image:
@@ -383,12 +314,12 @@ def array_image(values: np.ndarray, layout: ChannelDimension | str | None = None
 def to_8_bit(values: np.ndarray, stated_white: int | None = None) -> np.ndarray:
     """Brightness as 8-bit integers: larger integers and numbers between 0 and 1 are scaled, 0 to 255 stay.
 
-    16-bit integers may hold fewer bits, such as a camera's 12: white is the largest number of 8, 10, 12, 14 or 16
-    bits that holds them all, and, where a file states its own, that.
+    16-bit integers may hold fewer bits, such as a camera's 12. White is the largest number of 8, 10, 12, 14 or 16
+    bits, whichever is the first to hold all values and the file's `stated_white`.
     """
     if values.dtype == np.uint8:
         return values
-    if values.dtype.name == "bfloat16":  # of ml_dtypes, which JAX makes: no kind of number to numpy
+    if values.dtype.name == "bfloat16":  # of ml_dtypes, as JAX makes it: numpy does not see a number in it
         values = values.astype(np.float32)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"an image has values of type {values.dtype}: give numbers, 0 to 1 or 0 to 255.")
@@ -415,7 +346,7 @@ def to_8_bit(values: np.ndarray, stated_white: int | None = None) -> np.ndarray:
 
 
 def flat_list(images: Any) -> list:
-    """One image, a batch as one array (I, ...) or a list, whose items may be lists of one image, as chats have."""
+    """The images of one image, an array (I, ...) or a list; a list may hold lists of one image, as chats do."""
     if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
         return list(images) if getattr(images, "ndim", 0) == 4 else [images]
     for row, item in enumerate(images):
@@ -425,7 +356,7 @@ def flat_list(images: Any) -> list:
 
 
 def whole_numbers(image_index: Any) -> list[int]:
-    """`image_index` as a list; 0.7 is no image's number, and a mask of booleans is none of numbers."""
+    """`image_index` as a list of numbers. Fractions and booleans are refused."""
     try:
         if any("bool" in str(getattr(index, "dtype", type(index))) for index in image_index):
             raise TypeError
@@ -454,7 +385,7 @@ def check_strings(name: str, texts: Any, like: list[str] | None = None) -> list[
 
 
 def check_counts(images: list | None, questions: list | None, image_index: list[int] | None) -> None:
-    """Raises ValueError where there is no image, or images, questions and indices do not fit each other."""
+    """Raises ValueError if there is no image, or if images, questions and indices do not fit each other."""
     if images == []:
         raise ValueError("`images` is empty: give at least one image.")
     if image_index is None:

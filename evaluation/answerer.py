@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..data.images import normalize_pixels
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
+from ..encoder_mmjepa import MMJepaImageFeatures
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .shares import batches, in_shares
 

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
+from ..encoder_mmjepa import MMJepaImageFeatures
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answerer import evaluating, written_labels
 

@@ -10,8 +10,9 @@ from torch import distributed
 from tqdm.auto import tqdm
 
 from ..data.images import VqaData
+from ..encoder_mmjepa import MMJepaImageFeatures
 from ..metrics.vqa_answers.vqa_answers import score_answers
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, MMJepaImageFeatures
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import score_alignment
 from .answerer import Answerer

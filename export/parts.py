@@ -22,7 +22,8 @@ from torch import nn
 from transformers import BartForConditionalGeneration, BartModel, Dinov2Model, GenerationConfig
 
 from ..configuration_mmjepa import MMJepaConfig
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, load_tower, share_weights
+from ..loading_mmjepa import load_tower, share_weights
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .command import export_saved_model
 

@@ -8,9 +8,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .plain_words import plain_words
 from .table import TABLE_COLUMNS, TABLE_ROWS, answer_table
 
-CODE_FILES = [f"{name}_mmjepa.py" for name in ("configuration", "modeling", "processing")]
-PACKAGE = Path(__file__).parents[1]
-# Prefix of a split's numbers in all_results.json -> the split's name.
+# What travels with a checkpoint.
+CODE_FILES = sorted(Path(__file__).parents[1].glob("*_mmjepa.py"))
+# Prefix of a split's numbers in all_results.json -> its name.
 SPLITS = {"eval_": "validation", "test_": "test"}
 
 TEMPLATE = """---
@@ -52,7 +52,7 @@ the model has over shuffled images, beyond chance, is due to the image itself.
 {% endif %}
 ## The code
 
-`trust_remote_code=True` runs the three Python files of this repository. Their SHA-256 hashes (`sha256sum *.py`), to
+`trust_remote_code=True` runs the Python files of this repository. Their SHA-256 hashes (`sha256sum *.py`), to
 compare with those of other copies, and a `revision` that names a commit keep them the ones that you have read:
 
 {% for name, hash in code_hashes.items() %}    {{ hash }}  {{ name }}
@@ -130,7 +130,7 @@ def model_card(
         template_str=TEMPLATE,
         model_name=model_name,
         model_id=model_id,
-        code_hashes={name: sha256((PACKAGE / name).read_bytes()).hexdigest() for name in CODE_FILES},
+        code_hashes={path.name: sha256(path.read_bytes()).hexdigest() for path in CODE_FILES},
         origin=f"{'Fine-tuned' if fine_tuned else 'Trained'} from {start} on {dataset}.",
         tables={split: answer_table(of_split) for split, of_split in numbers.items()},
         sentences={split: plain_words(of_split) for split, of_split in numbers.items()},

@@ -10,7 +10,7 @@ from transformers import BatchFeature, BitImageProcessorPil
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data.images import VqaData
-from mmjepa.modeling_mmjepa import MMJepaImageFeatures
+from mmjepa.encoder_mmjepa import MMJepaImageFeatures
 
 
 class CharacterProcessor:

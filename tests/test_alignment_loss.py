@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmjepa.modeling_mmjepa import AlignmentLoss
+from mmjepa.losses_mmjepa import MMJepaAlignmentLoss
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [4, 24, 26, 64, 256])
 def test_infonce_does_not_count_equal_texts_or_the_images_own_texts_as_wrong(make_config, rows, dtype):
-    loss = AlignmentLoss(make_config(alignment_loss="infonce"))
+    loss = MMJepaAlignmentLoss(make_config(alignment_loss="infonce"))
     torch.nn.init.constant_(loss.logit_scale, 1.0)
     images = torch.randn(rows // 2, 64)
     image_index = torch.arange(rows) // 2
@@ -45,7 +45,7 @@ def test_equal_texts_of_a_whole_batch_leave_nothing_to_push_apart(make_model, ba
 @pytest.mark.parametrize("alignment_loss", ["cosine", "infonce", "sigmoid"])
 @pytest.mark.parametrize("count", [6, 64])
 def test_a_row_without_a_text_has_no_loss_and_changes_none(make_config, alignment_loss, count):
-    loss = AlignmentLoss(make_config(alignment_loss=alignment_loss))
+    loss = MMJepaAlignmentLoss(make_config(alignment_loss=alignment_loss))
     for parameter in loss.parameters():
         torch.nn.init.constant_(parameter, 1.0)
     images, texts = torch.randn(count, 64), F.normalize(torch.randn(count, 64), dim=-1)
@@ -68,7 +68,7 @@ def test_the_mean_is_over_the_rows_that_have_a_text(make_model, batch):
 
 
 def test_contrastive_scores_keep_float32_under_autocast(make_config):
-    loss = AlignmentLoss(make_config(alignment_loss="infonce"))
+    loss = MMJepaAlignmentLoss(make_config(alignment_loss="infonce"))
     torch.nn.init.constant_(loss.logit_scale, 4.0)
     images, texts = (F.normalize(torch.randn(64, 64), dim=-1) for _ in range(2))
     arguments = (images, texts, torch.arange(64), torch.arange(64)[:, None])
@@ -80,7 +80,7 @@ def test_contrastive_scores_keep_float32_under_autocast(make_config):
 
 
 def test_the_scale_of_contrastive_scores_stays_below_100_and_can_come_back(make_config):
-    loss = AlignmentLoss(make_config(alignment_loss="infonce")).train()
+    loss = MMJepaAlignmentLoss(make_config(alignment_loss="infonce")).train()
     torch.nn.init.constant_(loss.logit_scale, 5.0)
     images, texts = (F.normalize(torch.randn(8, 64), dim=-1) for _ in range(2))
     loss(images, texts, torch.arange(8), torch.arange(8)[:, None]).mean().backward()
@@ -98,7 +98,7 @@ def test_contrastive_losses_of_encoder_outputs_need_the_texts(make_model, batch,
 
 
 def test_sigmoid_loss_equals_a_computation_by_hand(make_config):
-    loss = AlignmentLoss(make_config(alignment_loss="sigmoid"))
+    loss = MMJepaAlignmentLoss(make_config(alignment_loss="sigmoid"))
     torch.nn.init.constant_(loss.logit_scale, 0.5)
     torch.nn.init.constant_(loss.logit_bias, -1.0)
     images, texts = (F.normalize(torch.randn(2, 64), dim=-1) for _ in range(2))
@@ -110,10 +110,10 @@ def test_sigmoid_loss_equals_a_computation_by_hand(make_config):
 
 def test_alignment_targets_are_centered_or_layer_normalised(make_config):
     pooled = torch.randn(5, 64)
-    centered = AlignmentLoss(make_config(alignment_target="centered"))
+    centered = MMJepaAlignmentLoss(make_config(alignment_target="centered"))
     centered.text_mean = pooled.mean(0)
     expected = F.normalize(pooled - pooled.mean(0), dim=-1)
     torch.testing.assert_close(centered.text_targets(pooled), expected)
-    normed = AlignmentLoss(make_config(alignment_target="layer_norm")).text_targets(pooled)
+    normed = MMJepaAlignmentLoss(make_config(alignment_target="layer_norm")).text_targets(pooled)
     shifted = pooled - pooled.mean(-1, keepdim=True)
     torch.testing.assert_close(normed, F.normalize(shifted, dim=-1), atol=1e-4, rtol=0)

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from mmjepa.modeling_mmjepa import AnswerPrediction, MMJepaForConditionalGeneration, l2_normalize
+from mmjepa.losses_mmjepa import MMJepaAnswerPrediction, l2_normalize
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 
 
 @pytest.fixture
 def prediction(make_config):
-    prediction = AnswerPrediction(make_config(lambda_answer=0.25))
+    prediction = MMJepaAnswerPrediction(make_config(lambda_answer=0.25))
     torch.nn.init.constant_(prediction.logit_scale, 1.5)
     torch.nn.init.zeros_(prediction.answer_mean)
     return prediction
@@ -118,7 +119,10 @@ def test_accumulated_batches_add_up_to_one(make_model, batch):
         {**batch, **{name: batch[name][rows] for name in ("input_ids", "attention_mask", "image_index", "labels")}}
         for rows in (slice(0, 2), slice(2, 4))
     ]
-    counts = {"num_rows_in_batch": 4, "num_answers_in_batch": 4, "num_items_in_batch": (batch["labels"] != -100).sum()}
+    counts = {
+        "num_items_in_batch": (batch["labels"] != -100).sum(),
+        "training_step": {"num_rows": 4, "num_answers": 4},
+    }
     parts = [model(**half, **counts) for half in halves]
     whole = [model(**half) for half in halves]
     torch.testing.assert_close(sum(part.loss_answer for part in parts), sum(part.loss_answer for part in whole) / 2)

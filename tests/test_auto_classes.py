@@ -16,7 +16,8 @@ from transformers.image_utils import load_image
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
-CODE_FILES = {"configuration_mmjepa.py", "modeling_mmjepa.py", "processing_mmjepa.py"}
+PARTS = ("configuration", "encoder", "fetching", "loading", "losses", "modeling", "processing")
+CODE_FILES = {f"{part}_mmjepa.py" for part in PARTS}
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors"}
 PROCESSOR_FILES = {"processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
 MODEL_CLASSES = [
@@ -194,7 +195,7 @@ def test_a_chat_of_an_image_and_a_question_is_the_question(loaded):
     assert loaded["chat_inputs"]["input_ids"] == [1, len(loaded["tokens"][0])]
 
 
-def test_a_saved_folder_holds_exactly_the_model_the_processor_and_the_three_code_files(saved_folder, trained):
+def test_a_saved_folder_holds_exactly_the_model_the_processor_and_the_code_files(saved_folder, trained):
     for folder in (Path(saved_folder), trained["folders"]["again"]):
         assert {path.name for path in folder.iterdir()} == MODEL_FILES | PROCESSOR_FILES | CODE_FILES
     checkpoint = {path.name for path in trained["folders"]["checkpoint"].iterdir()}

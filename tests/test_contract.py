@@ -10,7 +10,8 @@ from transformers import AutoConfig
 from transformers.generation.streamers import BaseStreamer
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
-from mmjepa.modeling_mmjepa import MMJepaEncoder, MMJepaForConditionalGeneration
+from mmjepa.encoder_mmjepa import MMJepaEncoder
+from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 
 MODES = {
     "greedy": {},

@@ -17,8 +17,9 @@ import torch
 from PIL import Image, PngImagePlugin
 from transformers.utils import logging
 
-from mmjepa import processing_mmjepa
-from mmjepa.processing_mmjepa import MMJepaProcessor, base64_image, check_public, decode_image, to_rgb
+from mmjepa import fetching_mmjepa
+from mmjepa.fetching_mmjepa import check_public
+from mmjepa.processing_mmjepa import MMJepaProcessor, base64_image, decode_image, to_rgb
 
 QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is the tumour?"]
 
@@ -153,7 +154,7 @@ def test_an_image_gives_the_same_pixels_in_every_form(processor, pixels, image, 
 
 @pytest.mark.parametrize("path", ["slide.png", "moved"])
 def test_an_image_is_read_from_a_url(processor, image, server, path, monkeypatch):
-    monkeypatch.setattr(processing_mmjepa, "check_public", lambda address: None)
+    monkeypatch.setattr(fetching_mmjepa, "check_public", lambda address: None)
     expected = processor(images=image, return_tensors="pt")["pixel_values"]
     given = processor(images=[f"{server.address}/{path}"], return_tensors="pt")["pixel_values"]
     assert given.equal(expected)
@@ -164,7 +165,7 @@ def test_nothing_is_asked_of_this_machine_or_a_private_network_by_a_url_or_a_red
         processor(images=f"{server.address}/slide.png")
     assert server.asked == []
     public_once = iter([lambda address: None])
-    monkeypatch.setattr(processing_mmjepa, "check_public", lambda address: next(public_once, check_public)(address))
+    monkeypatch.setattr(fetching_mmjepa, "check_public", lambda address: next(public_once, check_public)(address))
     with pytest.raises(ValueError, match="an address of this machine"):
         processor(images=f"{server.address}/moved")
     assert server.asked == ["/moved"]
@@ -202,8 +203,8 @@ def test_half_of_an_image_is_refused_and_none_of_its_pixels_are_read(processor, 
 
 
 def test_of_a_url_no_more_is_read_than_is_allowed(processor, server, monkeypatch):
-    monkeypatch.setattr(processing_mmjepa, "check_public", lambda address: None)
-    monkeypatch.setattr(processing_mmjepa, "MAX_DOWNLOAD", 100)
+    monkeypatch.setattr(fetching_mmjepa, "check_public", lambda address: None)
+    monkeypatch.setattr(fetching_mmjepa, "MAX_DOWNLOAD", 100)
     with pytest.raises(ValueError, match="slide.png has more than 0 MB or takes more than 30 seconds: download it"):
         processor(images=f"{server.address}/slide.png")
 
@@ -547,7 +548,7 @@ def test_a_saved_and_loaded_processor_is_the_same(processor, tmp_path):
 
 def test_a_saved_processor_loads_where_the_package_is_not_installed(processor, image, image_file, tmp_path):
     processor.save_pretrained(tmp_path / "saved")
-    assert {path.name for path in (tmp_path / "saved").glob("*.py")} == {"processing_mmjepa.py"}
+    assert {path.name for path in (tmp_path / "saved").glob("*.py")} == {"processing_mmjepa.py", "fetching_mmjepa.py"}
     script = """
 import sys
 sys.modules["mmjepa"] = None  # so that importing it fails

@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel, get_scheduler
 
-from ..modeling_mmjepa import PatchesPrefix
+from ..encoder_mmjepa import MMJepaPatchesPrefix
 from .arguments import MMJepaTrainingArguments
 
 logger = logging.getLogger("mmjepa")
@@ -66,7 +66,7 @@ def make_optimizer(
         only_rate: the peak learning rate of all weights, in place of those of `args`.
     """
     rates = learning_rates(args) if only_rate is None else dict.fromkeys(RATE_NAMES, only_rate)
-    queries = {id(module.queries) for module in model.modules() if isinstance(module, PatchesPrefix)}
+    queries = {id(module.queries) for module in model.modules() if isinstance(module, MMJepaPatchesPrefix)}
     groups = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

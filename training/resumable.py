@@ -8,7 +8,8 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from ..modeling_mmjepa import MMJepaForConditionalGeneration, share_weights
+from ..loading_mmjepa import share_weights
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from .arguments import MMJepaTrainingArguments
 from .checkpoints import let_lower_loss_win, marked_save, newest_checkpoint
 from .stopping import StopCallback, StopRequest

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from ..data.collator import VqaCollator
 from ..data.images import normalize_pixels
 from ..data.streaming import StreamedVqaData
+from ..losses_mmjepa import MMJepaTrainingStep
 from ..processing_mmjepa import MMJepaProcessor
 from . import optimization
 from .adapted_arguments import asks_questions, choose_by_loss, own_arguments
@@ -197,14 +198,12 @@ class MMJepaTrainer(ResumableTrainer):
         counts = {name: count(inputs) for name, count in COUNTS.items()}
         if model.training:
             tokens = counts["ce"] if num_items_in_batch is None else num_items_in_batch
-            divisors = {**self.meter.step_counts, "ce": tokens}
-            inputs = {
-                **inputs,
-                "return_logits": False,
-                "num_rows_in_batch": self.meter.step_counts["align"],
-                "num_answers_in_batch": self.meter.step_counts["answer"],
-                "answer_smoothing": self.args.label_smoothing_factor,
-            }
+            step = MMJepaTrainingStep(
+                num_rows=self.meter.step_counts["align"],
+                num_answers=self.meter.step_counts["answer"],
+                answer_smoothing=self.args.label_smoothing_factor,
+            )
+            inputs = {**inputs, "return_logits": False, "training_step": step}
         else:
             divisors, num_items_in_batch = counts, None  # the batch's own means
             inputs = {**inputs, "return_logits": self.compute_metrics is not None}
