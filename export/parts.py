@@ -42,8 +42,8 @@ def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Modul
 def generator_bart(model: MMJepaForConditionalGeneration) -> BartForConditionalGeneration:
     """The decoder as a BART that reads visual tokens and question states as its `encoder_outputs`.
 
-    Its encoder has the text encoder's layers. If embeddings are tied, it has the decoder's embeddings, because BART has
-    one matrix where this model has two.
+    Its encoder has the text encoder's layers. If embeddings are tied, it has the decoder's embeddings, because BART
+    has one matrix where this model has two.
     """
     config = copy.deepcopy(model.config.text_config)
     config.tie_word_embeddings = model.config.tie_word_embeddings

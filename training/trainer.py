@@ -198,6 +198,7 @@ class MMJepaTrainer(ResumableTrainer):
         counts = {name: count(inputs) for name, count in COUNTS.items()}
         if model.training:
             tokens = counts["ce"] if num_items_in_batch is None else num_items_in_batch
+            divisors = {**self.meter.step_counts, "ce": tokens}
             step = MMJepaTrainingStep(
                 num_rows=self.meter.step_counts["align"],
                 num_answers=self.meter.step_counts["answer"],
