@@ -36,7 +36,7 @@ def measure(size_name: str, rounds: int) -> dict:
     scaling = []
     for questions_per_image, new_tokens in ((1, NEW_TOKENS), (size.questions, NEW_TOKENS), (QUESTIONS_PER_IMAGE, 16)):
         fast, slow = answering_rows(size, own, questions_per_image, new_tokens, rounds)
-        shape = {"questions an image": questions_per_image, "tokens an answer": new_tokens}
+        shape = {"questions per image": questions_per_image, "tokens per answer": new_tokens}
         scaling.append(shape | {"answers/s": fast["answers/s"], "speedup": fast["answers/s"] / slow["answers/s"]})
     ranking = ranking_rows(size, (NEW_TOKENS, 16), rounds)
     rate = {row["peer"]: row["answers/s"] for row in peers}
@@ -63,7 +63,7 @@ def answering_rows(
         answer()  # warm
     medians = interleaved_seconds(answering, rounds)
     return [
-        {"peer": name, "seconds a batch": medians[name], "answers/s": size.questions / medians[name]}
+        {"peer": name, "seconds per batch": medians[name], "answers/s": size.questions / medians[name]}
         for name in models
     ]
 
@@ -91,7 +91,7 @@ def ranking_rows(size: Size, answer_tokens: Sequence[int], rounds: int) -> list[
             way()  # warm
         medians = interleaved_seconds(ways, rounds)
     return [
-        {"tokens an answer": tokens, "speedup": medians[str(tokens)] / medians["choose"]} for tokens in answer_tokens
+        {"tokens per answer": tokens, "speedup": medians[str(tokens)] / medians["choose"]} for tokens in answer_tokens
     ]
 
 

@@ -92,7 +92,7 @@ def data_waits(
             batch["pixel_values"] = normalize_pixels(batch["pixel_values"], processor.image_processor)
             worked += seconds(lambda batch=batch: train(batch))
         rows.append(
-            {"workers": workers, "ms a batch": 1000 * waited / steps, "data wait share": waited / (waited + worked)}
+            {"workers": workers, "ms per batch": 1000 * waited / steps, "data wait share": waited / (waited + worked)}
         )
     return rows
 

@@ -32,7 +32,7 @@ from peers import (
 )
 
 QUESTIONS_PER_IMAGE = 8
-PROJECT_AT_1 = f"{PROJECT}, 1 question an image"
+PROJECT_AT_1 = f"{PROJECT}, 1 question per image"
 
 
 def compare_peers(steps: dict[str, TrainingStep], products: MatrixProducts, rounds: int) -> list[dict]:
@@ -46,12 +46,12 @@ def compare_peers(steps: dict[str, TrainingStep], products: MatrixProducts, roun
     return [
         {
             "peer": name,
-            "seconds a step": medians[name],
+            "seconds per step": medians[name],
             "questions/s": step.questions / medians[name],
-            "TFLOP a step": counts[name][0] / 1e12,
+            "TFLOP per step": counts[name][0] / 1e12,
             "MFU": counts[name][0] / medians[name] / rate,
             "peak GB": (step.state_bytes + counts[name][1]) / 1e9,
-            "of it the step's own": counts[name][1] / 1e9,
+            "GB added by the step": counts[name][1] / 1e9,
         }
         for name, step in steps.items()
     ]
@@ -87,8 +87,8 @@ def scaling_rows(size: Size, model, optimizer, rounds: int) -> list[dict]:
         medians = interleaved_seconds(steps, rounds)
         rows.append(
             {
-                "questions an image": point["questions_per_image"],
-                "questions a step": point["questions"],
+                "questions per image": point["questions_per_image"],
+                "questions per step": point["questions"],
                 "image size": point.get("image_size", size.image_size),
                 "questions/s": point["questions"] / medians[PROJECT],
                 "row by row, questions/s": point["questions"] / medians[ROW_BY_ROW],
@@ -107,7 +107,7 @@ def compile_row(size: Size, model, optimizer, rounds: int) -> dict:
     first = seconds(compiled)
     medians = interleaved_seconds({"plain": plain, "compiled": compiled}, rounds)
     return {
-        "seconds a step": medians["plain"],
+        "seconds per step": medians["plain"],
         "compiled": medians["compiled"],
         "speedup": medians["plain"] / medians["compiled"],
         "seconds of the first compiled step": first,
@@ -160,7 +160,7 @@ def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool =
     waits = data_wait(size, steps[PROJECT], rounds)
 
     row = {row["peer"]: row for row in peers}
-    speedups = {name: row[name]["seconds a step"] / row[PROJECT]["seconds a step"] for name in row}
+    speedups = {name: row[name]["seconds per step"] / row[PROJECT]["seconds per step"] for name in row}
     results = {
         "environment": environment(size_name),
         "speedup_vs_row_by_row": speedups[ROW_BY_ROW],
@@ -169,7 +169,7 @@ def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool =
         "speedup_vs_blip": speedups[BLIP],
         "mfu": row[PROJECT]["MFU"],
         "peak_memory_ratio": row[PROJECT]["peak GB"] / row[ROW_BY_ROW]["peak GB"],
-        "step_memory_ratio": row[PROJECT]["of it the step's own"] / row[ROW_BY_ROW]["of it the step's own"],
+        "step_memory_ratio": row[PROJECT]["GB added by the step"] / row[ROW_BY_ROW]["GB added by the step"],
         "data_wait_share": min(row["data wait share"] for row in waits),
         "peers": peers,
         "data": waits,
