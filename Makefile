@@ -4,7 +4,7 @@ KILLS ?= 25
 MODEL ?= runs/demo
 SECONDS ?= 600
 
-# One worker a core, each with one thread: the models are too small for more. A worker that is free takes tests of others.
+# One worker per core, each with one thread: the models are too small for more. A free worker takes tests from the others.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations 10
 
 .PHONY: demo app test test-all bench fuzz kill-test test-oldest test-transformers quality style
@@ -15,11 +15,11 @@ demo: runs/drawn_slides/example.png
 app: .venv/installed
 	$(BIN)/mmjepa app $(MODEL)
 
-# The example is written last.
+# The example is the last file that is written.
 runs/drawn_slides/example.png: | .venv/installed
 	$(BIN)/python -m mmjepa.data.drawn_slides $(@D) --num_train 6000 --num_validation 300
 
-# All but what is slow by its nature: kills, several processes, a browser, the documents' commands.
+# All but the slow tests: kills, several processes, a browser, the documents' commands.
 test: .venv/installed
 	$(PYTEST) -m "not slow"
 
@@ -59,9 +59,9 @@ style: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# An environment that is there is installed into, whoever made it, and never removed: a process may run in it.
-# torch comes first and alone: what else needs it takes the build that is there. uv makes environments without pip.
-# mypy finds the package by its name only in a folder of that name, which a clone need not have: hence the link.
+# An existing environment is installed into and never removed, because a process may be running in it.
+# torch is installed first and alone, so that the other packages use its build. Environments of uv have no pip.
+# mypy finds the package only in a folder of its name, and a clone may have any name: hence the link.
 .venv/installed: setup.cfg constraints.txt
 .venv-oldest/installed: setup.cfg constraints-oldest.txt
 %/installed:

@@ -1,4 +1,4 @@
-"""Answering questions, greedily, with this project beside its row-by-row form and two stock models.
+"""Compares greedy answering by this project, by its row-by-row form and by two stock models.
 
 python benchmarks/bench_answering.py [--size tiny] [--steps 5] [--json]
 """
@@ -22,13 +22,13 @@ from peers import (
 )
 
 QUESTIONS_PER_IMAGE = 8
-NEW_TOKENS = 4  # <s>, yes, </s> are three; every peer writes so many, whatever the random weights prefer
+NEW_TOKENS = 4  # <s>, yes, </s> are three; every model writes this many, whatever its random weights prefer
 CANDIDATES = 3200  # PathVQA's training split has 3,185 distinct answers
-QUESTION_TOKENS = 12  # of all: evaluation sorts questions by length, so that a batch has no padding
+QUESTION_TOKENS = 12  # of every question: evaluation sorts by length, so that a batch has no padding
 
 
 def measure(size_name: str, rounds: int) -> dict:
-    """Speed-ups at 8 questions an image, and a table over questions an image and answer tokens."""
+    """Speed-ups at 8 questions per image, and a table by questions per image and tokens per answer."""
     size = SIZES[size_name]
     models = {name: model.eval() for name, model in make_models(size).items()}
     peers = answering_rows(size, models, QUESTIONS_PER_IMAGE, NEW_TOKENS, rounds)
@@ -36,7 +36,7 @@ def measure(size_name: str, rounds: int) -> dict:
     scaling = []
     for questions_per_image, new_tokens in ((1, NEW_TOKENS), (size.questions, NEW_TOKENS), (QUESTIONS_PER_IMAGE, 16)):
         fast, slow = answering_rows(size, own, questions_per_image, new_tokens, rounds)
-        shape = {"questions an image": questions_per_image, "tokens an answer": new_tokens}
+        shape = {"questions per image": questions_per_image, "tokens per answer": new_tokens}
         scaling.append(shape | {"answers/s": fast["answers/s"], "speedup": fast["answers/s"] / slow["answers/s"]})
     ranking = ranking_rows(size, (NEW_TOKENS, 16), rounds)
     rate = {row["peer"]: row["answers/s"] for row in peers}
@@ -56,22 +56,22 @@ def measure(size_name: str, rounds: int) -> dict:
 def answering_rows(
     size: Size, models: dict[str, torch.nn.Module], questions_per_image: int, new_tokens: int, rounds: int
 ) -> list[dict]:
-    """A row a peer, all answering the same questions."""
+    """One row per model; all answer the same questions."""
     batch = random_batch(size, questions_per_image, question_lengths=(QUESTION_TOKENS, QUESTION_TOKENS))
     answering = {name: make_answering(name, model, batch, new_tokens) for name, model in models.items()}
     for answer in answering.values():
         answer()  # warm
     medians = interleaved_seconds(answering, rounds)
     return [
-        {"peer": name, "seconds a batch": medians[name], "answers/s": size.questions / medians[name]}
+        {"peer": name, "seconds per batch": medians[name], "answers/s": size.questions / medians[name]}
         for name in models
     ]
 
 
 def ranking_rows(size: Size, answer_tokens: Sequence[int], rounds: int) -> list[dict]:
-    """How much faster answers are chosen from a list than written, by tokens of the written ones.
+    """How much faster choosing an answer from a list is than writing one, for each number of written tokens.
 
-    Images and the list are encoded before: all questions share them.
+    The images and the list are encoded before, because all questions share them.
     """
     model = make_ranking_model(size)
     batch = random_batch(size, QUESTIONS_PER_IMAGE, question_lengths=(QUESTION_TOKENS, QUESTION_TOKENS))
@@ -91,11 +91,12 @@ def ranking_rows(size: Size, answer_tokens: Sequence[int], rounds: int) -> list[
             way()  # warm
         medians = interleaved_seconds(ways, rounds)
     return [
-        {"tokens an answer": tokens, "speedup": medians[str(tokens)] / medians["choose"]} for tokens in answer_tokens
+        {"tokens per answer": tokens, "speedup": medians[str(tokens)] / medians["choose"]} for tokens in answer_tokens
     ]
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
     arguments = parse_arguments("Answering by this project and its peers.", argv)
     show(measure(arguments.size, arguments.steps), arguments.json)
 

@@ -1,4 +1,4 @@
-"""Images prepared once beside images decoded for every row, and what a training step waits for.
+"""Compares images prepared once with images decoded for every row, and measures how long a step waits for data.
 
 python benchmarks/bench_data.py [--size tiny] [--steps 5] [--json]
 """
@@ -25,7 +25,7 @@ from mmjepa.data.sampling import ImageGroupedSampler
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.building import new_image_processor, train_tokenizer, whole_images
 
-# The slides are drawn twice as large as they are read, as images to be resized are.
+# The slides are drawn twice as large as the model reads them, so that they have to be resized.
 SOURCE_SCALE = 2
 QUESTIONS_PER_SLIDE = 7
 QUESTIONS_PER_IMAGE = 8
@@ -33,7 +33,7 @@ WORKERS = (0, 1, 2)
 
 
 def make_rows(folder: str, image_size: int, questions: int) -> Dataset:
-    """At least so many questions about encoded slides (PNG), read from disk as a user's data are."""
+    """At least `questions` questions about slides, read from PNG files on the disk like a user's data."""
     path = Path(folder) / "slides"
     slides = -(-questions // QUESTIONS_PER_SLIDE)
     write_drawn_slides(path, num_train=slides, num_validation=0, image_size=SOURCE_SCALE * image_size)
@@ -41,25 +41,27 @@ def make_rows(folder: str, image_size: int, questions: int) -> Dataset:
 
 
 def make_processor(rows: Dataset, image_size: int) -> MMJepaProcessor:
+    """A processor for square images of `image_size`, with a tokenizer trained on the rows' texts."""
     texts = sorted({text for name in ("question", "answer") for text in rows[name]})
     return MMJepaProcessor(whole_images(new_image_processor(), image_size), train_tokenizer(texts, vocab_size=1000))
 
 
 def make_data(folder: str, image_size: int, questions: int) -> tuple[VqaData, MMJepaProcessor]:
+    """At least `questions` prepared questions, and their processor."""
     rows = make_rows(folder, image_size, questions)
     processor = make_processor(rows, image_size)
     return prepare(rows, processor.image_processor), processor
 
 
 def make_loader(data: VqaData, processor: MMJepaProcessor, batch_size: int, workers: int) -> DataLoader:
-    """Batches as the Trainer loads them."""
+    """Loads batches like the Trainer."""
     sampler = ImageGroupedSampler(data.questions["image_id"], batch_size, QUESTIONS_PER_IMAGE, seed=0)
     options = {"num_workers": workers, "pin_memory": DEVICE == "cuda"}
     return DataLoader(data, batch_size, sampler=sampler, collate_fn=VqaCollator(processor, as_bytes=True), **options)
 
 
 def row_by_row_loader(rows: Dataset, processor: MMJepaProcessor, batch_size: int, workers: int) -> DataLoader:
-    """The usual form: every row decodes and resizes its own image, in a shuffled order."""
+    """Loads batches the usual way: shuffled, and every row decodes and resizes its own image."""
 
     def collate(examples: list[dict]) -> dict[str, torch.Tensor]:
         images = [PIL.Image.open(BytesIO(example["image"]["bytes"])) for example in examples]
@@ -76,7 +78,7 @@ def data_waits(
     train: Callable[[dict[str, torch.Tensor]], None],
     steps: int,
 ) -> list[dict]:
-    """A row a number of workers: how long `train` waits for its batches, the first one apart (workers start)."""
+    """One row per number of workers: how long `train` waits for its batches, without the first (workers start)."""
     rows = []
     for workers in WORKERS:
         batches = iter(make_loader(data, processor, batch_size, workers))
@@ -91,17 +93,19 @@ def data_waits(
             batch["pixel_values"] = normalize_pixels(batch["pixel_values"], processor.image_processor)
             worked += seconds(lambda batch=batch: train(batch))
         rows.append(
-            {"workers": workers, "ms a batch": 1000 * waited / steps, "data wait share": waited / (waited + worked)}
+            {"workers": workers, "ms per batch": 1000 * waited / steps, "data wait share": waited / (waited + worked)}
         )
     return rows
 
 
 def read_all(loader: DataLoader) -> None:
+    """Reads every batch once."""
     for _ in loader:
         pass
 
 
 def measure(size_name: str, rounds: int) -> dict:
+    """Rows per second of both loaders, images prepared per second, and the share of time that a step waits."""
     size = SIZES[size_name]
     model = make_models(size, [PROJECT])[PROJECT]
     step = TrainingStep(PROJECT, model, make_optimizer(model), random_batch(size, QUESTIONS_PER_IMAGE))
@@ -145,6 +149,7 @@ def measure(size_name: str, rounds: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
     arguments = parse_arguments("Reading and preparing images, once or for every row.", argv)
     show(measure(arguments.size, arguments.steps), arguments.json)
 

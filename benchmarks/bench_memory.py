@@ -1,4 +1,4 @@
-"""The memory of a training step of this project, and what flags save of it.
+"""Measures the memory of a training step of this project, and how much of it flags save.
 
 python benchmarks/bench_memory.py [--size tiny] [--json]
 """
@@ -14,18 +14,21 @@ QUESTIONS_PER_IMAGE = 8
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:
+    """What `--gradient_checkpointing` does."""
     model.gradient_checkpointing_enable()
 
 
 def bf16_text_encoder(model: PreTrainedModel) -> None:
+    """What `--bf16_text_encoder` does."""
     model.encoder.text_encoder.to(torch.bfloat16)
 
 
 def small_optimizer(model: PreTrainedModel) -> torch.optim.Optimizer:
+    """What `--optim adafactor` uses."""
     return Adafactor([weight for weight in model.parameters() if weight.requires_grad])
 
 
-# Flags -> what they do to the model, and the optimizer.
+# Flags -> the changes of the model, and the function that makes the optimizer.
 Recipe = tuple[list[Callable[[PreTrainedModel], None]], Callable[[PreTrainedModel], torch.optim.Optimizer]]
 RECIPES: dict[str, Recipe] = {
     "as it stands": ([], make_optimizer),
@@ -37,15 +40,15 @@ RECIPES: dict[str, Recipe] = {
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Of what an optimizer keeps between steps."""
+    """Bytes of the tensors that an optimizer keeps between steps."""
     values = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 def memory_row(size: Size, flags: str) -> dict:
-    """Gigabytes that are held between steps, and the most that a step adds, its gradients included.
+    """Gigabytes held between steps, and the most that a step adds, including gradients.
 
-    Steps have 8 questions an image.
+    Steps have 8 questions per image.
     """
     prepare, optimizer_of = RECIPES[flags]
     torch.manual_seed(0)
@@ -64,11 +67,13 @@ def memory_row(size: Size, flags: str) -> dict:
 
 
 def measure(size_name: str) -> dict:
+    """One row of memory per recipe."""
     rows = [memory_row(SIZES[size_name], flags) for flags in RECIPES]
     return {"environment": environment(size_name), "recipes": rows}
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
     arguments = parse_arguments("The memory of a training step.", argv)
     show(measure(arguments.size), arguments.json)
 

@@ -1,4 +1,4 @@
-"""A training step of this project beside the row-by-row form and two stock models, and how it scales.
+"""Compares a training step of this project, of its row-by-row form and of two stock models; and how it scales.
 
 python benchmarks/bench_training.py [--size tiny] [--steps 5] [--scaling] [--compile] [--json]
 """
@@ -32,11 +32,11 @@ from peers import (
 )
 
 QUESTIONS_PER_IMAGE = 8
-PROJECT_AT_1 = f"{PROJECT}, 1 question an image"
+PROJECT_AT_1 = f"{PROJECT}, 1 question per image"
 
 
 def compare_peers(steps: dict[str, TrainingStep], products: MatrixProducts, rounds: int) -> list[dict]:
-    """A row a peer. Each takes one step first, in which operations and memory are counted."""
+    """One row per model. Each first takes one step in which operations and memory are counted."""
     counts = {}
     for name, step in steps.items():
         counts[name] = count_flops_and_peak(step.forward_backward)
@@ -46,19 +46,19 @@ def compare_peers(steps: dict[str, TrainingStep], products: MatrixProducts, roun
     return [
         {
             "peer": name,
-            "seconds a step": medians[name],
+            "seconds per step": medians[name],
             "questions/s": step.questions / medians[name],
-            "TFLOP a step": counts[name][0] / 1e12,
+            "TFLOP per step": counts[name][0] / 1e12,
             "MFU": counts[name][0] / medians[name] / rate,
             "peak GB": (step.state_bytes + counts[name][1]) / 1e9,
-            "of it the step's own": counts[name][1] / 1e9,
+            "GB added by the step": counts[name][1] / 1e9,
         }
         for name, step in steps.items()
     ]
 
 
 def data_wait(size: Size, step: TrainingStep, rounds: int) -> list[dict]:
-    """A row a number of loader processes: the share of training time in which the step waits for its batch."""
+    """One row per number of loader processes: the share of training time in which the step waits for its batch."""
     with tempfile.TemporaryDirectory() as folder:
         data, processor = make_data(folder, size.image_size, size.questions * (rounds + 2))
 
@@ -70,7 +70,7 @@ def data_wait(size: Size, step: TrainingStep, rounds: int) -> list[dict]:
 
 
 def scaling_rows(size: Size, model, optimizer, rounds: int) -> list[dict]:
-    """This project beside its row-by-row form over questions an image, batch and image size, one changed at a time."""
+    """Compares with the row-by-row form by questions per image, batch and image size; one changes at a time."""
     points = [{"questions_per_image": number} for number in (1, 2, 4, 8, 16)]
     points += [{"questions": size.questions * factor // 2} for factor in (1, 4)]
     side = size.vision["patch_size"]
@@ -87,8 +87,8 @@ def scaling_rows(size: Size, model, optimizer, rounds: int) -> list[dict]:
         medians = interleaved_seconds(steps, rounds)
         rows.append(
             {
-                "questions an image": point["questions_per_image"],
-                "questions a step": point["questions"],
+                "questions per image": point["questions_per_image"],
+                "questions per step": point["questions"],
                 "image size": point.get("image_size", size.image_size),
                 "questions/s": point["questions"] / medians[PROJECT],
                 "row by row, questions/s": point["questions"] / medians[ROW_BY_ROW],
@@ -100,14 +100,14 @@ def scaling_rows(size: Size, model, optimizer, rounds: int) -> list[dict]:
 
 
 def compile_row(size: Size, model, optimizer, rounds: int) -> dict:
-    """This project's step beside the same compiled, as the Trainer's `--torch_compile` does it."""
+    """Compares the step with the compiled step, as the Trainer's `--torch_compile` compiles it."""
     batch = random_batch(size, QUESTIONS_PER_IMAGE)
     plain, compiled = (TrainingStep(PROJECT, form, optimizer, batch) for form in (model, torch.compile(model)))
     plain()
     first = seconds(compiled)
     medians = interleaved_seconds({"plain": plain, "compiled": compiled}, rounds)
     return {
-        "seconds a step": medians["plain"],
+        "seconds per step": medians["plain"],
         "compiled": medians["compiled"],
         "speedup": medians["plain"] / medians["compiled"],
         "seconds of the first compiled step": first,
@@ -115,7 +115,7 @@ def compile_row(size: Size, model, optimizer, rounds: int) -> dict:
 
 
 def process_rows(size_name: str, rounds: int) -> list[dict]:
-    """Questions a second of all processes together, each with a batch of its own under DDP."""
+    """Questions per second of all processes together; under DDP each has its own batch."""
     available = torch.cuda.device_count() if DEVICE == "cuda" else torch.get_num_threads()
     rows = []
     for processes in sorted({1, 2, available} & set(range(1, available + 1))):
@@ -128,6 +128,7 @@ def process_rows(size_name: str, rounds: int) -> list[dict]:
 
 
 def train_in_process(rank: int, processes: int, meeting: str, result: str, size_name: str, rounds: int) -> None:
+    """One process of `process_rows`; the first writes the median seconds of a step into the file `result`."""
     if DEVICE == "cuda":
         torch.cuda.set_device(rank)
     else:
@@ -146,6 +147,7 @@ def train_in_process(rank: int, processes: int, meeting: str, result: str, size_
 
 
 def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool = False) -> dict:
+    """Speed-ups, MFU, memory ratios and data wait, with the rows that they are computed from."""
     size = SIZES[size_name]
     models = make_models(size)
     optimizers = {model: make_optimizer(model) for model in models.values()}
@@ -158,7 +160,7 @@ def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool =
     waits = data_wait(size, steps[PROJECT], rounds)
 
     row = {row["peer"]: row for row in peers}
-    speedups = {name: row[name]["seconds a step"] / row[PROJECT]["seconds a step"] for name in row}
+    speedups = {name: row[name]["seconds per step"] / row[PROJECT]["seconds per step"] for name in row}
     results = {
         "environment": environment(size_name),
         "speedup_vs_row_by_row": speedups[ROW_BY_ROW],
@@ -167,7 +169,7 @@ def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool =
         "speedup_vs_blip": speedups[BLIP],
         "mfu": row[PROJECT]["MFU"],
         "peak_memory_ratio": row[PROJECT]["peak GB"] / row[ROW_BY_ROW]["peak GB"],
-        "step_memory_ratio": row[PROJECT]["of it the step's own"] / row[ROW_BY_ROW]["of it the step's own"],
+        "step_memory_ratio": row[PROJECT]["GB added by the step"] / row[ROW_BY_ROW]["GB added by the step"],
         "data_wait_share": min(row["data wait share"] for row in waits),
         "peers": peers,
         "data": waits,
@@ -181,9 +183,10 @@ def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool =
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
     flags = {
-        "scaling": "over batch, image size, questions and processes too",
-        "compile": "beside the same step compiled by torch.compile too",
+        "scaling": "also vary batch, image size, questions and processes",
+        "compile": "also compare with the step compiled by torch.compile",
     }
     arguments = parse_arguments("Training steps of this project and its peers.", argv, flags)
     results = measure(arguments.size, arguments.steps, arguments.scaling, arguments.compile)

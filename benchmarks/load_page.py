@@ -1,4 +1,4 @@
-"""Many clients ask the page at once: what is answered, what is lost, how long it takes, and whether memory grows.
+"""Lets many clients ask the page at once. Counts answered and lost requests, and measures waiting times and memory.
 
 python benchmarks/load_page.py [--model runs/demo] [--clients 50] [--seconds 120] [--json]
 """
@@ -24,7 +24,7 @@ QUESTIONS = "where is the gland?\nis necrosis seen?\nwhat stain is used?"
 
 
 class Asker(threading.Thread):
-    """A client that asks again and again until `end`, and notes how long it waited and what went wrong."""
+    """A client that asks repeatedly until `end`, and records how long it waited and what went wrong."""
 
     def __init__(self, address: str, image: str, end: float):
         super().__init__()
@@ -45,7 +45,7 @@ class Asker(threading.Thread):
 
 
 def start_page(model: str, log: Path) -> tuple[subprocess.Popen, str]:
-    """The page in a process of its own, and its address."""
+    """Starts the page in a process of its own; returns the process and the page's address."""
     command = [sys.executable, "-m", "mmjepa.app", model]
     page = subprocess.Popen(command, stdout=open(log, "w"), stderr=subprocess.STDOUT)
     while "http://" not in log.read_text():
@@ -56,6 +56,7 @@ def start_page(model: str, log: Path) -> tuple[subprocess.Popen, str]:
 
 
 def measure(model: str, clients: int, seconds: float) -> dict:
+    """Requests, losses, waiting times and memory of the page while `clients` ask it for `seconds`."""
     with tempfile.TemporaryDirectory() as folder:
         image = f"{folder}/slide.png"
         draw_slide(np.random.default_rng(0))[0].save(image)
@@ -90,7 +91,8 @@ def measure(model: str, clients: int, seconds: float) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="The page under the questions of many clients.")
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Lets many clients ask the page at once.")
     parser.add_argument("--model", default="runs/demo")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)

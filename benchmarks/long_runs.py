@@ -1,4 +1,4 @@
-"""Does memory stay flat in a long training, and how much do many rows need?
+"""Measures whether memory stays constant in a long training, and how much memory many rows need.
 
 python benchmarks/long_runs.py [--steps 2000] [--images 20000]
 """
@@ -26,7 +26,7 @@ EARLY_STEP = 200  # by then everything has been allocated once
 
 
 def memory(process: psutil.Process) -> float:
-    """Gigabytes of a process and its children, what they share counted once (PSS)."""
+    """Gigabytes of a process and its children. Shared memory is counted once (PSS)."""
     total = 0
     for member in (process, *process.children(recursive=True)):
         try:
@@ -37,7 +37,7 @@ def memory(process: psutil.Process) -> float:
 
 
 def flat_memory(steps: int) -> dict:
-    """The memory of a small training with evaluations and checkpoints, early and at its end."""
+    """Memory of a small training with evaluations and checkpoints, early and at its end."""
     with tempfile.TemporaryDirectory() as folder:
         write_drawn_slides(f"{folder}/slides", num_train=300, num_validation=20)
         flags = ["--dataset_name", f"{folder}/slides", "--output_dir", f"{folder}/run", "--max_steps", str(steps)]
@@ -79,7 +79,7 @@ def peak_memory(command: list[str], cache: str) -> dict:
 
 
 def many_rows(images: int) -> list[dict]:
-    """A look at many rows, and a training of two steps, before which all images are prepared."""
+    """Memory and time of `mmjepa check` on many rows, and of a two-step training that prepares all their images."""
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder, "data"), f"{folder}/run"
         write_images(data, images)
@@ -97,7 +97,8 @@ def many_rows(images: int) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="The memory of long runs and of many rows.")
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Measures the memory of long runs and of many rows.")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--images", type=int, default=20_000)
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Time, floating-point operations, memory, tables: what the three benchmarks measure with."""
+"""What the benchmarks share: measuring time, floating-point operations and memory, and printing tables."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from mmjepa.reporting.table import markdown_table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# torch counts the attention kernels of GPUs alone.
+# torch counts only the attention kernels of GPUs.
 CPU_ATTENTION_FLOPS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
@@ -28,10 +28,10 @@ CPU_ATTENTION_FLOPS = {
 def parse_arguments(
     description: str, argv: list[str] | None, flags: dict[str, str] | None = None
 ) -> argparse.Namespace:
-    """The options that all benchmarks have, and switches of one, with their help."""
+    """Parses the options that all benchmarks have, and `flags`: the switches of one, each with its help."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", default="base", choices=("base", "tiny"), help="base: dinov2-base and bart-base")
-    parser.add_argument("--steps", type=int, default=5, help="rounds, of which the median counts")
+    parser.add_argument("--steps", type=int, default=5, help="rounds; medians are printed")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     for name, help in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=help)
@@ -44,7 +44,7 @@ def autocast() -> torch.autocast:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes; by events on a GPU, where a call returns before its work is done."""
+    """How long one call takes. On a GPU events measure it, because a call returns before its work is done."""
     if DEVICE == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
@@ -58,7 +58,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def interleaved_seconds(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function over rounds in which all take their turn: a slow minute slows all alike."""
+    """Median seconds of each function. They take turns in each round, so that a slow minute slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -67,7 +67,7 @@ def interleaved_seconds(functions: dict[str, Callable[[], object]], rounds: int)
 
 
 class MatrixProducts:
-    """Plain products (rows, width) x (width, 4 width), the largest of a transformer layer; `flops` in one call."""
+    """Products (rows, width) x (width, 4 width), the largest of a transformer layer; `flops` are those of one call."""
 
     def __init__(self, rows: int, width: int):
         dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
@@ -82,9 +82,9 @@ class MatrixProducts:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that operations make, as long as they live; `peak` is the most at once.
+    """Counts the bytes of the living tensors that operations made; `peak` is the most at once.
 
-    What a GPU's allocator counts, on any device. A kernel's own scratch memory is not seen.
+    This is what a GPU's allocator counts, but on any device. A kernel's scratch memory is not counted.
     """
 
     def __init__(self):
@@ -94,7 +94,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for storage in storages((args, kwargs)):
-            self._know(storage, 0)  # there before, such as a weight: its views are not new
+            self._know(storage, 0)  # it existed before, like a weight: its views need no memory
         result = func(*args, **(kwargs or {}))
         for storage in storages(result):
             self._know(storage, storage.nbytes())
@@ -113,11 +113,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 def storages(tree: object) -> list[torch.UntypedStorage]:
+    """The storages of all tensors in nested lists, tuples and dicts."""
     return [leaf.untyped_storage() for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most memory that a call holds beyond what is held before it."""
+    """The most memory that a call holds in addition to what was held before it."""
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -136,6 +137,7 @@ def count_flops_and_peak(function: Callable[[], object]) -> tuple[int, int]:
 
 
 def environment(size: str) -> dict[str, object]:
+    """Size, device, precision and versions, which every benchmark prints."""
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     precision = "bfloat16" if DEVICE == "cuda" else "float32"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -143,7 +145,7 @@ def environment(size: str) -> dict[str, object]:
 
 
 def show(results: dict, as_json: bool) -> None:
-    """Prints nested results: lists of rows as Markdown tables, or all of it as one JSON object."""
+    """Prints results: lists of rows as Markdown tables, or everything as one JSON object."""
     if as_json:
         print(json.dumps(results))
         return
@@ -155,11 +157,12 @@ def show(results: dict, as_json: bool) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows with equal keys as a Markdown table; a single row stands upright."""
+    """Rows with equal keys as a Markdown table. A single row becomes a table of two columns."""
     if len(rows) == 1:
         rows = [{"figure": name, "value": value} for name, value in rows[0].items()]
     return markdown_table([{name: cell(value) for name, value in row.items()} for row in rows])
 
 
 def cell(value: object) -> str:
+    """A value as text; floats with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

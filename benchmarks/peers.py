@@ -1,4 +1,4 @@
-"""The same job for each peer: equal sizes, random weights, one random batch."""
+"""The models that are compared, on equal terms: equal sizes, random weights, one random batch."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ BOS, PAD, EOS = 0, 1, 2
 
 @dataclass(frozen=True)
 class Size:
-    """`vision` and `text` are fields of `Dinov2Config` and `BartConfig`; images are as large as they are fed."""
+    """Sizes of models and batch. `vision` and `text` are fields of `Dinov2Config` and `BartConfig`."""
 
     image_size: int
     questions: int
@@ -40,6 +40,7 @@ class Size:
 
 
 def bart_fields(layers: int, width: int, heads: int, **fields: int) -> dict[str, int]:
+    """Fields of a `BartConfig` whose encoder and decoder are equally large."""
     halves = {
         f"{half}_{name}": value
         for half in ("encoder", "decoder")
@@ -49,6 +50,7 @@ def bart_fields(layers: int, width: int, heads: int, **fields: int) -> dict[str,
 
 
 def dinov2_fields(layers: int, width: int, heads: int, **fields: int) -> dict[str, int]:
+    """Fields of a `Dinov2Config` with patches of 14 pixels."""
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -81,9 +83,9 @@ def random_batch(
     image_size: int | None = None,
     question_lengths: tuple[int, int] = (6, 16),
 ) -> dict[str, torch.Tensor]:
-    """Noise in the shape of PathVQA: the inputs of `MMJepaForConditionalGeneration`, on the device.
+    """Random inputs of `MMJepaForConditionalGeneration` with the shapes of PathVQA, on the device.
 
-    Questions have 6 to 16 tokens; half of the answers three, as `<s>yes</s>` has, the others four to eight.
+    Questions have 6 to 16 tokens. Half of the answers have three, like `<s>yes</s>`, the others four to eight.
     """
     questions, image_size = questions or size.questions, image_size or size.image_size
     random = torch.Generator().manual_seed(0)
@@ -108,15 +110,15 @@ def random_batch(
 
 
 def one_image_a_question(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same questions with their image repeated for each of them, as datasets and peers have them."""
+    """The same batch with the image repeated for each question, as data sets store it and the stock models need it."""
     repeated = {**batch, "pixel_values": batch["pixel_values"][batch["image_index"]]}
     del repeated["image_index"]
     return repeated
 
 
 def question_then_answer(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """For a decoder without a text encoder: it reads the question as the start of its own text, behind which the
-    answer follows; the loss is on the answer."""
+    """Inputs of a decoder without a text encoder. It reads the question as the start of its own text, followed by the
+    answer. Only the answer has a loss."""
     inputs, targets = [], []
     for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         question, answer = ids[mask == 1], labels[labels != -100]
@@ -131,7 +133,7 @@ def question_then_answer(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def blip_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """BLIP shifts the labels itself and reads them as its decoder's inputs too, where -100 is no token."""
+    """Inputs of BLIP. It shifts the labels itself and also reads them as its decoder's inputs, without the -100."""
     inputs = one_image_a_question(batch)
     answered = inputs["labels"] != -100
     return inputs | {
@@ -149,11 +151,11 @@ TRAINING_INPUTS: dict[str, Callable] = {
 
 
 def make_models(size: Size, names: Collection[str] = tuple(TRAINING_INPUTS)) -> dict[str, PreTrainedModel]:
-    """The peers' models by name. This project's two forms are one model."""
+    """Models by name. This project's two forms share one model."""
     torch.manual_seed(0)
     models: dict[str, PreTrainedModel] = {}
     if PROJECT in names:
-        # The contrastive losses would compare 16 images in one form and 2 in the other.
+        # Contrastive losses would compare 16 images in one form and 2 in the other.
         alignment = {"alignment_loss": "cosine", "alignment_target": "embedding", "lambda_answer": 0}
         config = MMJepaConfig(vision_config=size.vision, text_config=size.text, **alignment)
         models[PROJECT] = models[ROW_BY_ROW] = MMJepaForConditionalGeneration(config)
@@ -167,7 +169,7 @@ def make_models(size: Size, names: Collection[str] = tuple(TRAINING_INPUTS)) -> 
 
 
 def make_ranking_model(size: Size) -> MMJepaForConditionalGeneration:
-    """This project's model with the prediction of answers, by which it ranks them."""
+    """This project's model with answer prediction, which ranking needs."""
     torch.manual_seed(0)
     config = MMJepaConfig(vision_config=size.vision, text_config=size.text, lambda_answer=0.25)
     return MMJepaForConditionalGeneration(config).to(DEVICE).eval()
@@ -199,16 +201,16 @@ def blip_config(size: Size) -> BlipConfig:
 
 
 def make_optimizer(model: PreTrainedModel) -> torch.optim.Optimizer:
-    """The Trainer's default: fused AdamW over what is trained."""
+    """The Trainer's default: fused AdamW of the trained weights."""
     return torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5, fused=True)
 
 
 class TrainingStep:
-    """What the Trainer does with a batch: forward, backward, cut the gradients, update."""
+    """What the Trainer does with a batch: forward, backward, gradient clipping, update."""
 
     def __init__(self, name: str, model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict):
         self.model, self.optimizer = model.train(), optimizer
-        # This project's Trainer asks for no more scores than the loss needs.
+        # Like this project's Trainer: it asks only for the scores that the loss needs.
         options = {"return_logits": False} if name in (PROJECT, ROW_BY_ROW) else {}
         self.inputs = TRAINING_INPUTS[name](batch) | options
         self.questions = len(batch["labels"])
@@ -237,7 +239,7 @@ class TrainingStep:
 
 
 def make_answering(name: str, model: PreTrainedModel, batch: dict, new_tokens: int) -> Callable[[], torch.Tensor]:
-    """A function that answers all questions of the batch, greedily, with `new_tokens` tokens each (B, tokens)."""
+    """A function that answers all questions of the batch greedily, with `new_tokens` tokens each (B, tokens)."""
     inputs = (dict if name == PROJECT else one_image_a_question)(batch)
     del inputs["labels"]
     limits = {"do_sample": False, "min_new_tokens": new_tokens, "max_new_tokens": new_tokens}

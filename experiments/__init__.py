@@ -1,1 +1,1 @@
-"""Studies: the same training with other flags and seeds, and what comes of them."""
+"""Studies: the same training with different flags and seeds, and a report of the results."""

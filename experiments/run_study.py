@@ -1,8 +1,8 @@
-"""Runs a study: the same training with other flags and seeds, told in a small YAML file.
+"""Runs a study: the same training with different flags and seeds, described in a small YAML file.
 
     python -m mmjepa.experiments.run_study experiments/prefix.yaml [--jobs N] [--limit SECONDS]
 
-What has ended stands in `runs/<study>/results.jsonl`: started again, a study goes on with what is missing.
+Finished runs are recorded in `runs/<study>/results.jsonl`. Started again, a study continues with the missing runs.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from .study_report import METRICS, Results, draw_study, study_table
 logger = logging.getLogger("mmjepa")
 
 ROOT = Path(__file__).parents[1]
-# A study compares final numbers: these win over its base, and its own flags win over these.
+# A study compares final numbers only. These flags override its base; its own flags override these.
 CELL_FLAGS = {
     "save_strategy": "no",
     "eval_strategy": "no",
@@ -41,18 +41,18 @@ CELL_FLAGS = {
 
 @dataclass
 class Study:
-    """What a study's file says.
+    """A study, as its file describes it.
 
     Args:
-        name: the file's name without its ending.
-        base: a file of flags in `configs/`, its path relative to the repository.
-        flags: flags of all cells, over those of `base`.
-        axes: flag -> its values; the cells are their product.
+        name: the file's name without extension.
+        base: the path of a file of flags, relative to the repository.
+        flags: flags of all cells; they override `base`.
+        axes: flag -> its values; each combination of values is a cell.
         cells: name -> flags, instead of `axes`. The first cell is the reference that others are compared with.
-        seeds: each cell runs once with each.
-        limit: seconds after which a run is ended.
-        metrics: numbers of all_results.json that the table shows.
-        keep_models: whether the trained weights stay.
+        seeds: each cell runs once with each seed.
+        limit: seconds after which a run is stopped.
+        metrics: names of the numbers in all_results.json that the table shows.
+        keep_models: whether the trained weights are kept.
     """
 
     name: str
@@ -82,17 +82,17 @@ class Study:
 
 
 def cell_name(flags: dict[str, Any]) -> str:
-    """`num_image_tokens=4,visual_prefix=pooled`, which also names a folder."""
+    """A cell's name, such as `num_image_tokens=4,visual_prefix=pooled`. It also names a folder."""
     return ",".join(f"{name}={value}" for name, value in flags.items())
 
 
 class StudyRunner:
-    """Runs the cells of a study side by side and writes what they gave.
+    """Runs the cells of a study in parallel and writes their results.
 
     Args:
-        runs: the folder for the study's folder.
-        script: what each run starts, with a file of flags as its only argument.
-        jobs: runs at once, which share the cores.
+        runs: the folder in which the study's folder is made.
+        script: the script that each run starts, with a file of flags as its only argument.
+        jobs: how many runs go on at once; they share the cores.
     """
 
     def __init__(self, study: Study, runs: Path, script: Path, jobs: int = 1):
@@ -102,7 +102,7 @@ class StudyRunner:
         self.base = yaml.safe_load((ROOT / study.base).read_text())
 
     def all_runs(self) -> Iterator[tuple[str, int]]:
-        """Each cell and seed; every cell gets its first seed before any gets its second."""
+        """Each cell and seed. Every cell gets its first seed before any cell gets its second."""
         return ((cell, seed) for seed in self.study.seeds for cell in self.study.cells)
 
     def flags_of(self, cell: str, seed: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class StudyRunner:
         return {run: last[run] for run in self.all_runs() if run in last and last[run]["flags"] == self.flags_of(*run)}
 
     def open_runs(self) -> list[tuple[str, int]]:
-        """What has not been run, what failed, and what was ended by a limit lower than today's."""
+        """Runs that are missing, failed, or were stopped by a lower limit than today's."""
 
         def is_closed(line: dict[str, Any]) -> bool:
             return line["status"] == "done" or (line["status"] == "limit" and line["seconds"] >= self.study.limit)
@@ -124,19 +124,19 @@ class StudyRunner:
         return [run for run in self.all_runs() if not (run in results and is_closed(results[run]))]
 
     async def run(self) -> None:
-        """Runs what is open. Cancelled, it ends what it started."""
+        """Runs the open runs. If it is cancelled, it ends the processes that it started."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write_report()
         queue = iter(self.open_runs())
 
         async def work() -> None:
-            for cell, seed in queue:  # shared: the next run goes to the first who is free
+            for cell, seed in queue:  # shared: the next run goes to the first worker that is free
                 self.record(await self.run_cell(cell, seed))
 
         await asyncio.gather(*(work() for _ in range(self.jobs)))
 
     async def run_cell(self, cell: str, seed: int) -> dict[str, Any]:
-        """Runs a cell with a seed in a process group of its own -> its line of results."""
+        """Runs a cell with a seed in its own process group -> its line of results."""
         flags, folder = self.flags_of(cell, seed), self.folder / f"{cell}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "all_results.json").unlink(missing_ok=True)
@@ -156,7 +156,7 @@ class StudyRunner:
         try:
             ended, _ = await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=self.study.limit)
         finally:
-            # The whole group: its data loaders outlive a process that is killed.
+            # The whole group, because data loaders survive when only the process is killed.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
@@ -166,7 +166,7 @@ class StudyRunner:
         return line | {"overrides": self.study.cells[cell], "flags": flags}
 
     def outcome(self, folder: Path, exit_status: int) -> dict[str, Any]:
-        """Status and numbers of a run that ended by itself, or the last line of its log."""
+        """Status and numbers of a run that ended by itself; of a failed one the last line of its log."""
         numbers = folder / "all_results.json"
         if exit_status != 0 or not numbers.exists():
             log = (folder / "log").read_text(errors="replace").strip()
@@ -177,21 +177,21 @@ class StudyRunner:
         return {"status": "done", "metrics": json.loads(numbers.read_text())}
 
     def record(self, line: dict[str, Any]) -> None:
-        """Appends a line of results at once, so that nothing is lost whatever ends the runner."""
+        """Appends a line of results immediately, so that it is not lost when the runner is killed."""
         logger.info("%s, seed %s: %s after %.0f s", line["cell"], line["seed"], line["status"], line["seconds"])
         with open(self.results_file, "a") as file:
             file.write(json.dumps(line) + "\n")
         self.write_report()
 
     def write_report(self) -> None:
-        """Table and plot of what has ended so far."""
+        """Writes the table and the plot of the results so far."""
         cells, seeds, results = list(self.study.cells), self.study.seeds, self.results()
         (self.folder / "table.md").write_text(study_table(cells, seeds, self.study.metrics, results) + "\n")
         draw_study(self.folder / "study.png", cells, seeds, results)
 
 
 async def run_until_signal(runner: StudyRunner) -> None:
-    """Runs a study; Ctrl-C and SIGTERM cancel it."""
+    """Runs a study. Ctrl-C and SIGTERM cancel it."""
     task = asyncio.ensure_future(runner.run())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -199,13 +199,14 @@ async def run_until_signal(runner: StudyRunner) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Runs the study of a file and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the study's YAML file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once; by default one per core")
-    parser.add_argument("--limit", type=float, help="seconds after which a run is ended, instead of the study's")
-    parser.add_argument("--dataset_name", help="where the data lie, instead of what the study says")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the study's folder")
-    parser.add_argument("--script", type=Path, default=ROOT / "run_pathvqa.py", help="what each run starts")
+    parser.add_argument("--limit", type=float, help="seconds after which a run is stopped, instead of the study's")
+    parser.add_argument("--dataset_name", help="the data set, instead of the study's")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder in which the study's folder is made")
+    parser.add_argument("--script", type=Path, default=ROOT / "run_pathvqa.py", help="the script that each run starts")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     study = Study.from_file(args.study)
@@ -217,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         asyncio.run(run_until_signal(runner))
     except asyncio.CancelledError:
-        sys.exit("stopped: the same command goes on with what is missing")
+        sys.exit("stopped: the same command continues with the missing runs")
     print((runner.folder / "table.md").read_text())
     if failed := runner.open_runs():
         sys.exit(f"{len(failed)} runs failed; the same command tries them again")

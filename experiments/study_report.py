@@ -1,4 +1,4 @@
-"""What a study gave: a table and a plot."""
+"""The results of a study as a table and a plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from ..reporting.table import markdown_table
 
 # (cell, seed) -> its line of results.jsonl
 Results = dict[tuple[str, int], dict[str, Any]]
-# The numbers of all_results.json that a table shows where the study names none.
+# The numbers of all_results.json that a table shows if the study names none.
 METRICS = (
     "eval_accuracy",
     "eval_yes_no_accuracy",
@@ -28,8 +28,8 @@ METRICS = (
 def study_table(cells: Sequence[str], seeds: Sequence[int], metrics: Sequence[str], results: Results) -> str:
     """Two Markdown tables with a row per cell: its numbers, and their differences to the first cell.
 
-    A number is the mean of the seeds that are done, behind it the value of each. A difference is taken seed by seed,
-    where at least two seeds of both cells are done.
+    A number is the mean of the finished seeds, followed by the value of each. Differences are taken seed by seed, and
+    shown if at least two seeds of both cells are finished.
     """
     titles = {name: name.removeprefix("eval_") for name in metrics}
     numbers, differences = [], []
@@ -54,12 +54,13 @@ def study_table(cells: Sequence[str], seeds: Sequence[int], metrics: Sequence[st
 
 
 def values_of(cell: str, seeds: Sequence[int], metric: str, results: Results) -> dict[int, float]:
-    """Seed -> number, for the seeds that are done and have it."""
+    """Seed -> number, for the finished seeds that have it."""
     done = {seed: results.get((cell, seed), {}).get("metrics", {}) for seed in seeds}
     return {seed: numbers[metric] for seed, numbers in done.items() if metric in numbers}
 
 
 def run_state(seed: int, line: dict[str, Any] | None) -> str:
+    """Whether a run is open, done, failed or was stopped, in a few words."""
     if line is None:
         return f"seed {seed} open"
     if line["status"] == "limit":
@@ -68,7 +69,7 @@ def run_state(seed: int, line: dict[str, Any] | None) -> str:
 
 
 def shown(values: Sequence[float], sign: str = "") -> str:
-    """Mean of the values and, of several, each."""
+    """The mean of the values; if there are several, also each of them."""
     if not values:
         return "-"
     mean, *each = (f"{value:{sign}.{3 if abs(value) < 10 else 0}f}" for value in (sum(values) / len(values), *values))
@@ -76,7 +77,7 @@ def shown(values: Sequence[float], sign: str = "") -> str:
 
 
 def draw_study(path: Path, cells: Sequence[str], seeds: Sequence[int], results: Results) -> None:
-    """A PNG of accuracy and image gain: a dot per seed, with the interval of its gain, and a bar at their mean."""
+    """Draws a PNG of accuracy and image gain: one dot per seed, the interval of its gain, and a bar at their mean."""
     figure = Figure(figsize=(10, 1.5 + 0.5 * len(cells)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, metric in zip(panels, ("eval_accuracy", "eval_image_gain"), strict=True):
@@ -86,7 +87,7 @@ def draw_study(path: Path, cells: Sequence[str], seeds: Sequence[int], results: 
         for row, cell in enumerate(cells):
             values = values_of(cell, seeds, metric, results)
             for index, (seed, value) in enumerate(values.items(), start=1):
-                # A cell's seeds stand one below another within 0.6 of its row.
+                # The seeds of a cell are spread over 0.6 of its row.
                 height = row + 0.6 * (index / (len(values) + 1) - 0.5)
                 axes.plot(value, height, "o", color="tab:blue", markersize=4)
                 if seed in low[cell] and seed in high[cell]:

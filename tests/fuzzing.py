@@ -1,4 +1,4 @@
-"""Changes bytes of images and tables at random and reads them: all that may follow is a result or a clear error.
+"""Changes random bytes of images and tables and reads them. Only a result or a clear error may follow.
 
     make fuzz SECONDS=600
     python tests/fuzzing.py --seconds 60 --seed 3
@@ -33,7 +33,7 @@ REFUSED = (ValueError, TypeError)
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """`content` with some bytes changed, a piece taken out, doubled or exchanged for special values, or cut off."""
+    """`content` with bytes changed; or a piece removed, doubled or replaced by special values; or cut off."""
     changed = bytearray(content)
     for _ in range(chance.choice([1, 1, 2, 5, 20])):
         place, length = chance.randrange(len(changed) + 1), chance.choice([1, 2, 4, 50])
@@ -77,15 +77,15 @@ def read_table(processor: MMJepaProcessor, content: bytes, name: str, folder: Pa
 
 
 def until(end: float) -> Iterator[None]:
-    """An item at a time until `time.monotonic()` is `end`."""
+    """Yields until `time.monotonic()` is `end`."""
     while time.monotonic() < end:
         yield
 
 
 def fuzz(times: Iterable[object], seed: int, kept: Path) -> tuple[Counter, list[str]]:
-    """Reads a file for each item of `times` -> how often what was read and refused, by kind; and what was found.
+    """Reads one file for each item of `times` -> how many of each kind were read, refused or faulty; and the faults.
 
-    A file that shows a fault is kept in `kept`.
+    Files that show a fault are written into `kept`.
     """
     chance = random.Random(seed)
     processor = MMJepaProcessor.from_pretrained(CHECKPOINT)
@@ -93,7 +93,7 @@ def fuzz(times: Iterable[object], seed: int, kept: Path) -> tuple[Counter, list[
     counts: Counter = Counter()
     found: list[str] = []
     for _ in times:
-        # An image is read in a hundredth of the time of a table.
+        # Reading an image takes a hundredth of the time of reading a table.
         read = read_table if chance.random() < 0.02 else read_image
         name, whole = chance.choice(sorted(readers[read].items()))
         content = mutated(whole, chance)
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Reads images and tables with bytes changed at random.")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kept", type=Path, default=Path("runs/fuzz"), help="where files that show a fault are kept")
+    parser.add_argument("--kept", type=Path, default=Path("runs/fuzz"), help="folder for files that show a fault")
     arguments = parser.parse_args(argv)
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:

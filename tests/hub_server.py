@@ -1,7 +1,7 @@
-"""A small Hub on loopback: the part of the Hub's HTTP API that pushing and loading a model calls.
+"""A small Hub on loopback: the part of the Hub's HTTP API that pushing and loading a model needs.
 
-Repositories live in memory. Files are committed the Hub's way: text in the commit itself, large or binary files by Git
-LFS first. Every write must carry the token. What the API has and this server has not answers 404.
+Repositories are kept in memory. Files are committed as on the Hub: text in the commit itself, large or binary files by
+Git LFS first. Every write needs the token. Other paths of the API answer 404.
 """
 
 import base64
@@ -19,8 +19,8 @@ TOKEN = "hf_loopback"
 
 
 class HubServer(ThreadingHTTPServer):
-    """Attributes: `repos`, for each id its commits, oldest first, each a dict from path to content; `requests`, what
-    was asked, as "METHOD /path"; `cards`, the READMEs that were validated."""
+    """Attributes: `repos`, for each id its commits, oldest first, each a dict from path to content; `requests`, all
+    requests as "METHOD /path"; `cards`, the READMEs that were validated."""
 
     daemon_threads = True
 
@@ -41,7 +41,7 @@ class HubServer(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes `huggingface_hub` of a new process talk to this server, as its user."""
+        """Environment variables that make `huggingface_hub` in a new process use this server, as its user."""
         return {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
 
 
@@ -68,7 +68,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
     server: HubServer
 
     def log_message(self, *arguments):
-        """Quiet: the server keeps the requests itself."""
+        """Prints nothing: the server records the requests itself."""
 
     def do_GET(self):
         self.handle_request()
@@ -128,7 +128,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.answer({"url": url, "name": repo_id, "id": repo_id}, status=409 if exists else 200)
 
     def validate_card(self, content: str):
-        """As the Hub: the metadata must be YAML between two lines of dashes."""
+        """Like the Hub: the metadata must be YAML between two lines of dashes."""
         try:
             valid = isinstance(yaml.safe_load(content.split("---\n")[1]), dict)
         except (IndexError, yaml.YAMLError):
@@ -137,7 +137,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.answer({"warnings": [], "errors": errors}, status=200 if valid else 400)
 
     def upload(self, item: dict) -> dict:
-        """Where to put an LFS object, unless it is there already."""
+        """Where to upload an LFS object, unless it is there already."""
         if item["oid"] in self.server.lfs_objects:
             return item
         return item | {"actions": {"upload": {"href": f"{self.server.endpoint}/lfs/{item['oid']}"}}}
@@ -165,7 +165,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.answer({"commitOid": oid, "commitUrl": f"{self.server.endpoint}/{repo_id}/commit/{oid}"})
 
     def describe(self, repo_id: str, rest: list[str]):
-        """The repository's newest commit, or what lies in one of its folders."""
+        """The repository's newest commit, or the files in one of its folders."""
         files = self.server.files(repo_id)
         if rest[:1] == ["tree"]:
             folder = "".join(f"{part}/" for part in rest[2:])

@@ -1,4 +1,4 @@
-"""Kills a training run again and again, resumes it each time, and compares it with one that nobody killed.
+"""Kills a training run repeatedly, resumes it each time, and compares it with a run that was not killed.
 
     make kill-test KILLS=25
     python tests/killed_runs.py --kills 8 --workers 2 --processes 2 --streaming
@@ -32,7 +32,7 @@ from mmjepa.training.checkpoints import UNFINISHED
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "run_pathvqa.py"
 SAVE_STEPS = 2
-# Seconds that a kill waits at most after its phase has begun: about as long as the phase takes.
+# The most seconds that a kill waits after its phase has begun: about as long as the phase takes.
 PHASES = {"preparing": 0.3, "step": 0.06, "evaluation": 0.1, "save": 0.03, "end": 0.5}
 FLAGS = {
     "vision_config": VISION,
@@ -60,7 +60,7 @@ FLAGS = {
 
 
 def write_flags(folder: Path, **flags: object) -> str:
-    """A file of flags and, beside it, a data set of drawn slides in parquet files, of train four."""
+    """Writes a file of flags and, beside it, drawn slides: four parquet files of train, one of each other split."""
     write_drawn_slides(folder / "slides", num_train=8, num_validation=4, num_test=1, image_size=32)
     for split, rows in load_rows(str(folder / "slides")).items():
         shards = 4 if split == "train" else 1
@@ -73,7 +73,7 @@ def write_flags(folder: Path, **flags: object) -> str:
 
 
 class Run:
-    """A run of the script in `folder`, from its newest checkpoint if it has one. It prepares its images anew."""
+    """A run of the script in `folder`, resumed from its newest checkpoint if there is one. Prepares images again."""
 
     def __init__(self, flags: str, folder: Path, processes: int = 1, script: Sequence[object] = (SCRIPT,)):
         folder.mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ class Run:
             )
 
     def output(self) -> str:
-        """What this run, and not those before it in the folder, has printed."""
+        """What this run has printed, without the runs before it in the folder."""
         with open(self.log, errors="replace") as log:
             log.seek(self.start)
             return log.read()
@@ -103,7 +103,7 @@ class Run:
         assert not (self.folder / "nonfinite_rows.jsonl").exists(), self.output()[-8000:]
 
     def wait_until(self, happens: Callable[[], object]) -> None:
-        """Waits for something that the living run does."""
+        """Waits until the running process has done something."""
         limit = time.monotonic() + 300
         while not happens():
             assert self.process.poll() is None, f"The run ended before its kill:\n{self.output()[-8000:]}"
@@ -111,7 +111,7 @@ class Run:
             time.sleep(0.001)
 
     def steps(self) -> list[int]:
-        """The steps that are in its log."""
+        """The steps in its log."""
         return [int(line.split("/")[0][5:]) for line in self.output().splitlines() if line.startswith("step ")]
 
     def saved_step(self) -> int:
@@ -121,7 +121,7 @@ class Run:
         return max((int(path.name.split("-")[1]) for path in whole), default=0)
 
     def wait_for(self, phase: str) -> None:
-        """Waits until the run is in this phase, behind a checkpoint of its own."""
+        """Waits until the run is in this phase and has saved a checkpoint itself."""
         if phase == "preparing":
             return self.wait_until(lambda: any(path.is_file() for path in self.cache.rglob("*")))
         if phase == "end":
@@ -135,7 +135,7 @@ class Run:
         self.wait_until(lambda: any(logged > step and logged % every == 0 for logged in self.steps()))
 
     def kill(self, phase: str, delay: float) -> None:
-        """Ends all its processes with SIGKILL, `delay` seconds after the phase began."""
+        """Kills all its processes with SIGKILL, `delay` seconds after the phase began."""
         self.wait_for(phase)
         time.sleep(delay)
         processes = [self.process, *self.process.children(recursive=True)]
@@ -147,7 +147,7 @@ class Run:
 
 
 def phases(kills: int) -> Iterator[str]:
-    """The phases of the kills in order; of five kills and more the last comes after the training."""
+    """The phases of the kills, in order. With five kills or more, the last comes after the training."""
     after_training = kills >= 5
     yield "preparing"
     for _, phase in zip(range(kills - 1 - after_training), cycle(["save", "evaluation", "step"]), strict=False):
@@ -157,7 +157,7 @@ def phases(kills: int) -> Iterator[str]:
 
 
 def kill_and_resume(flags: str, folder: Path, kills: int, processes: int = 1, seed: int = 0) -> Counter:
-    """Kills a run `kills` times and lets it end; returns how often each phase was struck, and a save left undone."""
+    """Kills a run `kills` times, then lets it finish; counts the kills by phase, and the interrupted saves."""
     draw = random.Random(seed)
     struck: Counter = Counter()
     for phase in phases(kills):
@@ -171,7 +171,7 @@ def kill_and_resume(flags: str, folder: Path, kills: int, processes: int = 1, se
 
 
 def numbers(folder: Path) -> dict:
-    """What a run has measured, without its times and the mean loss of its last part."""
+    """All numbers of a run, without times and without the mean loss of its last part."""
 
     def without_times(line: dict) -> dict:
         return {
@@ -190,7 +190,7 @@ def numbers(folder: Path) -> dict:
 
 
 def assert_same(folder: Path, whole: Path) -> None:
-    """Raises AssertionError where two runs differ in a bit of their weights, or in a number."""
+    """Raises AssertionError if two runs differ in a bit of their weights or in a number."""
     measured, expected = numbers(folder), numbers(whole)
     for name, value in expected.items():
         assert measured[name] == value, name

@@ -278,3 +278,25 @@ def test_no_other_document_has_python_to_run():
     """That of two is run above and in tests/export/test_onnx.py, the model card's in tests/reporting/."""
     others = set(DOCUMENTS) - {"README.md", "docs/python.md"}
     assert not any(python_blocks(document) for document in others)
+
+
+def files_of_the_house() -> list[str]:
+    """Every file that CONTRIBUTING's "house" names, below the folder that was named last before it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (house,) = re.findall(r"^## The house in ten lines\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    folder, files = "", []
+    for name in re.findall(r"`(\w[\w/]*/|\w+\.py)`", house):
+        if name.endswith("/"):
+            folder = name
+        else:
+            files.append(folder + name)
+    return files
+
+
+def test_contributing_names_every_file_of_the_package_once():
+    """All but `__init__.py` and `__main__.py`, which say nothing that their folder's other files do not."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    folders = [ROOT.joinpath(*package.split(".")[1:]) for package in setup["options"]["packages"].split()]
+    files = [path for folder in folders for path in folder.glob("*.py") if not path.name.startswith("__")]
+    assert sorted(files_of_the_house()) == sorted(str(path.relative_to(ROOT)) for path in files)

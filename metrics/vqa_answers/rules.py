@@ -108,18 +108,22 @@ def is_yes_no(answer: str) -> bool:
 
 
 def exact_match(prediction: str, reference: str) -> float:
+    """1 if the answers are equal in lower case, otherwise 0."""
     return float(prediction.strip().lower() == reference.strip().lower())
 
 
 def same_answer(prediction: str, reference: str) -> float:
+    """1 if the answers are equal by this project's normalisation, otherwise 0."""
     return float(normalize_answer(prediction) == normalize_answer(reference))
 
 
 def squad_exact_match(prediction: str, reference: str) -> float:
+    """1 if the answers are equal by SQuAD's normalisation, otherwise 0."""
     return float(squad_normalize(prediction) == squad_normalize(reference))
 
 
 def vqa_exact_match(prediction: str, reference: str) -> float:
+    """1 if the answers are equal by VQA's normalisation, otherwise 0."""
     return float(vqa_normalize(prediction) == vqa_normalize(reference))
 
 

@@ -200,6 +200,8 @@ def score_by_rules(predictions: Sequence[str], references: Sequence[str | Sequen
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class VqaAnswers(evaluate.Metric):
+    """The metric that `evaluate.load` finds: scores by every rule of `RULES`."""
+
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(

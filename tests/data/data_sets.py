@@ -1,4 +1,4 @@
-"""A small data set in every form that can be loaded, and tables of rows that a test chooses."""
+"""A small data set in every form that can be loaded, and tables with rows of a test's choice."""
 
 import json
 from io import BytesIO
@@ -22,7 +22,7 @@ def encoded(image: PIL.Image.Image, image_format: str = "PNG", **options) -> byt
 
 
 def pathvqa_split(split: str) -> Dataset:
-    """A split in the schema of flaviagiammarino/path-vqa: an image's bytes stand on each of its rows."""
+    """A split in the schema of flaviagiammarino/path-vqa, where each row holds the bytes of its image."""
     rows = [
         {
             "image": {"bytes": encoded(noise(row // 2)), "path": f"{split}_{row}.png"},
@@ -108,7 +108,7 @@ def write_image_folder_with_metadata_jsonl(folder, table):
 
 
 def write_image_folder(folder, table, write_metadata):
-    """Each split's images lie in a folder of its name, beside the metadata that name them."""
+    """Each split's images are in a folder named after it, beside the metadata that name them."""
     for split, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         rows = table(split)
         (folder / name / "images").mkdir(parents=True)

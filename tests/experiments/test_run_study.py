@@ -238,7 +238,7 @@ def test_nothing_is_left_running_after_sigterm(make_runner, tmp_path):
         assert pipe.read() == ""  # comes only when the last process that could write has ended
     _, errors = process.communicate()
     assert process.returncode == 1
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     assert sorted((tmp_path / "journal").read_text().splitlines()) == ["first-0", "second-0"]
     assert not runner.results_file.exists()
     assert json.loads((runner.folder / "first-0" / "flags.json").read_text())["dataset_name"] == "elsewhere"
