@@ -212,6 +212,11 @@ def test_what_is_wrong_with_the_command_line_is_said_by_the_flags_name(flags, me
         parse_arguments(flags)
 
 
+def test_a_flag_that_takes_several_values_takes_several_tables():
+    tables = ["a.json", "b.json"]
+    assert parsed("--predict_data", *tables, "--use_cpu")[2].predict_data == tables
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [('{"seed": 1,}', "flags.json, the file of flags, can't be read: .*line 1"), ("[1]", "holds a list")],
