@@ -243,6 +243,7 @@ def serve(
 
 
 def main() -> None:
+    """Serves the model named by the first argument or by `MMJEPA_MODEL`."""
     try:
         model = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MMJEPA_MODEL", "runs/demo")
         serve(model, revision=os.environ.get("MMJEPA_REVISION"))

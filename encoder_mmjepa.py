@@ -211,6 +211,8 @@ class MMJepaPatchesPrefix(nn.Module):
 
 
 class MMJepaPreTrainedModel(PreTrainedModel):
+    """What both model classes share: configuration, initial weights, saving and loading."""
+
     config: MMJepaConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"

@@ -63,14 +63,18 @@ class PublicHTTPConnection(HTTPConnection):
 
 
 class PublicHTTPSConnection(PublicHTTPConnection, HTTPSConnection):
-    pass
+    """As `PublicHTTPConnection`, with TLS."""
 
 
 class PublicHTTPHandler(HTTPHandler):
+    """Opens http:// addresses by connections to public machines only."""
+
     def http_open(self, request):
         return self.do_open(PublicHTTPConnection, request)
 
 
 class PublicHTTPSHandler(HTTPSHandler):
+    """Opens https:// addresses by connections to public machines only."""
+
     def https_open(self, request):
         return self.do_open(PublicHTTPSConnection, request)

@@ -51,6 +51,7 @@ def l2_normalize(embeds: torch.Tensor) -> torch.Tensor:
 
 
 def is_distributed() -> bool:
+    """Whether there are several processes to gather from."""
     return distributed.is_available() and distributed.is_initialized()
 
 

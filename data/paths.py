@@ -151,15 +151,18 @@ def needs_reading(kind: pyarrow.DataType, feature: Any) -> bool:
 
 
 def is_list(kind: pyarrow.DataType) -> bool:
+    """Whether a column's type is a list of any length."""
     types = pyarrow.types
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def is_number(kind: pyarrow.DataType) -> bool:
+    """Whether a column's type is an integer or a float."""
     return pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind)
 
 
 def is_text(kind: pyarrow.DataType | None) -> bool:
+    """Whether a column's type is a string; False for no column."""
     return kind is not None and (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
 
 

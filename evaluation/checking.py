@@ -241,6 +241,7 @@ def questions_alone(train: Dataset, validation: Dataset) -> dict[str, float]:
 
 
 def count(number: int, one: str, several: str) -> str:
+    """A number with its noun, in the singular for 1."""
     return f"{number} {one if number == 1 else several}"
 
 

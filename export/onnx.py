@@ -40,6 +40,8 @@ WITHOUT_EFFECT = (
 
 
 class ImageTower(nn.Module):
+    """Pixels (I, 3, H, W) -> `image_embeds` and `visual_tokens`: the first graph."""
+
     def __init__(self, model: MMJepaForConditionalGeneration):
         super().__init__()
         self.encoder = model.encoder
@@ -50,6 +52,8 @@ class ImageTower(nn.Module):
 
 
 class TextEncoder(nn.Module):
+    """Token ids and mask (B, L) -> the question's states: the second graph."""
+
     def __init__(self, model: MMJepaForConditionalGeneration):
         super().__init__()
         self.text_encoder = model.encoder.text_encoder
@@ -157,6 +161,7 @@ def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcesso
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Exports a saved model as ONNX graphs, from the command line."""
     export_saved_model(export_onnx, "three ONNX graphs", argv)
 
 

@@ -118,6 +118,7 @@ def load_adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Exports a saved model as parts, from the command line."""
     export_saved_model(export_parts, "a folder of parts", argv)
 
 

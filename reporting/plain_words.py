@@ -44,6 +44,7 @@ def allows_conclusion(num_images: float, low: float, high: float) -> bool:
 
 
 def image_sentence(metrics: dict[str, float]) -> str:
+    """What shuffling the images costs, and whether the model reads them."""
     gain, low, high = (metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
     measured = f"Shuffling the images costs {100 * gain:.1f} points of accuracy ({interval_text(low, high)})"
     if not allows_conclusion(metrics.get("num_images", 0), low, high):
@@ -64,6 +65,7 @@ def image_sentence(metrics: dict[str, float]) -> str:
 
 
 def majority_sentence(metrics: dict[str, float]) -> str:
+    """Whether the model is better than the most frequent training answers."""
     lead, low, high = (metrics[f"majority_lead{end}"] for end in ("", "_low", "_high"))
     measured = (
         "The most frequent training answer to a question, without any image, is right in "
@@ -76,6 +78,7 @@ def majority_sentence(metrics: dict[str, float]) -> str:
 
 
 def retrieval_sentence(metrics: dict[str, float]) -> str:
+    """Whether the alignment tells images apart."""
     recall, low, high, chance, popular = (
         metrics[f"retrieval_recall_at_1{end}"] for end in ("", "_low", "_high", "_chance", "_popular")
     )
@@ -97,4 +100,5 @@ def retrieval_sentence(metrics: dict[str, float]) -> str:
 
 
 def interval_text(low: float, high: float) -> str:
+    """A 95 % interval of shares, in percent."""
     return f"95 % interval {100 * low:.1f} to {100 * high:.1f}"

@@ -44,15 +44,18 @@ def report_text(report: dict[str, Any]) -> str:
 
 
 def printed_as(rule: str) -> str:
+    """The name under which papers print a rule, with its source."""
     if rule == CLOSED_LIST_RULE:
         return "accuracy (closest training answer, as PMC-VQA's choices, arXiv 2305.10415)"
     return f"{RULES[rule].printed_as} ({RULES[rule].source})" if rule in RULES else "BLEU of the corpus, not smoothed"
 
 
 def cells(scores: dict[str, Interval]) -> dict[str, str]:
+    """A row of the table: the score of each group of questions, empty where it has none."""
     return {name: cell(scores[group]) if group in scores else "" for group, name in GROUP_NAMES.items()}
 
 
 def cell(score: Interval) -> str:
+    """A mean and its interval, in percent."""
     mean, low, high = (100 * number for number in score)
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"

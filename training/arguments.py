@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 from transformers.debug_utils import DebugOption
-from transformers.training_args import ParallelMode
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from .agreement import PRECISIONS, GivenFlag, check_agreement
 from .augmentation import AUGMENTATIONS
@@ -157,7 +157,7 @@ class MMJepaTrainingArguments(TrainingFlags, TrainingArguments):
                 )
         if self.optim.startswith(REFUSED_OPTIMIZERS):
             raise ValueError(
-                f"optim is {self.optim.value!r}: the image half and the decoder have rates of their own, which "
+                f"optim is {OptimizerNames(self.optim).value!r}: the image half and the decoder have rates of their own, which "
                 f"{', '.join(REFUSED_OPTIMIZERS)} can't give them; choose another, such as 'adamw_torch'."
             )
         if DebugOption.UNDERFLOW_OVERFLOW in self.debug:

@@ -125,7 +125,7 @@ def start_from_random_weights(
             vision_config=arguments.vision_fields,
             text_config=text_fields | token_fields,
             tie_word_embeddings=text_fields.get("tie_word_embeddings", True),
-            attn_implementation=arguments.attn_implementation,
+            attn_implementation=arguments.attn_implementation,  # type: ignore[call-arg]  # a field of the library
             **arguments.config_fields(),
         )
         model = MMJepaForConditionalGeneration(config)
@@ -156,6 +156,7 @@ def naming_wrong_fields() -> Iterator[None]:
 
 
 def load_image_processor(name: str) -> BaseImageProcessor:
+    """The image processor of a checkpoint. Raises ValueError if a folder has none."""
     if Path(name).is_dir() and not any(Path(name, file).exists() for file in IMAGE_PROCESSOR_FILES):
         raise ValueError(
             f"the folder {name} has no {IMAGE_PROCESSOR_FILES[0]}, which says how images are resized and normalised: "
@@ -166,6 +167,7 @@ def load_image_processor(name: str) -> BaseImageProcessor:
 
 def load_tokenizer(name: str) -> BartTokenizer:
     # Not AutoTokenizer: it asks for a config.json beside the vocab.json and merges.txt that make a BART tokenizer.
+    """The BART tokenizer of a checkpoint, or of a folder with only its vocabulary."""
     return BartTokenizer.from_pretrained(name)
 
 

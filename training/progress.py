@@ -35,6 +35,7 @@ def evaluation_line(logs: dict[str, float], prefix: str, time_left: float | None
 
 
 def losses_of(logs: dict[str, float], prefix: str) -> list[str]:
+    """The losses in a line of the log, as "name value"."""
     return [f"{name} {logs[f'{prefix}_{name}']:.4g}" for name in LOSSES if f"{prefix}_{name}" in logs]
 
 

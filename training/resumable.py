@@ -60,10 +60,10 @@ class ResumableTrainer(Trainer):
         return result
 
     # Private in the library: no callback and no public method can skip an epoch.
-    def _run_epoch(self, **kwargs):
+    def _run_epoch(self, *args, **kwargs):
         """The library's, but where a training that is over is resumed it trains a step too many."""
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(**kwargs)
+            super()._run_epoch(*args, **kwargs)
         else:
             self.control.should_training_stop = True
 
@@ -107,7 +107,7 @@ class ResumableTrainer(Trainer):
         """The model with all its weights on this process: itself, or under FSDP a copy, which all make together."""
         return whole_copy(self.model) if self.is_fsdp_enabled else self.model
 
-    def create_model_card(self, **kwargs):
+    def create_model_card(self, *args, **kwargs):
         """The library writes a draft on every push. Here a card that is there stays as it is."""
         if not os.path.exists(os.path.join(self.args.output_dir, "README.md")):
-            super().create_model_card(**kwargs)
+            super().create_model_card(*args, **kwargs)

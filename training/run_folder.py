@@ -106,6 +106,7 @@ def check_folder(args: MMJepaTrainingArguments, model_name: str | None, checkpoi
 
 
 def signs_of_run(folder: Path) -> list[str]:
+    """Names of the files and folders that only a run writes."""
     return sorted(path.name for path in folder.glob("*") if RUN_SIGNS.fullmatch(path.name))
 
 
@@ -157,6 +158,7 @@ def write_run_file(args: MMJepaTrainingArguments, flags: dict[str, str | list[st
 
 
 def version_of(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
