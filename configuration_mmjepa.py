@@ -65,7 +65,7 @@ class MMJepaConfig(PreTrainedConfig):
     """
 
     model_type = "mmjepa"
-    sub_configs_defaults = {"vision_config": Dinov2Config, "text_config": BartConfig}
+    sub_configs_defaults = {"vision_config": Dinov2Config, "text_config": BartConfig}  # type: ignore[dict-item]
     # What the library's Trainer does not gather in an evaluation; the logits it does.
     keys_to_ignore_at_inference = [
         "past_key_values",

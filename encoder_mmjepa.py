@@ -216,7 +216,7 @@ class MMJepaPreTrainedModel(PreTrainedModel):
     config: MMJepaConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["MMJepaPooledPrefix", "MMJepaPatchesPrefix"]
     _skip_keys_device_placement = ["past_key_values"]
@@ -300,7 +300,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         return self.text_encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module):
-        self.text_encoder.embed_tokens = value
+        self.text_encoder.embed_tokens = value  # type: ignore[assignment]
 
     # The library finds an image encoder by one of its own names for it, and saved weights are named `image_encoder`.
     def get_encoder(self, modality: str | None = None) -> nn.Module:
@@ -308,7 +308,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
 
     def set_encoder(self, encoder: nn.Module, modality: str | None = None) -> None:
         if modality == "image":
-            self.image_encoder = encoder
+            self.image_encoder = encoder  # type: ignore[assignment]
         else:
             super().set_encoder(encoder, modality)
 
@@ -365,7 +365,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
             ValueError: no images, both pixels and features, I != B without `image_index`, or an index out of range.
             TypeError: an unknown argument.
         """
-        kwargs = known_arguments(MMJepaEncoder.forward, kwargs)
+        known = known_arguments(MMJepaEncoder.forward, kwargs)
         if (pixel_values is None) == (image_features is None):
             given = "neither" if pixel_values is None else "both"
             raise ValueError(
@@ -373,7 +373,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
                 "the image_features that get_image_features made of them."
             )
         if image_features is None:
-            image_features = self.get_image_features(pixel_values, **kwargs)
+            image_features = self.get_image_features(pixel_values, **known)
         on_training_path = self.training and not input_ids.is_cpu
         image_index = resolve_image_index(
             image_index, len(image_features.visual_tokens), input_ids, check_range=not on_training_path
@@ -381,7 +381,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
 
         input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
         with torch.no_grad():
-            question = self.text_encoder(input_ids, attention_mask=attention_mask, **kwargs)
+            question = self.text_encoder(input_ids, attention_mask=attention_mask, **known)
         # Parts of a model may lie on several devices: the output is put together where the text encoder is.
         states = question.last_hidden_state  # (B, L, D)
         visual_tokens = image_features.visual_tokens.to(states.device)

@@ -164,7 +164,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         return self.decoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module):
-        self.decoder.embed_tokens = value
+        self.decoder.embed_tokens = value  # type: ignore[assignment]
 
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
         """Resizes the decoder's embeddings, its output head and, apart from them, the text encoder's embeddings."""

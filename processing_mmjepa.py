@@ -15,7 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import ChannelDimension, ImageInput, is_valid_image, to_numpy_array
-from transformers.processing_utils import ProcessingKwargs, Unpack
+from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import is_torch_tensor, logging
 
 from .fetching_mmjepa import fetch
@@ -83,7 +83,7 @@ class MMJepaProcessor(ProcessorMixin):
         text: str | Sequence[str] | None = None,
         answers: str | Sequence[str] | None = None,
         image_index: Sequence[int] | None = None,
-        **kwargs: Unpack[ProcessingKwargs],
+        **kwargs: Any,
     ) -> BatchFeature:
         """Tensors of the I images and B questions that are given; lists without `return_tensors="pt"`.
 
@@ -107,7 +107,12 @@ class MMJepaProcessor(ProcessorMixin):
         """
         if images is None and text is None and answers is None:
             raise ValueError("nothing to process: give `images`, `text`, `answers` or several of them.")
-        merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        # The library annotates the class that it is given here as an instance.
+        merged = self._merge_kwargs(
+            ProcessingKwargs,  # type: ignore[arg-type]
+            tokenizer_init_kwargs=self.tokenizer.init_kwargs,
+            **kwargs,
+        )
         # transformers 5.21 does not merge the class's own defaults.
         images_kwargs, text_kwargs = merged["images_kwargs"], {**self.text_kwargs, **merged["text_kwargs"]}
         layout = images_kwargs.pop("input_data_format", None)

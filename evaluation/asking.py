@@ -65,7 +65,8 @@ def load_saved(
         raise OSError(f"there is no folder {name_or_path}: give that of a saved model, or a model's id on the Hub.")
     disable_progress_bar()
     model, processor = load_model_and_processor(name_or_path, revision)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device), processor  # type: ignore[arg-type]  # the library wraps `to` and loses `self`
 
 
 def ask(

@@ -157,8 +157,8 @@ class MMJepaTrainingArguments(TrainingFlags, TrainingArguments):
                 )
         if self.optim.startswith(REFUSED_OPTIMIZERS):
             raise ValueError(
-                f"optim is {OptimizerNames(self.optim).value!r}: the image half and the decoder have rates of their own, which "
-                f"{', '.join(REFUSED_OPTIMIZERS)} can't give them; choose another, such as 'adamw_torch'."
+                f"optim is {OptimizerNames(self.optim).value!r}: the image half and the decoder have rates of their "
+                f"own, which {', '.join(REFUSED_OPTIMIZERS)} can't give them; choose another, such as 'adamw_torch'."
             )
         if DebugOption.UNDERFLOW_OVERFLOW in self.debug:
             raise ValueError("debug is 'underflow_overflow', which can't read masks: leave it out.")

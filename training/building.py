@@ -121,11 +121,11 @@ def start_from_random_weights(
     token_fields = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     token_fields |= {"vocab_size": len(tokenizer), "decoder_start_token_id": tokenizer.eos_token_id}
     with naming_wrong_fields():
-        config = MMJepaConfig(
+        config = MMJepaConfig(  # type: ignore[call-arg]  # attn_implementation is a field of the library's
             vision_config=arguments.vision_fields,
             text_config=text_fields | token_fields,
             tie_word_embeddings=text_fields.get("tie_word_embeddings", True),
-            attn_implementation=arguments.attn_implementation,  # type: ignore[call-arg]  # a field of the library
+            attn_implementation=arguments.attn_implementation,
             **arguments.config_fields(),
         )
         model = MMJepaForConditionalGeneration(config)

@@ -77,7 +77,7 @@ class MMJepaEarlyStoppingCallback(EarlyStoppingCallback):
 
     align_warmup_steps = 0  # set when the number of steps is known
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if state.global_step > self.align_warmup_steps:
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
