@@ -435,11 +435,12 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         loss = loss_align = loss_ce = loss_answer = None
         if labels is not None or return_loss:
             text = (input_ids, attention_mask) if align_input_ids is None else (align_input_ids, align_attention_mask)
-            if labels is None:
-                share = torch.ones((), device=encoder_outputs.last_hidden_state.device)
-            else:
-                num_items, share = share_of_step(labels, num_items_in_batch)
-            loss_align = self._align(encoder_outputs, text_embeds, *text, image_ids, share, step.get("num_rows"))
+            # Parts of a model may lie on several devices: the terms of the loss are added up where the labels are.
+            device = (encoder_outputs.last_hidden_state if labels is None else labels).device
+            num_items, share = (None, 1.0) if labels is None else share_of_step(labels, num_items_in_batch)
+            loss_align = self._align(
+                encoder_outputs, text_embeds, *text, image_ids, device, step.get("num_rows"), share
+            )
             loss = self.config.lambda_align * loss_align
         if labels is not None:
             loss_ce, loss_answer = self._predict_answer(
@@ -529,10 +530,11 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         text_input_ids: torch.Tensor | None,
         text_attention_mask: torch.Tensor | None,
         image_ids: torch.Tensor | None,
-        share: torch.Tensor,
+        device: torch.device,
         num_rows: torch.Tensor | int | None,
+        share: torch.Tensor | float,
     ) -> torch.Tensor:
-        """Step 3 of `forward`: the alignment loss, divided by the step's `num_rows`.
+        """Step 3 of `forward`: the alignment loss on `device`, divided by the step's `num_rows`.
 
         Without that number it is the mean over the rows of this batch that have a text, times the batch's `share`.
         """
@@ -540,11 +542,10 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         losses = self.alignment(
             encoder_outputs.image_embeds, text_embeds, encoder_outputs.image_index, text_ids, image_ids
         )  # (B,)
-        # Parts of a model may lie on several devices: the terms of the loss are added up where the labels are.
-        total = losses.to(share.device).sum()
+        total = losses.to(device).sum()
         if num_rows is not None:
             return total / num_rows
-        own_rows = len(losses) if text_ids is None else (text_ids >= 0).any(dim=-1).sum().clamp(min=1).to(share.device)
+        own_rows = len(losses) if text_ids is None else (text_ids >= 0).any(dim=-1).sum().clamp(min=1).to(device)
         return total / own_rows * share
 
     def _predict_answer(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import DESCRIBED, TEXT, VISION
+from tiny import TEXT, VISION
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     BartConfig,
@@ -73,11 +73,11 @@ def no_step_is_skipped_unnoticed(skipped_steps, request):
 
 @pytest.fixture(scope="session")
 def make_config():
-    """A function that makes a tiny configuration, with the alignment as first described or fields of one's own."""
+    """A function that makes a tiny configuration of the default form, with fields of one's own."""
 
     def make(**fields) -> MMJepaConfig:
         towers = {"vision_config": VISION, "text_config": TEXT}
-        return MMJepaConfig(**{**towers, **DESCRIBED, "num_image_tokens": 5, **fields})
+        return MMJepaConfig(**{**towers, "num_image_tokens": 5, **fields})
 
     return make
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import DESCRIBED
 from torch.nn import functional as F
 
 from mmjepa.losses_mmjepa import MMJepaAlignmentLoss
@@ -58,7 +59,7 @@ def test_a_row_without_a_text_has_no_loss_and_changes_none(make_config, alignmen
 
 
 def test_the_mean_is_over_the_rows_that_have_a_text(make_model, batch):
-    model = make_model()
+    model = make_model(**DESCRIBED)
     texts = {"align_input_ids": batch["input_ids"], "align_attention_mask": batch["attention_mask"].clone()}
     texts["align_attention_mask"][1:] = 0
     alone = model(**{**batch, **texts})

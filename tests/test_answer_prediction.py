@@ -128,6 +128,11 @@ def test_accumulated_batches_add_up_to_one(make_model, batch):
     torch.testing.assert_close(sum(part.loss_answer for part in parts), sum(part.loss_answer for part in whole) / 2)
 
 
+def test_a_misspelt_count_of_the_step_is_refused(make_model, batch):
+    with pytest.raises(TypeError, match="training_step got an unknown argument 'num_row': give num_rows"):
+        make_model()(**batch, training_step={"num_row": 4})
+
+
 def test_ranking_equals_the_scores_of_the_training_loss(make_model, batch):
     """The state that ranks has read image and question alone: the answer given beside them changes nothing."""
     model = make_model(lambda_answer=0.25)

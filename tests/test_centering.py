@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from tiny import DESCRIBED
 from torch.nn import functional as F
 
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
@@ -59,9 +60,9 @@ def test_without_any_text_a_mean_stays_as_it_is(centered, processor):
     assert torch.equal(centered.answer_prediction.answer_mean, means[1])
 
 
-@pytest.mark.parametrize("fields", [{}, {"alignment_target": "layer_norm"}])
+@pytest.mark.parametrize("fields", [{}, {"alignment_target": "layer_norm"}], ids=["embedding", "layer_norm"])
 def test_targets_that_have_no_mean_are_left_alone(make_model, processor, fields):
-    model = make_model(**fields)
+    model = make_model(**{**DESCRIBED, **fields})
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.center_targets(processor, TEXTS, ANSWERS)
     torch.testing.assert_close(dict(model.state_dict()), before, atol=0, rtol=0)

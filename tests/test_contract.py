@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate.utils import compute_module_sizes
 from safetensors import safe_open
+from tiny import DESCRIBED
 from transformers import AutoConfig
 from transformers.generation.streamers import BaseStreamer
 
@@ -13,6 +14,7 @@ from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.encoder_mmjepa import MMJepaEncoder
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 
+LOSSES_ON_CPU = {"alignment": "cpu", "answer_prediction": "cpu"}
 MODES = {
     "greedy": {},
     "sampling": {"do_sample": True, "num_return_sequences": 2},
@@ -210,7 +212,8 @@ def test_answers_can_be_constrained_to_yes_or_no(model, inputs, mode):
 # Outputs
 
 
-def test_the_tuple_is_the_values_of_the_dict_loss_first(model, batch):
+def test_the_tuple_is_the_values_of_the_dict_loss_first(make_model, batch):
+    model = make_model(**DESCRIBED)
     output = model(**batch, output_hidden_states=True)
     values = model(**batch, output_hidden_states=True, return_dict=False)
     assert torch.equal(values[0], output.loss) and list(output)[:4] == ["loss", "loss_align", "loss_ce", "logits"]
@@ -341,8 +344,8 @@ def test_mismatched_sizes_are_refused_or_reported(saved, make_config):
 @pytest.mark.parametrize(
     "device_map",
     [
-        {"encoder": "cpu", "decoder": "disk", "lm_head": "disk", "alignment": "cpu", "final_logits_bias": "cpu"},
-        {"encoder": "disk", "decoder": "cpu", "lm_head": "cpu", "alignment": "cpu", "final_logits_bias": "cpu"},
+        {"encoder": "cpu", "decoder": "disk", "lm_head": "disk", **LOSSES_ON_CPU, "final_logits_bias": "cpu"},
+        {"encoder": "disk", "decoder": "cpu", "lm_head": "cpu", **LOSSES_ON_CPU, "final_logits_bias": "cpu"},
         "auto",
     ],
     ids=["decoder", "encoder", "auto"],

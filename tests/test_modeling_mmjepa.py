@@ -5,19 +5,17 @@ import sys
 
 import pytest
 import torch
-from tiny import TEXT
+from tiny import DESCRIBED, FORMS, TEXT
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, BartModel, Dinov2Model
 
 from mmjepa.encoder_mmjepa import MMJepaEncoder
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 
-PREFIXES = ("patches", "pooled")
 
-
-@pytest.fixture(params=PREFIXES)
+@pytest.fixture(params=FORMS)
 def model(request, make_model):
-    return make_model(visual_prefix=request.param)
+    return make_model(**FORMS[request.param])
 
 
 def left_padded(batch):
@@ -37,7 +35,7 @@ def without_labels(batch):
 
 @pytest.mark.parametrize("image_pooling", ["cls", "mean"])
 def test_loss_equals_a_computation_by_hand(make_model, batch, image_pooling):
-    model = make_model(visual_prefix="pooled", image_pooling=image_pooling, lambda_align=0.3, lambda_ce=0.7)
+    model = make_model(**DESCRIBED, image_pooling=image_pooling, lambda_align=0.3, lambda_ce=0.7)
     output = model(**batch)
 
     encoder = model.encoder
@@ -103,7 +101,7 @@ def test_every_other_parameter_gets_a_gradient(model, batch):
 def test_questions_about_one_image_equal_questions_about_its_copies(model, batch):
     shared = model(**batch)
     copies = {**batch, "pixel_values": batch["pixel_values"][batch["image_index"]], "image_index": None}
-    repeated = model(**copies)
+    repeated = model(**copies, image_ids=batch["image_index"])
     torch.testing.assert_close(shared.logits, repeated.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(shared.loss, repeated.loss, atol=1e-5, rtol=0)
 

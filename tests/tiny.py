@@ -23,12 +23,15 @@ TEXT = {
     "max_position_embeddings": 32,
     "init_std": 0.2,
 }
-# The alignment as it was first described (configs/pathvqa_reference.json): most tests need no more.
+# The model as it was first described (configs/pathvqa_reference.json).
 DESCRIBED = {
+    "visual_prefix": "pooled",
     "alignment_text": "priority",
     "alignment_loss": "cosine",
     "alignment_target": "embedding",
     "lambda_answer": 0.0,
 }
+# For tests of what holds in both forms.
+FORMS = {"default": {}, "described": DESCRIBED}
 FROM_RANDOM = ["--vision_config", json.dumps(VISION), "--text_config", json.dumps(TEXT)]
 FAST = ["--dataloader_num_workers", "0", "--preprocessing_num_workers", "1", "--disable_tqdm", "true", "--use_cpu"]
