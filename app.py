@@ -25,10 +25,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mmjepa.data.drawn_slides.painting import draw_slide
 from mmjepa.data.drawn_slides.questions import ask_questions
 from mmjepa.evaluation.asking import Reply, ask, load_saved
+from mmjepa.messages import end_run
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor, to_rgb
 from mmjepa.reporting.picture import draw_attention
-from mmjepa.training.messages import end_run
 
 MAX_QUESTIONS = 8  # others wait meanwhile; an image of PathVQA has 7.6
 MAX_CHARACTERS = 300  # of a question; PathVQA's longest has 163

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .messages import end_run, hide_unhelpful_messages
 from .training.flags import with_underscores
-from .training.messages import end_run, hide_unhelpful_messages
 from .training.values import check_onnx_packages, check_source
 
 ORDER = ("check", "train", "evaluate", "ask", "score", "export", "app")

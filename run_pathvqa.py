@@ -11,7 +11,7 @@ that `--help` shows.
 # ruff: noqa: E402
 import sys
 
-from mmjepa.training.messages import end_run, hide_unhelpful_messages, show_messages
+from mmjepa.messages import end_run, hide_unhelpful_messages, show_messages
 
 # What is wrong with the flags is said before the imports that take seconds.
 if __name__ == "__main__":

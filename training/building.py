@@ -23,10 +23,10 @@ from ..data.collator import alignment_text
 from ..data.columns import TEXT_COLUMNS
 from ..data.images import prepared_shape
 from ..evaluation.loading import naming_broken_files
+from ..messages import is_message
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .flags import ModelArguments
-from .messages import is_message
 from .weights import in_float32
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is a whole processor's

@@ -84,7 +84,7 @@ def end_run(program: str, error: Exception) -> NoReturn:
     """
     message = str(error)
     if not (isinstance(error, OSError) or is_message(error)):
-        from ..data.errors import DataError  # imported late: other errors are said before the imports of seconds
+        from .data.errors import DataError  # imported late: other errors are said before the imports of seconds
 
         if not isinstance(error, DataError):
             raise error
