@@ -17,23 +17,9 @@ MODULES = {
 def __getattr__(name: str):
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{MODULES[name]}", __name__), name)
-
-
-def register_auto_classes() -> None:
-    """Makes the package known to transformers' Auto classes; those of models need PyTorch."""
-    import transformers
-
-    from .configuration_mmjepa import AUTO_MODEL_CLASSES, MMJepaConfig
-    from .processing_mmjepa import MMJepaProcessor
-
-    transformers.AutoConfig.register(MMJepaConfig.model_type, MMJepaConfig, exist_ok=True)
-    transformers.AutoProcessor.register(MMJepaConfig, MMJepaProcessor, exist_ok=True)
-    if transformers.utils.is_torch_available():
-        from .modeling_mmjepa import MMJepaForConditionalGeneration
-
-        for model_class in AUTO_MODEL_CLASSES:
-            getattr(transformers, model_class).register(MMJepaConfig, MMJepaForConditionalGeneration, exist_ok=True)
+    # All of them: each makes its class known to the Auto classes.
+    modules = {module: import_module(f".{module}", __name__) for module in MODULES.values()}
+    return getattr(modules[MODULES[name]], name)
 
 
 __all__ = ["MMJepaConfig", "MMJepaForConditionalGeneration", "MMJepaProcessor"]  # noqa: F822

@@ -1,7 +1,7 @@
 """Every knob of MMJepa's architecture and losses, with its default and its check."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import BartConfig, Dinov2Config, PreTrainedConfig
+from transformers import AutoConfig, BartConfig, Dinov2Config, PreTrainedConfig
 
 VISUAL_PREFIXES = ("patches", "pooled")
 IMAGE_POOLINGS = ("cls", "mean")
@@ -195,5 +195,8 @@ class MMJepaConfig(PreTrainedConfig):
 
 
 MMJepaConfig.register_for_auto_class()
+
+if __package__ == "mmjepa":  # the package itself, not a checkpoint's copy of this file
+    AutoConfig.register(MMJepaConfig.model_type, MMJepaConfig, exist_ok=True)
 
 __all__ = ["MMJepaConfig"]

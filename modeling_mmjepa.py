@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, BartForConditionalGeneration, Dinov2Model, GenerationMixin
@@ -21,7 +22,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_mmjepa import MMJepaConfig
+from .configuration_mmjepa import AUTO_MODEL_CLASSES, MMJepaConfig
 from .encoder_mmjepa import MMJepaEncoder, MMJepaEncoderOutput, MMJepaImageFeatures, MMJepaPreTrainedModel
 from .loading_mmjepa import (
     HUB_ARGUMENTS,
@@ -630,8 +631,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
 MMJepaForConditionalGeneration.register_for_auto_class("AutoModel")
 
 if __package__ == "mmjepa":  # the package itself, not a checkpoint's copy of this file
-    from . import register_auto_classes
-
-    register_auto_classes()
+    for name in AUTO_MODEL_CLASSES:
+        getattr(transformers, name).register(MMJepaConfig, MMJepaForConditionalGeneration, exist_ok=True)
 
 __all__ = ["MMJepaForConditionalGeneration", "MMJepaOutput"]

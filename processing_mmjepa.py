@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import ChannelDimension, ImageInput, is_valid_image, to_numpy_array
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import is_torch_tensor, logging
 
+from .configuration_mmjepa import MMJepaConfig
 from .fetching_mmjepa import fetch
 
 logger = logging.get_logger(__name__)
@@ -413,8 +414,6 @@ def check_counts(images: list | None, questions: list | None, image_index: list[
 MMJepaProcessor.register_for_auto_class()
 
 if __package__ == "mmjepa":  # the package itself, not a checkpoint's copy of this file
-    from . import register_auto_classes
-
-    register_auto_classes()
+    AutoProcessor.register(MMJepaConfig, MMJepaProcessor, exist_ok=True)
 
 __all__ = ["MMJepaProcessor", "to_rgb"]
