@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from small_trainings import logged
+from tiny import DESCRIBED
 from transformers import TrainerCallback
 
 from mmjepa.training.arguments import MMJepaTrainingArguments
@@ -23,6 +24,7 @@ def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer):
     weights, losses = [], []
     for batch_size, accumulation in ((16, 1), (4, 4)):
         trainer = make_trainer(
+            config=DESCRIBED,  # contrastive losses compare within a batch
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             questions_per_image=1,
@@ -39,19 +41,20 @@ def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer):
 
 
 def test_warmup_trains_the_alignment_alone_and_ends_at_its_epoch(make_trainer):
-    trainer = make_trainer(align_warmup_epochs=1)  # an epoch is 6 steps
+    # A batch here is one image's rows, among which a contrastive loss has nothing to compare.
+    trainer = make_trainer(config=DESCRIBED, align_warmup_epochs=1)  # an epoch is 6 steps
     before = {name: weight.detach().clone() for name, weight in trainer.model.decoder.named_parameters()}
     trainer.train()
     assert sorted(logged(trainer, "train_align")) == list(range(1, 13))
     assert sorted(logged(trainer, "train_ce")) == list(range(7, 13))
 
-    trainer = make_trainer(align_warmup_epochs=1)
+    trainer = make_trainer(config=DESCRIBED, align_warmup_epochs=1)
     trainer.add_callback(StopAt(6))
     trainer.train()
     for name, weight in trainer.model.decoder.named_parameters():
         assert torch.equal(weight, before[name]), name
     projector = trainer.model.encoder.image_projector.weight
-    assert not torch.equal(projector, make_trainer().model.encoder.image_projector.weight)
+    assert not torch.equal(projector, make_trainer(config=DESCRIBED).model.encoder.image_projector.weight)
 
 
 def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.utils import ParallelismConfig
 from small_trainings import logged, with_dropout
+from tiny import DESCRIBED
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
@@ -335,7 +336,7 @@ def test_the_librarys_own_trainers_train_and_evaluate(make_model, data, processo
         flags |= {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
         torch.manual_seed(1)
         trainer = trainer_class(
-            model=with_dropout(make_model(), 0.0),
+            model=with_dropout(make_model(**DESCRIBED), 0.0),  # contrastive losses compare within a batch
             args=arguments_class(**flags),
             train_dataset=[{**row, "answer": "yes"} for row in data],
             eval_dataset=list(data),
@@ -356,7 +357,7 @@ def test_the_librarys_own_trainers_train_and_evaluate(make_model, data, processo
 
 
 def test_evaluation_gives_the_losses_of_one_large_batch(make_trainer, data, processor):
-    trainer = make_trainer(per_device_eval_batch_size=5)
+    trainer = make_trainer(config=DESCRIBED, per_device_eval_batch_size=5)
     trainer.compute_answer_metrics = lambda model, data: {"accuracy": 0.25}
     metrics = trainer.evaluate()
     batch = trainer.model_inputs(trainer.data_collator(data.__getitems__(range(24))))
@@ -397,7 +398,7 @@ def test_a_line_is_shown_per_step_and_evaluation_and_other_loggers_get_all_numbe
     trainer.train()
     lines = capsys.readouterr().out.splitlines()
     number = r"[\d.e-]+"
-    losses = rf"loss {number}  align {number}  ce {number}  "
+    losses = rf"loss {number}  align {number}  ce {number}  answer {number}  "
     rates = rf"learning_rate {number}  learning_rate_image {number}  \d+ questions/s"
     evaluation = rf"{losses}accuracy 50.0 %  majority answer 25.0 %  image gain \+12.5 points"
     expected = [rf"step 6/12  epoch 1.00  {losses}{rates}", rf"eval  epoch 1.00  {evaluation}  \d\d:\d\d left"]
