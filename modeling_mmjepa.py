@@ -223,7 +223,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                     .double()
                     .sum(dim=0)
                 )
-            mean.copy_(total / len(distinct))
+            mean.copy_((total / len(distinct)).float())  # Apple's devices have no float64
 
     def _text_mean(self) -> torch.Tensor | None:
         return self.alignment.text_mean if self.config.alignment_target == "centered" else None
@@ -476,14 +476,14 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         self,
         encoder_outputs: MMJepaEncoderOutput | tuple | None,
         input_ids: torch.Tensor | None,
-        *images: Any,
+        *inputs: Any,
         **kwargs: Any,
     ) -> MMJepaEncoderOutput:
         """Step 1 of `forward`: what the decoder reads of questions and images, as given or encoded here."""
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("neither input_ids nor encoder_outputs given: give the questions' input_ids (B, L).")
-            return self.encoder(input_ids, *images, return_dict=True, **kwargs)
+            return self.encoder(input_ids, *inputs, return_dict=True, **kwargs)
         return encoder_outputs if isinstance(encoder_outputs, ModelOutput) else MMJepaEncoderOutput(*encoder_outputs)
 
     def _check_labels(self, labels: torch.Tensor | None, num_questions: int, does_without: bool | None) -> None:

@@ -40,7 +40,8 @@ def flags(tmp_path) -> dict:
 
 
 @pytest.mark.parametrize("kind", [TrainingArguments, MMJepaTrainingArguments, None])
-def test_a_model_and_arguments_are_enough_for_a_trainer(make_model, flags, kind):
+def test_a_model_and_arguments_are_enough_for_a_trainer(make_model, flags, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # without arguments the Trainer makes its folder where it is called
     trainer = MMJepaTrainer(make_model(), kind and kind(**flags))
     assert isinstance(trainer.args, MMJepaTrainingArguments) and trainer.args.eval_strategy == "no"
     with pytest.raises(ValueError, match="neither a data_collator nor a processing_class .*: give one"):
