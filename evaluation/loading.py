@@ -1,10 +1,10 @@
 """Loads a saved model and its processor, and says which file is broken where this fails."""
 
 import json
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import is_zipfile
 
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
@@ -67,20 +67,24 @@ def broken_file(folder: Path) -> str | None:
             is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
         if is_pointer:
             return f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` there, or download the file."
-        if not is_whole(path):
+        if is_cut_off(path):
             return f"{path} of {path.stat().st_size:,} bytes is cut off or damaged: copy or download it again."
     return None
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file of JSON or of weights can be read to its end. Checks the structure, not a checksum."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt"):
-                return True
-        if path.suffix == ".json":
-            json.loads(path.read_bytes())
+def is_cut_off(path: Path) -> bool:
+    """Whether a file of weights, states or JSON ends too early, as after a power failure or a copy that stopped."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt"):  # compares the file's length with its header
+                pass
+        except SafetensorError:
             return True
-    except (SafetensorError, ValueError):
-        return False
-    return zipfile.is_zipfile(path)
+    elif path.suffix in (".pt", ".pth", ".bin"):
+        return not is_zipfile(path)  # whose table of contents is at its end
+    elif path.suffix == ".json":
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return True
+    return False

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickletools import genops
 from typing import Any
-from zipfile import is_zipfile
 
 from accelerate.utils.constants import FSDP_MODEL_NAME
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import TrainerState
+
+from ..evaluation.loading import is_cut_off
 
 logger = logging.getLogger("mmjepa")
 
@@ -139,24 +140,6 @@ def ends_of_shards(index: Path) -> dict[str, int]:
             name, _, offset, _, length = values[place + 1 : place + 6]
             ends[name] = max(offset + length, ends.get(name, 0))
     return ends
-
-
-def is_cut_off(path: Path) -> bool:
-    """Whether a file of weights, states or JSON ends too early, as after a power failure or a copy that stopped."""
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, "pt"):  # compares the file's length with its header
-                pass
-        except SafetensorError:
-            return True
-    elif path.suffix in (".pt", ".pth", ".bin"):
-        return not is_zipfile(path)  # whose table of contents is at its end
-    elif path.suffix == ".json":
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            return True
-    return False
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:
