@@ -30,8 +30,9 @@ def majority_answers(
     """
     answers_after: dict[tuple, Counter] = defaultdict(Counter)
     for question, answer in zip(train_questions["question"], train_questions["answer"], strict=True):
+        normalized = normalize_answer(answer)
         for start in question_starts(question, first_words):
-            answers_after[start][normalize_answer(answer)] += 1
+            answers_after[start][normalized] += 1
     starts = [
         next(start for start in question_starts(question, first_words) if start in answers_after)
         for question in questions

@@ -93,8 +93,9 @@ class MMJepaTrainer(ResumableTrainer):
 
     def set_initial_training_values(self, args, dataloader):
         """The library's. By now the model is made and loaded, and its optimizer is not: what must lie between."""
-        # It was measured of the weights that change now; the evaluation at the end measures it anew.
-        self.model.config.rank_threshold = None
+        # They were measured of the weights that change now; the evaluation at the end measures them anew.
+        for name in ("rank_threshold", "truth_temperature", "truth_measured"):
+            setattr(self.model.config, name, None)
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(args.seed + args.process_index)
         self.during_training.enter_context(optimization.frozen_without_rate(self.model, args))
