@@ -7,7 +7,8 @@ from itertools import islice
 import numpy as np
 from datasets import Dataset
 
-from ..data.statements import AnswerLists, sign_of
+from ..data.statements import AnswerLists, YesNoWords, sign_of
+from ..data.wrong_statements import COUNT_POWER
 from ..encoder_mmjepa import MMJepaImageFeatures
 from ..metrics.vqa_answers.rules import is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import as_list, right_answers
@@ -27,7 +28,6 @@ from .statement_scorer import StatementScorer
 
 MOST_CANDIDATES = 50  # answers among which a question chooses
 TEMPERATURES = np.geomspace(1 / 50, 50, 787)  # in steps of 1 %
-YesNoWords = Mapping[str, Sequence[Sequence[str]]]  # language -> words for yes, words for no
 
 
 def score_statements(
@@ -65,18 +65,18 @@ def judged_logits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The logits of all right answers, and of a wrong one to each question whose answer is not yes or no.
 
-    Wrong answers are drawn as in training: of the training answers to the question, by count ** 0.75.
+    Wrong answers are drawn as in training: of the training answers to the question, by count ** `COUNT_POWER`.
     """
     questions, image_ids, words = columns["question"], columns["image_id"], scorer.model.config.yes_no_words
     right = scorer.answer_logits(image_ids, questions, columns["answer"])
-    lists, random = AnswerLists(train_questions), np.random.default_rng(seed)
+    lists, random = AnswerLists(train_questions, words), np.random.default_rng(seed)
     drawn: list[tuple[int, str, str]] = []
     for image_id, question, truth in zip(image_ids, questions, right_answers_of(columns), strict=True):
         if sign_of(as_list(truth)[0], words) == 0:
             known = right_answers(truth)
             answers, counts = lists.of(question)
             # The largest of log weight + Gumbel noise is drawn by weight; the others follow as if drawn after it.
-            keys = 0.75 * np.log(counts) + random.gumbel(size=len(answers))
+            keys = COUNT_POWER * np.log(counts) + random.gumbel(size=len(answers))
             wrong = (answers[place] for place in np.argsort(-keys) if normalize_answer(answers[place]) not in known)
             drawn += [(image_id, question, answer) for answer in islice(wrong, 1)]
     wrong_answers = [list(column) for column in zip(*drawn, strict=True)] or [[], [], []]
@@ -126,7 +126,7 @@ def score_truth(
     if not rows:
         return {}
     image_ids, questions = ([columns[name][row] for row in rows] for name in ("image_id", "question"))
-    yes, _ = yes_no_spellings(train_questions["answer"], words)
+    yes, _ = yes_no_spellings(train_questions["answer"][:], words)
     texts = [scorer.statement(question, yes).text for question in questions]
     truths = signs[rows] > 0
     logits = scorer.logits(image_ids, texts)
@@ -154,7 +154,7 @@ def majority_truths(
     An empty dict if no training answer is yes or no.
     """
     judged: dict[str, list[str]] = {"question": [], "answer": []}
-    for question, answer in zip(train_questions["question"], train_questions["answer"], strict=True):
+    for question, answer in zip(train_questions["question"][:], train_questions["answer"][:], strict=True):
         if sign := sign_of(answer, yes_no_words):
             judged["question"].append(question)
             judged["answer"].append("yes" if sign > 0 else "no")
@@ -224,8 +224,8 @@ def answer_candidates(
     """
     distinct = sorted(set(questions))
     usual = majority_answers(train_questions, distinct, WHOLE_QUESTION)
-    yes_no = yes_no_spellings(train_questions["answer"], yes_no_words)
-    lists = AnswerLists(train_questions)
+    yes_no = yes_no_spellings(train_questions["answer"][:], yes_no_words)
+    lists = AnswerLists(train_questions, yes_no_words)
     return {
         question: yes_no if sign_of(answer, yes_no_words) else list(lists.of(question)[0][:MOST_CANDIDATES])
         for question, answer in zip(distinct, usual, strict=True)
