@@ -141,7 +141,7 @@ def score_truth(
     if 0 < truths.mean() < 1:
         metrics["truth_auc"] = area_under_curve(logits, truths)
         metrics["truth_auc_vector"] = area_under_curve(scorer.cosines(image_ids, texts), truths)
-    probabilities = 1 / (1 + np.exp(-logits / temperature))
+    probabilities = (1 + np.tanh(logits / temperature / 2)) / 2  # the sigmoid, without overflow
     metrics["truth_calibration_error"] = calibration_metrics(probabilities, truths)["calibration_error"]
     return metrics | {"truth_images": len(set(image_ids))}
 
