@@ -20,7 +20,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ..data.collator import VqaCollator
+from ..data.collator import NOT_FOR_THE_MODEL, VqaCollator, tokens_of_views
 from ..data.images import normalize_pixels
 from ..data.streaming import StreamedVqaData
 from ..losses_mmjepa import MMJepaTrainingStep
@@ -136,7 +136,8 @@ class MMJepaTrainer(ResumableTrainer):
         if self.makes_collator:
             if self.processing_class is None:
                 raise ValueError("there is neither a data_collator nor a processing_class to make one with: give one.")
-            self.data_collator = VqaCollator(self.processing_class, self.model.config.alignment_text, as_bytes=True)
+            text = self.model.config.alignment_text
+            self.data_collator = VqaCollator(self.processing_class, text, True, self.args.swapped_words)
 
     def create_optimizer(self, model=None):
         """Two learning rates, or three with an encoder_lr_factor; the library's groups where a factory makes them."""
@@ -178,13 +179,16 @@ class MMJepaTrainer(ResumableTrainer):
     def model_inputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A collator's batch on the device -> what the model reads: its bytes of pixels become normalised views.
 
-        The views are random in training, as `augmentations` says. Pixels that are normalised already stay.
+        The views are random in training, as `augmentations` says; texts about a mirrored image name its sides as they
+        are now. Pixels that are normalised already stay.
         """
-        inputs = {name: value for name, value in batch.items() if name not in ("keep_sides", "row_ids")}
+        inputs = {name: value for name, value in batch.items() if not name.startswith(NOT_FOR_THE_MODEL)}
         pixels, kinds = batch["pixel_values"], self.args.augmentations
         if pixels.dtype == torch.uint8:
-            views = augment(pixels, kinds, batch.get("keep_sides")) if self.model.training and kinds else pixels
-            inputs["pixel_values"] = normalize_pixels(views, self.processing_class.image_processor)
+            if self.model.training and kinds:
+                pixels, flips = augment(pixels, kinds, batch.get("keep_sides"))
+                inputs |= tokens_of_views(batch, flips)
+            inputs["pixel_values"] = normalize_pixels(pixels, self.processing_class.image_processor)
         elif kinds:
             raise ValueError(
                 "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
