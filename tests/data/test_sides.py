@@ -2,11 +2,14 @@
 
 import pytest
 
-from mmjepa.data import sides
-from mmjepa.data.sides import ENGLISH, NO_WORDS, SideWords, keeps_sides, mirrored_text
+from mmjepa.data.sides import NO_WORDS, SIDE_WORDS, SideWords, keeps_sides, mirrored_text
 
 MIRRORS = [(False, False), (True, False), (False, True), (True, True)]
-WORDS = [word for pairs in ENGLISH[:2] for pair in pairs.split() for word in pair.split("/")]
+WORDS = [
+    (word, language)
+    for language, lists in SIDE_WORDS.items()
+    for word in f"{lists.horizontal} {lists.vertical}".replace("/", " ").split()
+]
 
 
 @pytest.mark.parametrize(
@@ -35,23 +38,18 @@ def test_a_text_about_a_mirror_image_names_the_other_side(text, left_to_right, t
     assert mirrored_text(text, True, True, NO_WORDS) == text
 
 
-@pytest.mark.parametrize("mirror", MIRRORS[1:])
-def test_a_text_that_is_mirrored_twice_is_the_text(mirror):
-    for word in WORDS:
-        for text in (
-            word,
-            word.capitalize(),
-            word.upper(),
-            f"is it {word} or middle {word}?",
-            f"{word} or right left",
-        ):
-            assert mirrored_text(mirrored_text(text, *mirror), *mirror) == text
+@pytest.mark.parametrize(("word", "language"), WORDS)
+def test_a_text_that_is_mirrored_twice_is_the_text(word, language):
+    either = SIDE_WORDS[language].either
+    for text in (word, word.capitalize(), word.upper(), f"is it {word}, {word}?", f"{word} {either} {word}-sided"):
+        for mirror in MIRRORS:
+            assert mirrored_text(mirrored_text(text, *mirror, language), *mirror, language) == text
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_a_word_that_can_be_swapped_keeps_no_image_as_it_is(word):
-    assert mirrored_text(word, True, True) != word
-    assert not keeps_sides(f"is it {word}?") and keeps_sides(f"is it {word}?", NO_WORDS)
+@pytest.mark.parametrize(("word", "language"), WORDS)
+def test_a_word_that_can_be_swapped_keeps_no_image_as_it_is(word, language):
+    assert mirrored_text(word, True, True, language) != word
+    assert not keeps_sides(f"is it {word}?", language) and keeps_sides(f"is it {word}?", NO_WORDS)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,7 @@ def test_words_that_only_hold_one_of_place_are_none(text):
 
 def test_another_language_is_another_list(monkeypatch):
     german = SideWords("links/rechts linke/rechte", "oben/unten obere/untere", "oder", "vorne|hinten")
-    monkeypatch.setitem(sides.SIDE_WORDS, "de", german)
+    monkeypatch.setitem(SIDE_WORDS, "de", german)
     assert mirrored_text("Links oben, im linken Drittel", True, True, "de") == "Rechts unten, im linken Drittel"
     assert mirrored_text("links oder rechts? links", True, False, "de") == "links oder rechts? rechts"
     assert keeps_sides("ist es vorne?", "de") and not keeps_sides("ist es links?", "de")
