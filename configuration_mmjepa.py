@@ -1,13 +1,18 @@
 """Every knob of MMJepa's architecture and losses, with its default and its check."""
 
+import copy
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, BartConfig, Dinov2Config, PreTrainedConfig
 
 VISUAL_PREFIXES = ("patches", "pooled")
 IMAGE_POOLINGS = ("cls", "mean")
-ALIGNMENT_LOSSES = ("cosine", "infonce", "sigmoid")
-ALIGNMENT_TARGETS = ("embedding", "centered", "layer_norm")
-ALIGNMENT_TEXTS = ("priority", "statement", "question", "caption", "answer", "text")
+ALIGNMENT_LOSSES = ("cosine", "infonce")
+ALIGNMENT_READS = ("vector", "tokens")
+ALIGNMENT_TARGETS = ("embedding", "centered", "whitened")
+ALIGNMENT_TEXTS = ("proposition", "priority", "statement", "question", "caption", "answer", "text")
+# By language, the answers that say that a question is true, and those that say that it is false.
+YES_NO_WORDS = {"en": [["yes"], ["no"]]}
 
 # Saving a model names only the one Auto class that it is registered for; a checkpoint loads with all of these.
 AUTO_MODEL_CLASSES = (
@@ -35,14 +40,27 @@ class MMJepaConfig(PreTrainedConfig):
         image_pooling: the image embedding is the CLS state ("cls") or the mean of the patch states ("mean").
         project_image: whether a linear layer maps the image embedding to the text width. Can only be switched off
             where Dv == D.
-        alignment_loss: "cosine", 1 - cos of image and text; "infonce" (arXiv 1807.03748) and "sigmoid" (SigLIP, arXiv
-            2303.15343) also push wrong pairs of the batch apart; equal texts never count as a wrong pair.
+        alignment_loss: "cosine", 1 - cos of image and text; or "infonce" (arXiv 1807.03748), which also pushes wrong
+            pairs of the batch apart; equal texts, and what else is true of an image, never count as wrong.
+        alignment_reads: what a statement is compared with. "tokens": the image's vector and what the statement reads
+            of the visual tokens, those that the decoder reads. "vector": the image's vector alone. By default
+            "tokens", and "vector" with "cosine", which knows nothing else.
         alignment_target: what the image predicts: the text encoder's pooled "embedding", the same "centered" on the
-            mean of the training texts, or "layer_norm" over the features as in I-JEPA (arXiv 2301.08243).
-        alignment_text: which text of a row the image is aligned to. Collator, centring and evaluation read this field;
-            the model does not. "priority": the first of question, caption, answer and text that the row has.
-            "statement": question and answer together, or "priority" if the row has no question. Other values name a
-            column.
+            mean of the training texts, or "whitened": the training texts then vary equally in all directions.
+        alignment_text: which text of a row the image is aligned to. Collator, `fit_targets` and evaluation read this
+            field; the model does not. "proposition": a question that is answered by yes or no is itself a statement,
+            which is true or false; another question and its answer together are a true one, and a row without a
+            question has its caption, answer or text. "priority": the first of question, caption, answer and text that
+            the row has. "statement": question and answer together, or "priority" if the row has no question. Other
+            values name a column.
+        yes_no_words: by language, the answers that mean yes and those that mean no, [["yes"], ["no"]]; {} for none.
+            Read where alignment_text is.
+        truth_weight: weight, in the alignment loss, of telling true statements from false ones. With 0 the model has
+            no weights for it, and can't score statements. By default 1, and 0 with "cosine".
+        truth_temperature: what the logits of statements are divided by, measured on the validation split at the end of
+            training; None if it was not measured.
+        truth_measured: what the validation split said of statements at the end of training: accuracy, floor, lead,
+            lead_low and lead_high, where the lead over the floor has a 95 % interval; None if it was not measured.
         rank_threshold: the probability from which a ranked answer is as good as a written one, measured on the
             validation split at the end of training; None if it was not measured.
         held_out: which training images were held out: for each training of the model a dict of percentage, seed,
@@ -85,8 +103,13 @@ class MMJepaConfig(PreTrainedConfig):
     image_pooling: str = "cls"
     project_image: bool = True
     alignment_loss: str = "infonce"
-    alignment_target: str = "centered"
-    alignment_text: str = "statement"
+    alignment_reads: str | None = None
+    alignment_target: str = "whitened"
+    alignment_text: str = "proposition"
+    yes_no_words: dict | None = None
+    truth_weight: float | int | None = None
+    truth_temperature: float | int | None = None
+    truth_measured: dict | None = None
     lambda_align: float | int = 0.5
     lambda_ce: float | int = 1.0
     lambda_answer: float | int = 0.25
@@ -105,6 +128,13 @@ class MMJepaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict.fromkeys(AUTO_MODEL_CLASSES, "modeling_mmjepa.MMJepaForConditionalGeneration")
+        compares_pairs = self.alignment_loss == "infonce"
+        if self.alignment_reads is None:
+            self.alignment_reads = "tokens" if compares_pairs else "vector"
+        if self.truth_weight is None:
+            self.truth_weight = 1.0 if compares_pairs else 0.0
+        if self.yes_no_words is None:
+            self.yes_no_words = copy.deepcopy(YES_NO_WORDS)
         # Configurations saved before predict_answer was a field have lambda_answer alone.
         if self.predict_answer is None:
             self.predict_answer = self.lambda_answer > 0
@@ -123,6 +153,7 @@ class MMJepaConfig(PreTrainedConfig):
             )
         self._check_choice("image_pooling", IMAGE_POOLINGS)
         self._check_choice("alignment_loss", ALIGNMENT_LOSSES)
+        self._check_choice("alignment_reads", ALIGNMENT_READS)
         self._check_choice("alignment_target", ALIGNMENT_TARGETS)
         self._check_choice("alignment_text", ALIGNMENT_TEXTS)
         if self.num_image_tokens < 1:
@@ -132,9 +163,18 @@ class MMJepaConfig(PreTrainedConfig):
                 f"num_image_tokens is {self.num_image_tokens}: with visual_prefix 'patches' the first token is the "
                 "aligned embedding; give at least 2, or aligned_token False."
             )
-        for name in ("lambda_align", "lambda_ce", "lambda_answer"):
+        for name in ("lambda_align", "lambda_ce", "lambda_answer", "truth_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: give a number of at least 0.")
+        if self.alignment_loss == "cosine" and (self.alignment_reads != "vector" or self.truth_weight > 0):
+            raise ValueError(
+                f"alignment_loss 'cosine' with alignment_reads {self.alignment_reads!r} and truth_weight "
+                f"{self.truth_weight!r}: it compares each text with one vector, and knows no wrong texts; leave both "
+                "fields out, or choose 'infonce'."
+            )
+        self._check_yes_no_words()
+        if self.truth_temperature is not None and not self.truth_temperature > 0:
+            raise ValueError(f"truth_temperature is {self.truth_temperature!r}: give a number above 0, or None.")
         if self.lambda_answer > 0 and not self.predict_answer:
             raise ValueError(
                 f"lambda_answer is {self.lambda_answer!r}, but predict_answer is False: the model has no weights for "
@@ -174,6 +214,8 @@ class MMJepaConfig(PreTrainedConfig):
                 f"the checkpoint is of model type {model_type!r}, not {cls.model_type!r}: to build a model from a "
                 "DINOv2 and a BART checkpoint, use MMJepaForConditionalGeneration.from_vision_text_pretrained."
             )
+        if "alignment_loss" in config_dict:  # saved before these were fields
+            config_dict = {"alignment_reads": "vector", "truth_weight": 0.0, **config_dict}
         loaded = super().from_dict(config_dict, **kwargs)
         # The library sets the fields in `kwargs` after `__post_init__` checked the others.
         config = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -188,6 +230,20 @@ class MMJepaConfig(PreTrainedConfig):
             model_type = config_class.model_type if config is None else config.model_type
         if model_type != config_class.model_type:
             raise ValueError(f"{name} is of model type {model_type!r}: give a {config_class.__name__} or its dict.")
+
+    def _check_yes_no_words(self):
+        for language, words in self.yes_no_words.items():
+            are_two_lists = (
+                isinstance(words, list | tuple)
+                and len(words) == 2
+                and all(isinstance(part, list | tuple) for part in words)
+                and all(isinstance(word, str) for part in words for word in part)
+            )
+            if not are_two_lists:
+                raise ValueError(
+                    f"yes_no_words has {words!r} for {language!r}: give the answers that mean yes and those that mean "
+                    'no, as in {"en": [["yes"], ["no"]]}, or {} for none.'
+                )
 
     def _check_choice(self, name: str, allowed: tuple[str, ...]):
         if getattr(self, name) not in allowed:

@@ -4,7 +4,6 @@ Symbols in the shape comments: B questions, I distinct images, P patches of widt
 M visual tokens, Q learned queries.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Dinov2Model, PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.models.bart.modeling_bart import BartEncoder
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
+from .alignment_mmjepa import INITIAL_TRUTH_SCALE, MMJepaAlignment
 from .configuration_mmjepa import MMJepaConfig
 from .loading_mmjepa import known_arguments, share_weights
-from .losses_mmjepa import CLIP_LOGIT_SCALE, MMJepaAlignmentLoss, MMJepaAnswerPrediction, l2_normalize
+from .losses_mmjepa import CLIP_LOGIT_SCALE, MMJepaAnswerPrediction
+from .targets_mmjepa import TargetSpace, l2_normalize
 
 # How likely a visual token is to read a patch outside of its cell at the start, relative to one inside.
 OUTSIDE_CELL = 0.003
@@ -55,7 +58,7 @@ class MMJepaEncoderOutput(ModelOutput):
 
     last_hidden_state (B, M+L, D) and its attention_mask (B, M+L): visual tokens, then the question's token states,
     padding last.
-    image_embeds (I, D), image_index (B,): the image embeddings, and which one each question is about.
+    image_embeds (I, D), visual_tokens (I, M, D): of the images; image_index (B,): which one each question is about.
     question_embeds (B, D): the mean of each question's token states.
     hidden_states, attentions: of the text encoder; image_hidden_states, image_attentions: of the image encoder.
     """
@@ -63,6 +66,7 @@ class MMJepaEncoderOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
+    visual_tokens: torch.Tensor | None = None
     image_index: torch.Tensor | None = None
     question_embeds: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -259,14 +263,17 @@ class MMJepaPreTrainedModel(PreTrainedModel):
             init.zeros_(module.k_proj.weight)
         elif isinstance(module, MMJepaAnswerPrediction):
             init.constant_(module.logit_scale, CLIP_LOGIT_SCALE)
-            init.zeros_(module.answer_mean)
-        elif isinstance(module, MMJepaAlignmentLoss):
-            if module.loss != "cosine":
-                init.constant_(module.logit_scale, CLIP_LOGIT_SCALE if module.loss == "infonce" else math.log(10))
-            if module.loss == "sigmoid":
-                init.constant_(module.logit_bias, -10.0)  # this and the scale of 10 as in SigLIP
-            if module.target == "centered":
-                init.zeros_(module.text_mean)
+        elif isinstance(module, MMJepaAlignment):
+            if module.loss == "infonce":
+                init.constant_(module.logit_scale, CLIP_LOGIT_SCALE)
+            if module.truth_weight > 0:
+                init.constant_(module.truth_scale, INITIAL_TRUTH_SCALE)
+                init.zeros_(module.truth_bias)
+        elif isinstance(module, TargetSpace):
+            if module.kind != "embedding":
+                init.zeros_(module.mean)
+            if module.kind == "whitened":
+                init.copy_(module.whitening, torch.eye(len(module.whitening)))
 
 
 class MMJepaEncoder(MMJepaPreTrainedModel):
@@ -392,6 +399,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
             last_hidden_state=torch.cat([tokens, states.to(tokens.dtype)], dim=1),  # (B, M+L, D)
             attention_mask=torch.cat([visual_mask, attention_mask], dim=1),  # (B, M+L)
             image_embeds=image_features.image_embeds,
+            visual_tokens=image_features.visual_tokens,
             image_index=image_index,
             question_embeds=masked_mean(states, attention_mask),
             hidden_states=question.hidden_states,
@@ -443,5 +451,15 @@ def resolve_image_index(
             )
     return image_index
 
+
+# Names of weights saved before targets could be whitened.
+register_checkpoint_conversion_mapping(
+    MMJepaConfig.model_type,
+    [
+        WeightRenaming(r"^alignment\.text_mean$", "alignment.targets.mean"),
+        WeightRenaming(r"^answer_prediction\.answer_mean$", "answer_prediction.targets.mean"),
+    ],
+    overwrite=True,
+)
 
 __all__ = ["MMJepaEncoder", "MMJepaEncoderOutput", "MMJepaImageFeatures", "MMJepaPreTrainedModel"]

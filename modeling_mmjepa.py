@@ -22,6 +22,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
+from .alignment_mmjepa import MMJepaAlignment, MMJepaStatements
 from .configuration_mmjepa import AUTO_MODEL_CLASSES, MMJepaConfig
 from .encoder_mmjepa import MMJepaEncoder, MMJepaEncoderOutput, MMJepaImageFeatures, MMJepaPreTrainedModel
 from .loading_mmjepa import (
@@ -32,13 +33,21 @@ from .loading_mmjepa import (
     loading_arguments,
     refuse_unknown,
 )
-from .losses_mmjepa import MMJepaAlignmentLoss, MMJepaAnswerPrediction, MMJepaTrainingStep, share_of_step
+from .losses_mmjepa import (
+    MMJepaAnswerPrediction,
+    MMJepaAnswers,
+    MMJepaTrainingStep,
+    answers_of_batch,
+    share_of_step,
+    text_numbers,
+)
+from .targets_mmjepa import TargetSpace
 
 MASK_TOKEN = ("embeddings.mask_token",)  # of DINOv2: only its own pretraining reads it
 # Arguments of `forward` that only a loss reads.
 LOSS_ARGUMENTS = (
-    *("labels", "align_input_ids", "align_attention_mask", "image_ids", "return_loss", "return_logits"),
-    *("num_items_in_batch", "training_step"),
+    *("labels", "align_input_ids", "align_attention_mask", "align_signs", "statements", "answers", "image_ids"),
+    *("return_loss", "return_logits", "num_items_in_batch", "training_step"),
 )
 # What the decoder reads, and what generation returns of the text encoder.
 GENERATION_STATES = ("last_hidden_state", "attention_mask", "hidden_states", "attentions")
@@ -93,10 +102,10 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.text_config.d_model, config.text_config.vocab_size, bias=False)
         # BART's own buffer: without it a BART checkpoint's scores could not be reproduced or exported.
         self.register_buffer("final_logits_bias", torch.zeros(1, config.text_config.vocab_size))
-        self.alignment = MMJepaAlignmentLoss(config)
+        self.alignment = MMJepaAlignment(config)
         if config.predict_answer:
             self.answer_prediction = MMJepaAnswerPrediction(config)
-        self._looked_for_means = False
+        self._looked_for_targets = False
         self.post_init()
 
     @torch.no_grad()
@@ -113,7 +122,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
     ) -> "MMJepaForConditionalGeneration":
         """Builds the model from a DINOv2 and a BART checkpoint (folders or Hub ids); the rest starts at random.
 
-        It is in eval mode, as after `from_pretrained`. Before it trains, `center_targets` has to see the texts.
+        It is in eval mode, as after `from_pretrained`. Before it trains, `fit_targets` has to see the texts.
 
         Args:
             vision: checkpoint of a `Dinov2Model`.
@@ -187,68 +196,124 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         return self.encoder.get_image_features(pixel_values, **kwargs)
 
     @torch.no_grad()
-    def center_targets(
+    def fit_targets(
         self,
         processor: Callable[..., Mapping[str, torch.Tensor]],
         texts: Iterable[str],
         answers: Iterable[str] = (),
         batch_size: int = 256,
     ) -> None:
-        """Centres a new model's targets before it trains. Uncentred, embeddings of different texts are nearly equal.
+        """Fits a new model's targets to the texts before it trains. As they are, different texts are nearly equal.
 
-        The targets of the alignment, if `alignment_target` is "centered", become the distance to the mean embedding of
-        the distinct `texts`. The targets of the predicted answers become the distance to the mean of the distinct
-        `answers`. The means are saved with the model: a loaded model keeps those that it was trained with.
+        The targets of the alignment, by `alignment_target`, become the distance to the mean embedding of the distinct
+        `texts`, whitened or not. The targets of the predicted answers are fitted to the distinct `answers` in the same
+        way, centred at least. Both are saved with the model: a loaded model keeps what it was trained with.
 
         Args:
             processor: a [`MMJepaProcessor`] or its tokenizer.
             texts: the texts that the training images are aligned to; `alignment_text` of the configuration says which
-                text of a row that is. Empty texts are ignored; without any text the mean stays as it is.
+                text of a row that is. Empty texts are ignored; without any text the targets stay as they are.
             answers: the training answers, as `texts`.
             batch_size: texts at once.
         """
-        for mean, given in ((self._text_mean(), texts), (self._answer_mean(), answers)):
+        for targets, given in zip(self._target_spaces(), (texts, answers), strict=False):
             distinct = sorted({text for text in given if text})
-            if mean is None or not distinct:
+            if targets.kind == "embedding" or not distinct:
                 continue
-            total = torch.zeros(mean.shape, dtype=torch.float64)
+            width = self.config.text_config.d_model
+            total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
             for start in range(0, len(distinct), batch_size):
                 tokens = processor(
                     text=distinct[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
                 )
                 device = self.encoder.text_encoder.device
-                total += (
-                    self.encoder.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
-                    .cpu()
-                    .double()
-                    .sum(dim=0)
-                )
-            mean.copy_((total / len(distinct)).float())  # Apple's devices have no float64
+                pooled = self.encoder.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+                pooled = pooled.cpu().double()  # (texts, D)
+                total += pooled.sum(dim=0)
+                products += pooled.T @ pooled
+            mean = total / len(distinct)
+            targets.fit(mean, products / len(distinct) - mean.outer(mean))
 
-    def _text_mean(self) -> torch.Tensor | None:
-        return self.alignment.text_mean if self.config.alignment_target == "centered" else None
+    def _target_spaces(self) -> list[TargetSpace]:
+        """Of the alignment's texts, and of the answers if they are predicted."""
+        return [self.alignment.targets, *([self.answer_prediction.targets] if self.config.predict_answer else [])]
 
-    def _answer_mean(self) -> torch.Tensor | None:
-        return self.answer_prediction.answer_mean if self.config.predict_answer else None
-
-    def _warn_of_targets_never_centered(self, labels: torch.Tensor | None) -> None:
+    def _warn_of_targets_never_fitted(self, labels: torch.Tensor | None) -> None:
         """Looks once: reading from a device waits for it."""
-        if self._looked_for_means or torch.compiler.is_compiling():
+        if self._looked_for_targets or torch.compiler.is_compiling():
             return
-        self._looked_for_means = True
+        self._looked_for_targets = True
         has_answers = labels is not None and (labels != -100).any()
-        means = {"texts": self._text_mean(), "answers": self._answer_mean() if has_answers else None}
-        uncentered = [name for name, mean in means.items() if mean is not None and not mean.any()]
-        if uncentered:
+        spaces = dict(zip(("texts", "answers") if has_answers else ("texts",), self._target_spaces(), strict=False))
+        unfitted = [name for name, targets in spaces.items() if not targets.is_fitted]
+        if unfitted:
             logger.warning(
-                f"The model trains on targets that were never centred on the mean of the training "
-                f"{' and '.join(uncentered)}: all texts look alike to it. Call "
-                "model.center_targets(processor, texts, answers) before training."
+                f"The model trains on targets that were never fitted to the training {' and '.join(unfitted)}: all "
+                "texts look alike to it. Call model.fit_targets(processor, texts, answers) before training."
             )
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The unit alignment targets (B, D) of texts (B, L), to compare with the images' `image_embeds`."""
-        return self.alignment.text_targets(self.encoder.encode_texts(input_ids, attention_mask))
+        return self.alignment.targets(self.encoder.encode_texts(input_ids, attention_mask))
+
+    @torch.no_grad()
+    def score_statements(
+        self,
+        statement_embeds: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: MMJepaImageFeatures | None = None,
+    ) -> torch.Tensor:
+        """How probably each of S statements is true of each of I images -> (I, S), float32. No decoder runs.
+
+        Args:
+            statement_embeds: (S, D) of `encode_texts`. Compute them once, and give them with any number of images.
+            pixel_values, image_features: the images (I, 3, H, W), or what `get_image_features` made of them, of which
+                image_embeds and visual_tokens are read.
+
+        Example:
+            >>> statements = model.encode_texts(**processor(text=["is necrosis seen?"], return_tensors="pt"))
+            >>> model.score_statements(statements, processor(image, return_tensors="pt")["pixel_values"])
+
+        Raises:
+            ValueError: the model can't tell true statements from false ones, or there are no images.
+        """
+        logits = self.statement_logits(statement_embeds, pixel_values, image_features)
+        return (logits / (self.config.truth_temperature or 1.0)).sigmoid()
+
+    @torch.no_grad()
+    def statement_logits(
+        self,
+        statement_embeds: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: MMJepaImageFeatures | None = None,
+    ) -> torch.Tensor:
+        """The logits of `score_statements`, before `truth_temperature` divides them."""
+        if not self.config.truth_weight > 0:
+            raise ValueError(
+                "truth_weight is 0: this model was not trained to tell true statements from false ones; train a new "
+                "one with alignment_loss 'infonce' and a truth_weight above 0."
+            )
+        if image_features is None:
+            image_features = self.get_image_features(pixel_values)
+        read, _ = self.alignment.cosines(
+            image_features.image_embeds, image_features.visual_tokens, statement_embeds
+        )  # (I, S)
+        return self.alignment.truth_logits(read)
+
+    @torch.no_grad()
+    def statement_attentions(
+        self, statement_embeds: torch.Tensor, image_features: MMJepaImageFeatures
+    ) -> torch.Tensor | None:
+        """How much of each patch each statement reads -> (I, S, P), by way of the visual tokens, the mean over heads.
+
+        It adds up to less than 1 where a statement reads the image's vector. None if statements read no tokens, or
+        these no patches.
+        """
+        reader, read_by_tokens = self.alignment.reader, image_features.visual_token_attentions  # (I, M, P)
+        if reader is None or read_by_tokens is None:
+            return None
+        weights = reader.attention(image_features.visual_tokens, statement_embeds).mean(dim=1)  # (I, S, M)
+        return weights @ read_by_tokens.to(weights)
 
     def encode_answers(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """The unit targets (K, D) of K answers (K, A). Compute them once, and give them to `rank_answers`.
@@ -371,6 +436,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         align_input_ids: torch.Tensor | None = None,
         align_attention_mask: torch.Tensor | None = None,
+        align_signs: torch.Tensor | None = None,
+        statements: MMJepaStatements | None = None,
+        answers: MMJepaAnswers | None = None,
         image_ids: torch.Tensor | None = None,
         image_features: MMJepaImageFeatures | None = None,
         encoder_outputs: MMJepaEncoderOutput | tuple | None = None,
@@ -396,6 +464,12 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                 process.
             labels: answers (B, A), -100 where there is no loss.
             align_input_ids, align_attention_mask: alignment texts (B, L'), if they are not the questions.
+            align_signs: (B,), 1 where a row's alignment text is true of its image, -1 where it is false; by default
+                all are true.
+            statements: the alignment texts with their targets computed beforehand, in place of the three above. They
+                may bring wrong statements to compare with.
+            answers: the answers that the predicted one is compared with, and which of them is right for each row. By
+                default those of the batch, as `labels` have them.
             decoder_input_ids: (B, A), by default the labels shifted right. decoder_inputs_embeds (B, A, D) can replace
                 them. Without any of these the decoder does not run.
             return_loss: returns the loss without labels too: then it is the alignment term alone, as in the warm-up.
@@ -431,27 +505,29 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        text_embeds = self._text_embeds(encoder_outputs, align_input_ids, align_attention_mask)  # (B, D)
+        text_embeds = self._text_embeds(encoder_outputs, align_input_ids, align_attention_mask, statements)  # (B, D)
 
         loss = loss_align = loss_ce = loss_answer = None
         if labels is not None or return_loss:
-            text = (input_ids, attention_mask) if align_input_ids is None else (align_input_ids, align_attention_mask)
+            if statements is None:
+                text = (
+                    (input_ids, attention_mask) if align_input_ids is None else (align_input_ids, align_attention_mask)
+                )
+                statements = self._statements(text_embeds, *text, align_signs)
             # Parts of a model may lie on several devices: the terms of the loss are added up where the labels are.
             device = (encoder_outputs.last_hidden_state if labels is None else labels).device
             num_items, share = (None, 1.0) if labels is None else share_of_step(labels, num_items_in_batch)
-            loss_align = self._align(
-                encoder_outputs, text_embeds, *text, image_ids, device, step.get("num_rows"), share
-            )
+            loss_align = self._align(encoder_outputs, statements, image_ids, device, step.get("num_rows"), share)
             loss = self.config.lambda_align * loss_align
         if labels is not None:
             loss_ce, loss_answer = self._predict_answer(
-                decoder_outputs.last_hidden_state, logits, labels, num_items, share, step
+                decoder_outputs.last_hidden_state, logits, labels, answers, num_items, share, step
             )
             loss = loss + self.config.lambda_ce * loss_ce
             if loss_answer is not None:
                 loss = loss + self.config.lambda_answer * loss_answer
         if self.training and loss is not None:
-            self._warn_of_targets_never_centered(labels)
+            self._warn_of_targets_never_fitted(labels)
 
         return MMJepaOutput(
             loss=loss,
@@ -527,9 +603,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
     def _align(
         self,
         encoder_outputs: MMJepaEncoderOutput,
-        text_embeds: torch.Tensor,
-        text_input_ids: torch.Tensor | None,
-        text_attention_mask: torch.Tensor | None,
+        statements: MMJepaStatements,
         image_ids: torch.Tensor | None,
         device: torch.device,
         num_rows: torch.Tensor | int | None,
@@ -539,21 +613,24 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
 
         Without that number it is the mean over the rows of this batch that have a text, times the batch's `share`.
         """
-        text_ids = self._text_ids(text_input_ids, text_attention_mask)
         losses = self.alignment(
-            encoder_outputs.image_embeds, text_embeds, encoder_outputs.image_index, text_ids, image_ids
+            encoder_outputs.image_embeds,
+            encoder_outputs.visual_tokens,
+            encoder_outputs.image_index,
+            statements,
+            image_ids,
         )  # (B,)
         total = losses.to(device).sum()
         if num_rows is not None:
             return total / num_rows
-        own_rows = len(losses) if text_ids is None else (text_ids >= 0).any(dim=-1).sum().clamp(min=1).to(device)
-        return total / own_rows * share
+        return total / (statements["ids"] >= 0).sum().clamp(min=1).to(device) * share
 
     def _predict_answer(
         self,
         states: torch.Tensor,
         logits: torch.Tensor | None,
         labels: torch.Tensor,
+        answers: MMJepaAnswers | None,
         num_items: torch.Tensor,
         share: torch.Tensor,
         step: MMJepaTrainingStep,
@@ -579,49 +656,56 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         num_answers = step.get("num_answers")
         if num_answers is None:
             num_answers = answered.any(dim=-1).sum().clamp(min=1) / share
-        return loss, self._answer_losses(states[:, 0], labels).to(labels.device).sum() / num_answers
+        losses = self._answer_prediction()(states[:, 0], answers or self._answers_of(labels))  # (B,)
+        return loss, losses.to(labels.device).sum() / num_answers
 
     def _text_embeds(
         self,
         encoder_outputs: MMJepaEncoderOutput,
         align_input_ids: torch.Tensor | None,
         align_attention_mask: torch.Tensor | None,
+        statements: MMJepaStatements | None,
     ) -> torch.Tensor | None:
         """Unit targets (B, D) of the alignment texts, or of the questions if these are the texts."""
+        if statements is not None:
+            return statements["embeds"]
         if align_input_ids is not None:
             return self.encode_texts(align_input_ids, align_attention_mask)
         if encoder_outputs.question_embeds is not None:
-            return self.alignment.text_targets(encoder_outputs.question_embeds)
+            return self.alignment.targets(encoder_outputs.question_embeds)
         return None
 
-    def _text_ids(self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-        """Token ids (B, L) with -1 where there is no token; None without ids, if the loss is cosine.
-
-        They tell which texts are equal and which rows have none.
-        """
-        if input_ids is None:
-            if self.config.alignment_loss == "cosine":
-                return None
+    def _statements(
+        self,
+        embeds: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        signs: torch.Tensor | None,
+    ) -> MMJepaStatements:
+        """The alignment texts (B, L) with their targets `embeds` (B, D), as the alignment loss reads them."""
+        if input_ids is not None:
+            ids = text_numbers(*self.encoder.ordered_text(input_ids, attention_mask))
+        elif self.config.alignment_loss == "cosine":
+            ids = torch.arange(len(embeds), device=embeds.device)
+        else:
             raise ValueError(
                 f"alignment_loss {self.config.alignment_loss!r} compares the texts of a batch, and there is neither "
                 "input_ids nor align_input_ids: give one of them beside encoder_outputs."
             )
-        input_ids, attention_mask = self.encoder.ordered_text(input_ids, attention_mask)
-        return input_ids.masked_fill(attention_mask == 0, -1)
+        return {"embeds": embeds, "ids": ids, "signs": torch.ones_like(ids) if signs is None else signs}
 
-    def _answer_losses(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Losses (B,) of the answers' embeddings predicted from the decoder's first states (B, D).
+    def _answers_of(self, labels: torch.Tensor) -> MMJepaAnswers:
+        """The answers of a batch, `labels` (B, A), as its prediction is compared with them.
 
         Half of PathVQA's answers are yes or no: each distinct answer is encoded once.
         """
         distinct, rows = labels.unique(dim=0, return_inverse=True)
         has_token = distinct != -100
-        pooled = self.encoder.encode_texts(
-            distinct.masked_fill(~has_token, self.config.text_config.pad_token_id), has_token.long()
-        )
-        prediction = self._answer_prediction()
-        targets = prediction.targets(pooled)[rows.to(pooled.device)]  # (B, D)
-        return prediction(states, targets, distinct.masked_fill(~has_token, -1)[rows])
+        input_ids = distinct.masked_fill(~has_token, self.config.text_config.pad_token_id)
+        pooled = self.encoder.encode_texts(input_ids, has_token.long())
+        numbers = text_numbers(input_ids, has_token.long())
+        targets = self._answer_prediction().targets(pooled)
+        return answers_of_batch(targets[rows.to(pooled.device)], numbers[rows])
 
     def _score(self, answer_states: torch.Tensor) -> torch.Tensor:
         logits = self.lm_head(answer_states)

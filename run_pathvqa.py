@@ -34,7 +34,7 @@ from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.arguments import flag_parser, parse_arguments
-from mmjepa.training.building import build, center_targets
+from mmjepa.training.building import build, fit_targets
 from mmjepa.training.command_line import given_flags, read_command_line
 from mmjepa.training.flags import MAX_ANSWER_TOKENS
 from mmjepa.training.overfitting import overfit
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             )
         model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:
-        center_targets(model, processor, rows["train"], training_args.device)
+        fit_targets(model, processor, rows["train"], training_args.device)
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)
     if new_rows is not None:
         new_data = prepare_split("predict_data", new_rows, processor.image_processor, data_args, training_args)

@@ -5,61 +5,56 @@ from typing import Any
 
 import torch
 
+from ..configuration_mmjepa import YES_NO_WORDS
 from ..processing_mmjepa import MMJepaProcessor
 from .columns import TEXT_COLUMNS
 from .images import normalize_pixels, prepared_shape
 from .sides import NO_WORDS, keeps_sides, mirrored_text
+from .statements import TextNumbers, YesNoWords, statement_of
 
-PRIORITY = ("question", "caption", "answer", "text")
-# A row's tokens for each mirroring of its image are named by this and what the model calls them.
+# How the names of what the texts of all views are made of begin, before what the model calls it.
 MIRRORED = "mirrored_"
-# How the names of what a batch has for the Trainer alone begin.
-NOT_FOR_THE_MODEL = (MIRRORED, "keep_sides", "row_ids")
-
-
-def alignment_text(row: dict[str, Any], setting: str) -> str:
-    """Which text of a row the image is aligned to; "" if the row has no such text.
-
-    Args:
-        setting: `alignment_text` of [`MMJepaConfig`].
-    """
-    if setting == "statement" and row.get("question"):
-        return f"{row['question']} {row['answer']}".strip()
-    names = PRIORITY if setting in ("priority", "statement") else (setting,)
-    return next((row[name] for name in names if row.get(name)), "")
+# How the names of what a batch holds for the Trainer alone begin.
+NOT_FOR_THE_MODEL = (MIRRORED, "row_views", "keep_sides", "row_ids")
 
 
 class VqaCollator:
     """Rows of [`VqaData`] -> the model's inputs, each distinct image once.
 
     pixel_values (I, 3, H, W) float32, image_ids (I,), image_index (B,), input_ids and attention_mask (B, L), labels
-    (B, A) and, if some row's alignment text is not its question, align_input_ids and align_attention_mask (B, L').
+    (B, A), align_signs (B,), whether each row's alignment text is true (1) or false (-1) of its image, and, if some
+    row's alignment text is not its question, align_input_ids and align_attention_mask (B, L').
 
     A row without a question teaches only the alignment: its labels are all -100. A row without an alignment text
     teaches only the answer: its align_attention_mask is 0. No rows give a stand-in that teaches nothing, a blank
     question about a black image with the image_id -1: a process without rows still has to take part in the step.
 
     Args:
-        alignment_text: which text of a row the image is aligned to, as in [`MMJepaConfig`].
+        alignment_text, yes_no_words: which text of a row the image is aligned to, as in [`MMJepaConfig`].
         as_bytes: leaves pixel_values uint8, for a Trainer that augments and normalises them on the device. Adds
             keep_sides (I,), whether a text about the image would be wrong for its mirror image, and row_ids (B,), the
             rows' numbers, which a stream does not have.
-        side_words: the language whose words of sides are swapped for mirror images, or "none". Where a row has such
-            words, the batch also has `mirrored_input_ids` (4, B, L) and the like, for the model's other tensors of
-            texts too: the tokens of the image as it is, mirrored from left to right, from top to bottom, and both.
-            [`tokens_of_views`] chooses among them.
+        numbers: of the statements and answers whose targets were computed beforehand. Where all texts of a batch have
+            one, it holds statement_ids (B,) and answer_ids (B,) in place of the alignment texts, -1 for no text.
+        side_words: the language whose words of sides are swapped in texts about mirror images, or "none". A batch that
+            has such words also holds the V different texts of the views of its images: `mirrored_input_ids` (V, L) and
+            so on, and row_views (4, B), which of them is whose. [`tokens_of_views`] chooses among them.
     """
 
     def __init__(
         self,
         processor: MMJepaProcessor,
-        alignment_text: str = "statement",
+        alignment_text: str = "proposition",
+        yes_no_words: YesNoWords = YES_NO_WORDS,
         as_bytes: bool = False,
+        numbers: TextNumbers | None = None,
         side_words: str = NO_WORDS,
     ):
         self.processor = processor
         self.alignment_text = alignment_text
+        self.yes_no_words = yes_no_words
         self.as_bytes = as_bytes
+        self.numbers = numbers
         self.side_words = side_words
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -68,42 +63,40 @@ class VqaCollator:
         images = {row["image_id"]: row["pixels"] for row in rows}
         positions = {image_id: position for position, image_id in enumerate(images)}
         pixels = torch.stack(list(images.values()))  # (I, 3, H, W)
+        views, row_views = views_of(rows, self.side_words)
+        tokens = self._tokens(views)
         batch = {
             "pixel_values": pixels if self.as_bytes else normalize_pixels(pixels, self.processor.image_processor),
             "image_ids": torch.tensor([image_number(image_id) for image_id in images]),
             "image_index": torch.tensor([positions[row["image_id"]] for row in rows]),
-            **self._tokens(rows),
+            **{name: values[: len(rows)] for name, values in tokens.items()},
         }
+        if len(views) > len(rows):
+            batch |= {f"{MIRRORED}{name}": values for name, values in tokens.items()} | {"row_views": row_views}
         if self.as_bytes:
+            texts = ((row["image_id"], text) for row, own in zip(rows, views, strict=False) for text in own.values())
+            kept = {image_id for image_id, text in texts if keeps_sides(text, self.side_words)}
+            batch["keep_sides"] = torch.tensor([image_id in kept for image_id in images])
             if "row" in rows[0]:
                 batch["row_ids"] = torch.tensor([row["row"] for row in rows])
-            kept = {
-                row["image_id"] for row in rows if any(keeps_sides(text, self.side_words) for text in texts_of(row))
-            }
-            batch["keep_sides"] = torch.tensor([image_id in kept for image_id in images])
-            batch |= self._mirrored_tokens(rows)
         return batch
 
-    def _tokens(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _tokens(self, rows: list[dict[str, str]]) -> dict[str, torch.Tensor]:
         """What the model reads of the rows' texts."""
         questions = [row["question"] for row in rows]
         tokens = dict(self.processor(text=questions, answers=[row["answer"] for row in rows], return_tensors="pt"))
         tokens["labels"][[not question for question in questions]] = -100
-        texts = [alignment_text(row, self.alignment_text) for row in rows]
-        if texts != questions or "" in texts:
-            aligned = self.processor(text=texts, return_tensors="pt")
+        texts, signs = zip(*(statement_of(row, self.alignment_text, self.yes_no_words) for row in rows), strict=True)
+        tokens["align_signs"] = torch.tensor(signs)
+        answers = [row["answer"] if row["question"] else "" for row in rows]
+        if self.numbers is not None and self.numbers.has_all(texts, answers):
+            tokens |= self.numbers.of(texts, answers)
+        elif list(texts) != questions or "" in texts:
+            aligned = self.processor(text=list(texts), return_tensors="pt")
             has_text = torch.tensor([text != "" for text in texts])
             tokens["align_input_ids"] = aligned["input_ids"]
             tokens["align_attention_mask"] = aligned["attention_mask"] * has_text[:, None]
         return tokens
-
-    def _mirrored_tokens(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The tokens of the rows for the four mirrorings; none where all texts are right for mirror images too."""
-        views = [[mirrored_row(row, flip, self.side_words) for row in rows] for flip in range(4)]
-        if all(view == views[0] for view in views):
-            return {}
-        tokens = self._tokens([row for view in views for row in view])  # (4*B, ...)
-        return {f"{MIRRORED}{name}": value.unflatten(0, (4, len(rows))) for name, value in tokens.items()}
 
     def _stand_in(self) -> dict[str, torch.Tensor]:
         black = torch.zeros(prepared_shape(self.processor.image_processor), dtype=torch.uint8)
@@ -111,30 +104,37 @@ class VqaCollator:
         return {**batch, "image_ids": torch.full_like(batch["image_ids"], -1)}
 
 
-def texts_of(row: dict[str, Any]) -> list[str]:
-    """The texts that a row has."""
-    return [row[name] for name in TEXT_COLUMNS if row.get(name)]
+def views_of(rows: list[dict[str, Any]], side_words: str) -> tuple[list[dict[str, str]], torch.Tensor]:
+    """The different texts of B rows about their images and about the mirror images.
 
-
-def mirrored_row(row: dict[str, Any], flip: int, side_words: str) -> dict[str, str]:
-    """The texts of a row about the mirrored image; `flip` as [`tokens_of_views`] counts it."""
-    horizontal, vertical = bool(flip & 1), bool(flip & 2)
-    return {name: mirrored_text(row.get(name) or "", horizontal, vertical, side_words) for name in TEXT_COLUMNS}
+    Returns:
+        The texts of V views, the first B of the rows as they are; and the number (4, B) of each row's view where its
+        image is as it is, mirrored from left to right, from top to bottom, and both.
+    """
+    views = [{name: row.get(name) or "" for name in TEXT_COLUMNS} for row in rows]
+    row_views = torch.arange(len(rows)).repeat(4, 1)
+    for row, texts in enumerate(views[: len(rows)]):
+        for flip in (1, 2, 3):
+            mirrored = {
+                name: mirrored_text(text, bool(flip & 1), bool(flip & 2), side_words) for name, text in texts.items()
+            }
+            if mirrored != texts:
+                row_views[flip, row] = len(views)
+                views.append(mirrored)
+    return views, row_views
 
 
 def tokens_of_views(batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tokens of each row's texts for the view of its image, where they differ between views of the batch.
+    """What the model reads of each row's texts about the view of its image; nothing where all views have the same.
 
     Args:
         flips: (I,), of each image 1 if it is mirrored from left to right, plus 2 if from top to bottom.
     """
+    if "row_views" not in batch:
+        return {}
     row_flips = flips[batch["image_index"]]  # (B,)
-    rows = torch.arange(len(row_flips), device=flips.device)
-    return {
-        name.removeprefix(MIRRORED): views[row_flips, rows]
-        for name, views in batch.items()
-        if name.startswith(MIRRORED)
-    }
+    views = batch["row_views"].gather(0, row_flips[None])[0]  # (B,)
+    return {name.removeprefix(MIRRORED): batch[name][views] for name in batch if name.startswith(MIRRORED)}
 
 
 def image_number(image_id: int | str) -> int:

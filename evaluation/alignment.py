@@ -9,9 +9,9 @@ from statistics import fmean
 import torch
 from torch.nn import functional as F
 
-from ..data.collator import alignment_text
 from ..data.images import VqaData
 from ..data.rows import is_answered
+from ..data.statements import statement_of
 from .answerer import Answerer
 from .controls import named_interval, other_images
 from .shares import batches
@@ -23,7 +23,7 @@ IMAGES_PER_BLOCK = 256
 def score_alignment(
     answerer: Answerer, data: VqaData, image_embeds: torch.Tensor, seed: int
 ) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
-    """Whether images find their own alignment texts, and not those of other images.
+    """Whether images find their own alignment texts, and not those of other images. False texts do not count.
 
     Args:
         image_embeds: of the N images of `data`, (N, D).
@@ -33,7 +33,11 @@ def score_alignment(
         The numbers of `alignment_metrics`; and align_cosine and align_cosine_wrong by row, of the rows that have one.
     """
     model = answerer.model
-    texts = [alignment_text(row, model.config.alignment_text) if is_answered(row) else "" for row in data.questions]
+    config = model.config
+    said = [statement_of(row, config.alignment_text, config.yes_no_words) for row in data.questions]
+    texts = [
+        text if sign > 0 and is_answered(row) else "" for row, (text, sign) in zip(data.questions, said, strict=True)
+    ]
     rows = [row for row, text in enumerate(texts) if text != ""]
     if not rows:
         return {}, {"align_cosine": {}, "align_cosine_wrong": {}}

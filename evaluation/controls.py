@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..data.statements import question_starts
 from ..metrics.vqa_answers.vqa_answers import is_right, normalize_answer, score_answers
 
 MIN_IMAGES = 30  # with fewer, a bootstrap over images gives too narrow an interval
@@ -37,13 +38,6 @@ def majority_answers(
         for question in questions
     ]
     return [answers_after[start].most_common(1)[0][0] for start in starts]
-
-
-def question_starts(question: str, first_words: Sequence[int | None]) -> list[tuple]:
-    """The question's beginnings of `first_words` words, as keys to look up."""
-    words = question.lower().split()
-    # The count is part of the key: "is it" as a whole question is not "is it" as the start of another.
-    return [(count, *words[:count]) for count in first_words]
 
 
 def other_images(image_ids: Sequence[int], seed: int) -> list[int]:

@@ -19,9 +19,9 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_mmjepa import MMJepaConfig
-from ..data.collator import alignment_text
 from ..data.columns import TEXT_COLUMNS
 from ..data.images import prepared_shape
+from ..data.statements import statement_of
 from ..evaluation.loading import naming_broken_files
 from ..messages import is_message
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
@@ -239,13 +239,14 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
     return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
 
 
-def center_targets(
+def fit_targets(
     model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, rows: Dataset, device: torch.device
 ) -> None:
-    """Centres the model's targets on the texts and answers of the training rows, encoded on `device`."""
+    """Fits the model's targets to the texts and answers of the training rows, encoded on `device`."""
     texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
-    aligned = (alignment_text(row, model.config.alignment_text) for row in texts)
+    config = model.config
+    statements = (statement_of(row, config.alignment_text, config.yes_no_words).text for row in texts)
     text_encoder, own_device = model.encoder.text_encoder, model.device
     text_encoder.to(device)
-    model.center_targets(processor, aligned, texts["answer"])
+    model.fit_targets(processor, statements, texts["answer"])
     text_encoder.to(own_device)

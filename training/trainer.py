@@ -136,8 +136,14 @@ class MMJepaTrainer(ResumableTrainer):
         if self.makes_collator:
             if self.processing_class is None:
                 raise ValueError("there is neither a data_collator nor a processing_class to make one with: give one.")
-            text = self.model.config.alignment_text
-            self.data_collator = VqaCollator(self.processing_class, text, True, self.args.swapped_words)
+            config = self.model.config
+            self.data_collator = VqaCollator(
+                self.processing_class,
+                config.alignment_text,
+                config.yes_no_words,
+                as_bytes=True,
+                side_words=self.args.swapped_words,
+            )
 
     def create_optimizer(self, model=None):
         """Two learning rates, or three with an encoder_lr_factor; the library's groups where a factory makes them."""
