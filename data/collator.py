@@ -1,6 +1,7 @@
 """Rows -> the model's inputs."""
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,13 +10,13 @@ from ..configuration_mmjepa import YES_NO_WORDS
 from ..processing_mmjepa import MMJepaProcessor
 from .columns import TEXT_COLUMNS
 from .images import normalize_pixels, prepared_shape
-from .sides import NO_WORDS, keeps_sides, mirrored_text
+from .sides import MIRRORS, NO_WORDS, keeps_sides, mirrored_text
 from .statements import TextNumbers, YesNoWords, statement_of
 
 # How the names of what the texts of all views are made of begin, before what the model calls it.
 MIRRORED = "mirrored_"
 # How the names of what a batch holds for the Trainer alone begin.
-NOT_FOR_THE_MODEL = (MIRRORED, "row_views", "keep_sides", "row_ids")
+NOT_FOR_THE_MODEL = (MIRRORED, "row_views", "keep_sides", "row_ids", "statement_ids", "answer_ids")
 
 
 class VqaCollator:
@@ -64,39 +65,52 @@ class VqaCollator:
         positions = {image_id: position for position, image_id in enumerate(images)}
         pixels = torch.stack(list(images.values()))  # (I, 3, H, W)
         views, row_views = views_of(rows, self.side_words)
-        tokens = self._tokens(views)
+        texts, signs = zip(
+            *(statement_of(view, self.alignment_text, self.yes_no_words) for view in views), strict=True
+        )
+        ids = self._text_numbers(views[: len(rows)], texts[: len(rows)])
+        tokens = self._question_tokens(views) | ({} if ids else self._alignment_tokens(views, texts))
         batch = {
             "pixel_values": pixels if self.as_bytes else normalize_pixels(pixels, self.processor.image_processor),
             "image_ids": torch.tensor([image_number(image_id) for image_id in images]),
             "image_index": torch.tensor([positions[row["image_id"]] for row in rows]),
+            "align_signs": torch.tensor(signs[: len(rows)]),
             **{name: values[: len(rows)] for name, values in tokens.items()},
+            **ids,
         }
         if len(views) > len(rows):
             batch |= {f"{MIRRORED}{name}": values for name, values in tokens.items()} | {"row_views": row_views}
         if self.as_bytes:
-            texts = ((row["image_id"], text) for row, own in zip(rows, views, strict=False) for text in own.values())
-            kept = {image_id for image_id, text in texts if keeps_sides(text, self.side_words)}
+            kept = {row["image_id"] for row in rows if row_keeps_sides(row, self.side_words)}
             batch["keep_sides"] = torch.tensor([image_id in kept for image_id in images])
             if "row" in rows[0]:
                 batch["row_ids"] = torch.tensor([row["row"] for row in rows])
         return batch
 
-    def _tokens(self, rows: list[dict[str, str]]) -> dict[str, torch.Tensor]:
-        """What the model reads of the rows' texts."""
+    def _question_tokens(self, rows: list[dict[str, str]]) -> dict[str, torch.Tensor]:
+        """Those of the rows' questions and answers."""
         questions = [row["question"] for row in rows]
         tokens = dict(self.processor(text=questions, answers=[row["answer"] for row in rows], return_tensors="pt"))
         tokens["labels"][[not question for question in questions]] = -100
-        texts, signs = zip(*(statement_of(row, self.alignment_text, self.yes_no_words) for row in rows), strict=True)
-        tokens["align_signs"] = torch.tensor(signs)
-        answers = [row["answer"] if row["question"] else "" for row in rows]
-        if self.numbers is not None and self.numbers.has_all(texts, answers):
-            tokens |= self.numbers.of(texts, answers)
-        elif list(texts) != questions or "" in texts:
-            aligned = self.processor(text=list(texts), return_tensors="pt")
-            has_text = torch.tensor([text != "" for text in texts])
-            tokens["align_input_ids"] = aligned["input_ids"]
-            tokens["align_attention_mask"] = aligned["attention_mask"] * has_text[:, None]
         return tokens
+
+    def _alignment_tokens(self, rows: list[dict[str, str]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Those of the rows' alignment texts, if some text is not its row's question."""
+        if list(texts) == [row["question"] for row in rows] and "" not in texts:
+            return {}
+        tokens = self.processor(text=list(texts), return_tensors="pt")
+        has_text = torch.tensor([text != "" for text in texts])
+        return {
+            "align_input_ids": tokens["input_ids"],
+            "align_attention_mask": tokens["attention_mask"] * has_text[:, None],
+        }
+
+    def _text_numbers(self, rows: list[dict[str, str]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Those of the rows' alignment texts and answers, if all have one."""
+        answers = [row["answer"] if row["question"] else "" for row in rows]
+        if self.numbers is None or not self.numbers.has_all(texts, answers):
+            return {}
+        return self.numbers.of(texts, answers)
 
     def _stand_in(self) -> dict[str, torch.Tensor]:
         black = torch.zeros(prepared_shape(self.processor.image_processor), dtype=torch.uint8)
@@ -114,14 +128,17 @@ def views_of(rows: list[dict[str, Any]], side_words: str) -> tuple[list[dict[str
     views = [{name: row.get(name) or "" for name in TEXT_COLUMNS} for row in rows]
     row_views = torch.arange(len(rows)).repeat(4, 1)
     for row, texts in enumerate(views[: len(rows)]):
-        for flip in (1, 2, 3):
-            mirrored = {
-                name: mirrored_text(text, bool(flip & 1), bool(flip & 2), side_words) for name, text in texts.items()
-            }
+        for flip, mirror in enumerate(MIRRORS):
+            mirrored = {name: mirrored_text(text, *mirror, side_words) for name, text in texts.items()}
             if mirrored != texts:
                 row_views[flip, row] = len(views)
                 views.append(mirrored)
     return views, row_views
+
+
+def row_keeps_sides(row: dict[str, Any], side_words: str) -> bool:
+    """Whether a text of the row would be wrong for the mirror image, and its words can't be swapped."""
+    return any(keeps_sides(row.get(name) or "", side_words) for name in TEXT_COLUMNS)
 
 
 def tokens_of_views(batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, torch.Tensor]:

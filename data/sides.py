@@ -43,6 +43,8 @@ ENGLISH = SideWords(
 )
 SIDE_WORDS = {"en": ENGLISH}  # by language
 NO_WORDS = "none"  # in place of a language: nothing is swapped
+# From left to right, from top to bottom; in the order of the flips 0 to 3 of [`augment`].
+MIRRORS = ((False, False), (True, False), (False, True), (True, True))
 
 
 def mirrored_text(text: str, horizontal: bool, vertical: bool, language: str = "en") -> str:
@@ -69,6 +71,20 @@ def keeps_sides(text: str, language: str = "en") -> bool:
         language: of [`SIDE_WORDS`]; with "none" this is any text that names a side, in any of the languages.
     """
     return unswappable(language).search(text) is not None
+
+
+def add_mirrored(numbers: dict[str, int], language: str) -> list[list[int]]:
+    """Adds what T texts become in mirror images to `numbers`, text -> number, where they are not there yet.
+
+    Returns:
+        The number of each text (4, T) where the image is as it is, mirrored from left to right, from top to bottom,
+        and both.
+    """
+    texts = list(numbers)
+    return [
+        [numbers.setdefault(mirrored_text(text, *mirror, language), len(numbers)) for text in texts]
+        for mirror in MIRRORS
+    ]
 
 
 @cache

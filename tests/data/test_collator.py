@@ -4,8 +4,9 @@ import pytest
 import torch
 from data_sets import encoded, noise, rows_of
 
-from mmjepa.data.collator import VqaCollator, alignment_text, tokens_of_views
+from mmjepa.data.collator import VqaCollator, tokens_of_views
 from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.statements import statement_of
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def test_a_batch_holds_each_image_once_and_the_processors_tensors_of_each_row(da
         "input_ids",
         "attention_mask",
         "labels",
+        "align_signs",
         "keep_sides",
         "row_ids",
     }
@@ -78,8 +80,8 @@ FULL_ROW = {"question": "is it?", "caption": "a liver", "answer": "yes", "text":
 def test_the_alignment_text_is_that_of_the_setting(setting, absent, expected):
     empty = {**FULL_ROW, **dict.fromkeys(absent.split(), "")}
     missing = {name: text for name, text in FULL_ROW.items() if name not in absent.split() or name == "answer"}
-    assert alignment_text(empty, setting) == expected
-    assert absent == "" or "answer" in absent or alignment_text(missing, setting) == expected
+    assert statement_of(empty, setting, {}).text == expected
+    assert absent == "" or "answer" in absent or statement_of(missing, setting, {}).text == expected
 
 
 def test_statements_are_what_a_batch_is_aligned_to(data, processor):
@@ -119,7 +121,7 @@ def test_texts_of_views_are_those_that_name_the_mirrored_sides(data, processor, 
     ]:
         tokens = tokens_of_views(batch, torch.tensor(flips))
         expected = VqaCollator(processor, setting)([rows[0], {**rows[1], **mirrored}, *rows[2:]])
-        assert set(tokens) == set(expected) - {"pixel_values", "image_ids", "image_index"}
+        assert set(tokens) == set(expected) - {"pixel_values", "image_ids", "image_index", "align_signs"}
         for name, padding in {"input_ids": 1, "attention_mask": 0, "labels": -100, "align_input_ids": 1}.items():
             for row in range(4) if name in tokens else ():
                 read, told = tokens[name][row], expected[name][row]

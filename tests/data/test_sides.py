@@ -2,9 +2,8 @@
 
 import pytest
 
-from mmjepa.data.sides import NO_WORDS, SIDE_WORDS, SideWords, keeps_sides, mirrored_text
+from mmjepa.data.sides import MIRRORS, NO_WORDS, SIDE_WORDS, SideWords, add_mirrored, keeps_sides, mirrored_text
 
-MIRRORS = [(False, False), (True, False), (False, True), (True, True)]
 WORDS = [
     (word, language)
     for language, lists in SIDE_WORDS.items()
@@ -69,6 +68,13 @@ def test_an_image_keeps_its_sides_where_it_is_not_known_what_a_mirror_changes(pl
 )
 def test_words_that_only_hold_one_of_place_are_none(text):
     assert not keeps_sides(f"is it {text}?") and not keeps_sides(f"is it {text}?", NO_WORDS)
+
+
+def test_the_mirrored_texts_of_a_list_are_numbered_after_it():
+    numbers = {"upper left": 0, "no": 1, "lower left": 2}
+    assert add_mirrored(numbers, "en") == [[0, 1, 2], [3, 1, 4], [2, 1, 0], [4, 1, 3]]
+    assert list(numbers) == ["upper left", "no", "lower left", "upper right", "lower right"]
+    assert add_mirrored(numbers, NO_WORDS) == [[0, 1, 2, 3, 4]] * 4 and len(numbers) == 5
 
 
 def test_another_language_is_another_list(monkeypatch):

@@ -1,5 +1,7 @@
 """What rows about flipped images read and answer."""
 
+from collections import defaultdict
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -8,51 +10,94 @@ from datasets import Dataset, Image
 
 from mmjepa.data.images import prepare
 
+PLACES = ["Upper left", "Upper right", "Lower left", "Lower right"]
+
 
 @pytest.fixture(scope="module")
 def places(image_processor):
-    """128 questions about 32 images whose upper left quarter is the brightest; each eighth keeps its sides."""
-    texts = [
-        ("where is it?", "Upper left"),
-        ("is it left?", "yes"),
-        ("is it red?", "no"),
-        ("what is at the top?", "it"),
-    ]
+    """128 questions about 32 images, each bright in one quarter. A caption says that every fifth keeps its sides."""
     rows: dict = {"image": [], "question": [], "answer": [], "caption": []}
     for number in range(32):
-        pixels = np.full((28, 28, 3), number, np.uint8)
-        pixels[:14, :14] = 200
-        for question, answer in texts:
-            rows["image"].append(PIL.Image.fromarray(pixels))
-            rows["question"].append(question)
-            rows["answer"].append(answer)
-            rows["caption"].append("a dorsal view" if number % 8 == 0 else "")
+        quarter = number % 4
+        pixels = np.full((2, 14, 2, 14, 3), number, np.uint8)
+        pixels[quarter // 2, :, quarter % 2] = 200
+        rows["image"] += [PIL.Image.fromarray(pixels.reshape(28, 28, 3))] * 4
+        rows["question"] += ["where is it?", "is it left?", "is it red?", "what is at the top?"]
+        rows["answer"] += [PLACES[quarter], "no" if quarter % 2 else "yes", "no", "it"]
+        rows["caption"] += ["a dorsal view" if number % 5 == 0 else ""] * 4
     encoded = Dataset.from_dict(rows).cast_column("image", Image()).cast_column("image", Image(decode=False))
     return prepare(encoded, image_processor)
 
 
-def test_a_row_about_a_flipped_image_reads_the_swapped_words_and_answers_with_them(make_trainer, places, processor):
-    trainer = make_trainer(augmentations=["flip", "stain"])
-    trainer.model.train()
-    batch = trainer.data_collator(places.__getitems__(range(128)))
-    inputs = trainer.model_inputs(batch)
-    pixels = inputs["pixel_values"].mean(dim=1)  # (I, H, W)
-    quarters = pixels.unflatten(1, (2, 14)).unflatten(3, (2, 14)).mean(dim=(2, 4)).flatten(1)  # (I, 4)
-    flips = quarters.argmax(dim=1)  # (I,)
-    assert len(flips.unique()) == 4 and not flips[::8].any()
-    shown = {"skip_special_tokens": True}
-    questions = processor.tokenizer.batch_decode(inputs["input_ids"], **shown)
-    answers = processor.tokenizer.batch_decode(inputs["labels"].clamp(min=0), **shown)
-    texts = processor.tokenizer.batch_decode(inputs["align_input_ids"], **shown)
-    for row, image in enumerate(inputs["image_index"].tolist()):
-        side, end = ("right" if flips[image] % 2 else "left"), ("bottom" if flips[image] >= 2 else "top")
-        expected = [
-            ("where is it?", f"{'Upper' if end == 'top' else 'Lower'} {side}"),
-            *((f"is it {side}?", "yes"), ("is it red?", "no"), (f"what is at the {end}?", "it")),
-        ][row % 4]
-        assert (questions[row], answers[row], texts[row]) == (*expected, " ".join(expected))
-    trainer.model.eval()
-    assert torch.equal(trainer.model_inputs(batch)["input_ids"], batch["input_ids"])
+def texts_about(shown: int, own: int) -> list[tuple[str, str]]:
+    """Questions and answers about an image whose quarter `own` was bright, in whose view it is `shown`."""
+    mirrored = shown ^ own  # 1: from left to right, 2: from top to bottom
+    return [
+        ("where is it?", PLACES[shown]),
+        (f"is it {'right' if mirrored & 1 else 'left'}?", "no" if own & 1 else "yes"),
+        ("is it red?", "no"),
+        (f"what is at the {'bottom' if mirrored & 2 else 'top'}?", "it"),
+    ]
+
+
+@pytest.fixture
+def seen(make_trainer, places):
+    """What the model read in a step of all 128 rows, and the model."""
+    trainer = make_trainer(augmentations=["flip", "stain"], per_device_train_batch_size=128, max_steps=1)
+    trainer.train_dataset = places
+    read: list[dict] = []
+    with trainer.model.register_forward_pre_hook(lambda _, args, inputs: read.append(inputs), with_kwargs=True):
+        trainer.train()
+    return read[0], trainer.model.eval()
+
+
+def texts_of(seen: dict, processor) -> list[tuple[str, str]]:
+    """The question and the answer of each row."""
+    ids = (seen["input_ids"], seen["labels"].clamp(min=0))
+    return list(zip(*(processor.tokenizer.batch_decode(part, skip_special_tokens=True) for part in ids), strict=True))
+
+
+def shown_quarters(seen: dict) -> list[int]:
+    """Which quarter of each row's view is bright."""
+    quarters = (
+        seen["pixel_values"].mean(dim=1).unflatten(1, (2, 14)).unflatten(3, (2, 14)).mean(dim=(2, 4))
+    )  # (I, 2, 2)
+    return quarters.flatten(1).argmax(dim=1)[seen["image_index"]].tolist()
+
+
+def test_rows_about_flipped_images_ask_and_answer_with_the_swapped_words(seen, processor):
+    seen, _ = seen
+    numbers = seen["image_ids"][seen["image_index"]].tolist()
+    found = defaultdict(set)
+    for number, shown, texts in zip(numbers, shown_quarters(seen), texts_of(seen, processor), strict=True):
+        found[number, shown].add(texts)
+    assert len(found) == 32
+    for (number, shown), texts in found.items():
+        assert texts == set(texts_about(shown, number % 4))
+        assert shown == number % 4 or number % 5
+    assert {shown ^ number % 4 for number, shown in found} == {0, 1, 2, 3}
+
+
+def test_statements_and_answers_about_flipped_images_have_the_swapped_words(seen, processor):
+    seen, model = seen
+    texts = texts_of(seen, processor)
+    statements = [question if answer in ("yes", "no") else f"{question} {answer}" for question, answer in texts]
+    expected = model.encode_texts(**processor(text=statements, return_tensors="pt"))
+    torch.testing.assert_close(seen["statements"]["embeds"], expected, atol=1e-4, rtol=0)
+    answers = seen["answers"]
+    expected = model.encode_answers(**processor(text=[answer for _, answer in texts], return_tensors="pt"))
+    torch.testing.assert_close(answers["targets"][answers["right"]], expected, atol=1e-4, rtol=0)
+
+
+def test_wrong_statements_about_flipped_images_are_wrong_of_what_is_seen(seen, processor):
+    seen, model = seen
+    places = model.encode_texts(**processor(text=[f"where is it? {place}" for place in PLACES], return_tensors="pt"))
+    wrong, has_wrong = seen["statements"]["wrong_embeds"], seen["statements"]["has_wrong"]
+    for row, (shown, (question, _)) in enumerate(zip(shown_quarters(seen), texts_of(seen, processor), strict=True)):
+        if question == "where is it?":
+            said = wrong[row] @ places.T  # (K, 4)
+            torch.testing.assert_close(said.amax(dim=1), torch.ones(2), atol=1e-4, rtol=0)
+            assert has_wrong[row].all() and shown not in said.argmax(dim=1)
 
 
 def test_a_resumed_run_swaps_the_same_words_whatever_loads_its_data(make_trainer, places, tmp_path):
