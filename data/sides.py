@@ -1,7 +1,7 @@
 """Words of sides: what a text about an image says of the image's mirror image."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 
@@ -47,6 +47,7 @@ NO_WORDS = "none"  # in place of a language: nothing is swapped
 MIRRORS = ((False, False), (True, False), (False, True), (True, True))
 
 
+@lru_cache(maxsize=2**16)  # each epoch has the same texts
 def mirrored_text(text: str, horizontal: bool, vertical: bool, language: str = "en") -> str:
     """The text that says of the mirrored image what `text` says of the image; capital letters stay.
 

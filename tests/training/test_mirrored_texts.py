@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, Image
 
 from mmjepa.data.images import prepare
+from mmjepa.training.targets import TrainingTargets
 
 PLACES = ["Upper left", "Upper right", "Lower left", "Lower right"]
 
@@ -110,3 +111,12 @@ def test_a_resumed_run_swaps_the_same_words_whatever_loads_its_data(make_trainer
     assert resumed.state.global_step == 8
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_answers_are_as_frequent_as_in_all_four_views(make_config):
+    rows = Dataset.from_dict({"question": ["where?"] * 3 + ["is it?"], "answer": ["Upper left"] * 3 + ["no"]})
+    targets = TrainingTargets(rows, make_config(), num_wrong=0, side_words="en")
+    counts = dict(zip(targets.answers, targets.answer_counts.tolist(), strict=True))
+    places = dict.fromkeys(["Upper left", "upper right", "lower left", "lower right"], 0.75)
+    assert counts == {**places, "no": 1}
+    assert TrainingTargets(rows, make_config(), num_wrong=0).answer_counts.tolist() == [3, 1]
