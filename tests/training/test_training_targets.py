@@ -24,7 +24,7 @@ def made(make_model, processor, data):
 
 def test_statements_and_answers_are_those_of_the_texts(made, data, processor):
     model, targets, batch = made
-    inputs = targets.of_batch(batch)
+    inputs = targets.of_batch(batch, torch.zeros(24, dtype=torch.long))
     texts = VqaCollator(processor)(data.__getitems__(list(range(24))))
     expected = model.encode_texts(texts["align_input_ids"], texts["align_attention_mask"])
     torch.testing.assert_close(inputs["statements"]["embeds"], expected, atol=1e-4, rtol=1e-4)
@@ -39,12 +39,14 @@ def test_statements_and_answers_are_those_of_the_texts(made, data, processor):
 def test_targets_on_the_disk_are_those_in_memory(made, make_model, processor, data, monkeypatch):
     model, targets, batch = made
     torch.manual_seed(1)
-    expected = targets.of_batch(batch)["statements"]
+    expected = targets.of_batch(batch, torch.zeros(24, dtype=torch.long))["statements"]
     monkeypatch.setattr(module, "MAX_BYTES", 1)
     targets.embed(Answerer(model, processor, 8), torch.device("cpu"))
     assert not isinstance(targets.statement_embeds, torch.Tensor)
     torch.manual_seed(1)
-    torch.testing.assert_close(targets.of_batch(batch)["statements"], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        targets.of_batch(batch, torch.zeros(24, dtype=torch.long))["statements"], expected, atol=1e-3, rtol=0
+    )
 
 
 def test_a_sample_of_answers_gives_the_denominator_of_all_on_average(make_config, monkeypatch):
