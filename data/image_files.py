@@ -123,7 +123,7 @@ def distinct_images(parts: Sequence[tuple[list[str], list[str], Dataset]]) -> Fo
 
 
 def shown_path(path: Path) -> str:
-    """A path for people: seen from the working directory where it lies there, and in characters that can be printed."""
+    """A path for people: from the working directory if it lies there, in characters that can be printed."""
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     return os.fsencode(path).decode("utf-8", "replace")

@@ -158,7 +158,9 @@ def encode_images(
         return read_image(found.images[number], image_processor, shape, cache.places)
 
     with (
-        tqdm(total=len(lacking), desc="Encoding images", unit=" images", disable=not (show_progress and lacking)) as bar,
+        tqdm(
+            total=len(lacking), desc="Encoding images", unit=" images", disable=not (show_progress and lacking)
+        ) as bar,
         evaluating(answerer.model),
     ):
         for numbers, read_images in read_ahead(lacking, answerer.batch_size, read):

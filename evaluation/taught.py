@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers.utils import cached_file
 
-from ..data.statements import statement_of
+from ..data.statements import Statement, YesNoWords, statement_of
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import question_kind
 from .answerer import Answerer
@@ -46,7 +46,7 @@ class TaughtStatement(NamedTuple):
 
 
 def count_statements(
-    rows: Iterable[Mapping[str, Any]], setting: str, yes_no_words: Mapping[str, list[list[str]]]
+    rows: Iterable[Mapping[str, Any]], setting: str, yes_no_words: YesNoWords
 ) -> list[TaughtStatement]:
     """The distinct statements of training rows, the most frequent first, at most `MOST`.
 
@@ -59,7 +59,7 @@ def count_statements(
         totals[statement.text] += count
     del totals[""]
     return [
-        TaughtStatement(text, question_kind(text), counts[text, 1], counts[text, -1])
+        TaughtStatement(text, question_kind(text), counts[Statement(text, 1)], counts[Statement(text, -1)])
         for text, _ in sorted(totals.items(), key=lambda item: (-item[1], item[0]))[:MOST]
     ]
 
