@@ -57,6 +57,11 @@ def find_images(
         DataError: there is no such folder or data set, it holds no image, or it has no such split.
     """
     path = Path(source)
+    if not path.exists() and ("/" not in source or path.parent.exists()):
+        # The Hub would be asked for a mistyped folder, and takes half a minute to fail.
+        raise DataError(
+            f"there is no folder {source}: give a folder of images, or a data set (on the Hub, owner/name)."
+        )
     if not is_data_set(path):
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if is_image_file(file))
         if files and split is not None:
@@ -70,8 +75,7 @@ def find_images(
         splits = load_splits(source, config_name)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise DataError(
-            f"{source!r} is no folder here, and no such data set was found on the Hub: give a folder of images, or a "
-            "data set."
+            f"{source!r} is no folder here, and no such data set was found on the Hub ({error})."
         ) from error
     found = {split_name(name, splits): rows for name, rows in splits.items()}
     if split is not None and split not in found:

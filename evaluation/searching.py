@@ -179,7 +179,7 @@ def truth_note(config: MMJepaConfig) -> str | None:
 def search_notes(config: MMJepaConfig, wordings: Sequence[Wording]) -> list[str]:
     """What people should know before they read what was found."""
     notes = [truth_note(config), *(wording.note for wording in wordings)]
-    if any(wording.nearest is None for wording in wordings):
+    if not all(wording.near for wording in wordings):
         notes.append("It is not known which statements this model was taught: word them as its training data do.")
     return list(dict.fromkeys(note for note in notes if note))
 

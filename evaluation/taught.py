@@ -27,6 +27,7 @@ from .shares import batches
 TAUGHT_FILE = "taught_statements.json"
 MOST = 50_000  # statements that are kept
 FAR = 0.05  # the share of the taught statements that lie farther from all others than a statement that is far
+NEAR = 3  # how many of the nearest taught statements are named
 EXTRA_WORDS = 0.2  # how much a word counts that only the taught statement has
 SAMPLE = 1_000  # how many taught statements say how far apart they lie
 # Words that say nothing of an image.
@@ -104,32 +105,31 @@ class Wording:
 
     given: the statement in somebody's own words.
     asked: what the model is asked: the taught wording of the same statement if there is one.
-    nearest: the taught statement that is nearest, None if it is not known what the model was taught.
-    own_words, taught_words: content words of `given` that `nearest` lacks, and the other way round.
+    near: the nearest taught statements, the nearest first; empty if it is not known what the model was taught.
+    own_words: content words of `given` that the nearest one lacks.
     is_far: whether all taught statements are farther from it than most of them are from another one.
     """
 
     given: str
     asked: str
-    nearest: str | None = None
+    near: list[str] = field(default_factory=list)
     own_words: list[str] = field(default_factory=list)
-    taught_words: list[str] = field(default_factory=list)
     is_far: bool = False
 
     @property
     def note(self) -> str | None:
         """One line that people should read; None where the model was taught the statement as it is."""
-        if self.nearest in (None, self.given):
+        if not self.near or self.near[0] == self.given:
             return None
-        if self.asked == self.nearest:
+        if self.asked == self.near[0]:
             return f"{self.given!r} is asked as {self.asked!r}, as the model was taught."
-        own, taught = (", ".join(map(repr, words)) for words in (self.own_words, self.taught_words))
-        parts = [f"without {own}"] * bool(own) + [f"with {taught}"] * bool(taught)
-        doubts = ["it is far from all that was taught"] * self.is_far
-        doubts += [f"what is found may not depend on {own}"] * bool(own)
-        difference = f", {' and '.join(parts)}" if parts else ""
-        doubt = f"; {', and '.join(doubts)}" if doubts else ""
-        return f"{self.given!r} was not taught; the nearest taught statement is {self.nearest!r}{difference}{doubt}."
+        doubts = ["is far from all that was taught"] if self.is_far else []
+        if self.own_words:
+            doubts.append(f"may be judged as if it were without {' and '.join(map(repr, self.own_words))}")
+        doubt = f" It {' and '.join(doubts)}." if doubts else ""
+        return (
+            f"{self.given!r} was not taught.{doubt} The nearest taught statements: {', '.join(map(repr, self.near))}."
+        )
 
 
 def nearest_taught(
@@ -138,7 +138,7 @@ def nearest_taught(
     """How to ask each of `statements`, and what was taught that is nearest to it.
 
     Case, punctuation without meaning and articles don't make another statement. The nearest one is that whose cosine
-    and share of common words are largest together: to a small text encoder, texts of other words are near too.
+    and share of common words have the largest sum: to a small text encoder, texts of other words are near too.
 
     Args:
         taught: of `read_taught`; if it is empty, statements are asked as they are.
@@ -151,17 +151,17 @@ def nearest_taught(
     wordings: dict[str, Wording] = {}
     for statement in statements:
         if text := same.get(statement) or same.get(normalize_answer(statement)):
-            wordings[statement] = Wording(statement, text, text)
+            wordings[statement] = Wording(statement, text, [text])
     if others := [statement for statement in dict.fromkeys(statements) if statement not in wordings]:
         taught_embeds = encode_taught(answerer, texts, show_progress)  # (T, D)
         embeds = answerer.encode_all_texts(others, answerer.model.encode_texts).float()  # (S, D)
         cosines = (embeds @ taught_embeds.T).cpu()  # (S, T)
-        nearest = (cosines + common_words(others, texts)).argmax(dim=1).tolist()
+        near = (cosines + common_words(others, texts)).topk(min(NEAR, len(texts))).indices.tolist()  # (S, NEAR)
         far = (cosines.max(dim=1).values < usual_cosine(taught_embeds)).tolist()
-        for statement, place, is_far in zip(others, nearest, far, strict=True):
-            own, other = content_words(statement), content_words(texts[place])
-            lacking = [word for word in own if word not in other], [word for word in other if word not in own]
-            wordings[statement] = Wording(statement, statement, texts[place], *lacking, is_far)
+        for statement, places, is_far in zip(others, near, far, strict=True):
+            found = [texts[place] for place in places]
+            own = [word for word in content_words(statement) if word not in content_words(found[0])]
+            wordings[statement] = Wording(statement, statement, found, own, is_far)
     return [wordings[statement] for statement in statements]
 
 

@@ -95,7 +95,10 @@ def taught_text(taught: Sequence[TaughtStatement]) -> str:
         by_kind.setdefault(statement.kind, []).append(statement)
     lines = []
     for kind, statements in by_kind.items():
-        lines += [f"{kind.replace('_', ' ')} ({len(statements)} statements; in the data true, false)"]
+        lines += [
+            f"{kind.replace('_', ' ')}: {len(statements)} statements",
+            "    true   false  (rows of the training)",
+        ]
         lines += [f"{statement.true:8}{statement.false:8}  {statement.text}" for statement in statements]
         lines.append("")
     return "\n".join(lines[:-1])
