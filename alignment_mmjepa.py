@@ -112,14 +112,16 @@ class MMJepaAlignment(nn.Module):
         Args:
             image_embeds, visual_tokens: of the images, (I, D) and (I, M, D).
         """
+        # A model may lie on several devices.
+        device = self.logit_scale.device
         # Autocast would compute a product of float32 in bfloat16.
-        with torch.autocast(image_embeds.device.type, enabled=False):
-            vectors = F.normalize(image_embeds.float(), dim=-1)  # (I, D)
-            statements = statements.to(vectors.device).float()  # a model may lie on several devices
+        with torch.autocast(device.type, enabled=False):
+            vectors = F.normalize(image_embeds.to(device).float(), dim=-1)  # (I, D)
+            statements = statements.to(device).float()
             by_vector = vectors @ statements.T  # (I, S)
             if self.reader is None:
                 return by_vector, by_vector
-            return self.reader(vectors, visual_tokens.to(vectors.device), statements), by_vector
+            return self.reader(vectors, visual_tokens.to(device), statements), by_vector
 
     def truth_logits(self, cosines: torch.Tensor) -> torch.Tensor:
         """Logits of being true, of the cosines of images and statements."""

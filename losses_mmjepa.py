@@ -119,22 +119,18 @@ class MMJepaAnswers(TypedDict):
 
 
 def answers_of_batch(targets: torch.Tensor, numbers: torch.Tensor) -> MMJepaAnswers:
-    """The distinct answers in the batches of all processes. Under torch.distributed every process calls this.
+    """The answers in the batches of all processes, each once. Under torch.distributed every process calls this.
 
     Args:
         targets: unit targets (B, D) of each row's answer.
         numbers: of `text_numbers` (B,); -1 where a row has no answer.
     """
     (all_targets, all_numbers), own = gather_rows(targets.float(), numbers)
-    distinct, number_of_row, counts = all_numbers.unique(return_inverse=True, return_counts=True)
-    candidates = all_targets.new_empty(len(distinct), targets.shape[1])
-    candidates[number_of_row] = all_targets  # of equal answers one stays
-    log_counts = counts.float().log().masked_fill(distinct < 0, float("-inf"))
-    return {
-        "targets": candidates,
-        "log_counts": log_counts,
-        "right": torch.where(numbers >= 0, number_of_row[own], -1),
-    }
+    is_equal = all_numbers[:, None] == all_numbers  # (G, G)
+    first = is_equal.int().argmax(dim=1)  # of the rows with the same answer, (G,)
+    stands_for_it = (first == torch.arange(len(first), device=first.device)) & (all_numbers >= 0)  # (G,)
+    log_counts = is_equal.sum(dim=1).float().log().masked_fill(~stands_for_it, float("-inf"))
+    return {"targets": all_targets, "log_counts": log_counts, "right": torch.where(numbers >= 0, first[own], -1)}
 
 
 class MMJepaAnswerPrediction(nn.Module):

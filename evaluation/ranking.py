@@ -3,12 +3,12 @@
 The whole list is scored in one step of the decoder, and nothing is written.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from datasets import Dataset
 
+from ..data.statements import answer_counts
 from ..metrics.vqa_answers.vqa_answers import normalize_answer, right_answers
 from .answerer import Answerer, AnswerList
 from .controls import are_correct, control_scores, right_answers_of
@@ -16,15 +16,11 @@ from .controls import are_correct, control_scores, right_answers_of
 
 def training_answers(answerer: Answerer, train_questions: Dataset) -> AnswerList:
     """The distinct answers of the training questions. Answers that are equal once normalised are one."""
-    spellings: dict[str, Counter[str]] = {}
-    for question, answer in zip(train_questions["question"], train_questions["answer"], strict=True):
-        if question:
-            spellings.setdefault(normalize_answer(answer), Counter())[answer] += 1
-    texts = [counter.most_common(1)[0][0] for counter in spellings.values()]
+    texts, numbers = zip(*answer_counts(train_questions).values(), strict=True)
     model = answerer.model
     embeds = answerer.encode_all_texts(texts, model.encode_answers)  # (K, D)
-    counts = torch.tensor([counter.total() for counter in spellings.values()], device=model.device)
-    return AnswerList(texts, embeds, (counts / counts.sum()).log())
+    counts = torch.tensor(numbers, device=model.device)
+    return AnswerList(list(texts), embeds, (counts / counts.sum()).log())
 
 
 def best_threshold(

@@ -1,61 +1,143 @@
-"""The alignment losses and targets against by-hand computations."""
+"""The alignment's scores and losses against plain computations, at sizes that users run."""
 
 import pytest
 import torch
 from tiny import DESCRIBED
 from torch.nn import functional as F
 
-from mmjepa.losses_mmjepa import MMJepaAlignmentLoss
+from mmjepa.alignment_mmjepa import MMJepaAlignment
+
+TOKENS, WIDTH = 5, 64
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [4, 24, 26, 64, 256])
-def test_infonce_does_not_count_equal_texts_or_the_images_own_texts_as_wrong(make_config, rows, dtype):
-    loss = MMJepaAlignmentLoss(make_config(alignment_loss="infonce"))
-    torch.nn.init.constant_(loss.logit_scale, 1.0)
-    images = torch.randn(rows // 2, 64)
-    image_index = torch.arange(rows) // 2
-    text_ids = torch.randint(0, rows // 3 + 1, (rows, 1)).expand(-1, 6).clone()
-    text_ids[:, 4:] = -1  # padding
-    # The same text in another row of a batch has nearly the same embedding.
-    texts = F.normalize(torch.randn(rows, 64)[text_ids[:, 0]] + 1e-3 * torch.randn(rows, 64), dim=-1).to(dtype)
-    losses = loss(images.to(dtype), texts, image_index, text_ids)
-    images = F.normalize(images.to(dtype).float(), dim=-1)[image_index]
-    for row in range(rows):
-        counted = [
+@pytest.fixture
+def make_alignment(make_config):
+    """A function that makes an alignment with random weights, in training mode."""
+
+    def make(**fields) -> MMJepaAlignment:
+        alignment = MMJepaAlignment(make_config(**fields))
+        for name, value in (("logit_scale", 1.5), ("truth_scale", 1.0), ("truth_bias", -0.3)):
+            if hasattr(alignment, name):
+                torch.nn.init.constant_(getattr(alignment, name), value)
+        return alignment
+
+    return make
+
+
+def make_batch(rows: int, images: int, num_wrong: int) -> dict:
+    """Rows about `images`, some false, some without a statement, some with the text of another row."""
+    ids = torch.randint(0, rows // 2, (rows,))
+    ids[::11] = -1
+    table = F.normalize(torch.randn(rows, WIDTH), dim=-1)
+    return {
+        "image_embeds": torch.randn(images, WIDTH),
+        "visual_tokens": torch.randn(images, TOKENS, WIDTH),
+        "image_index": torch.randint(0, images, (rows,)),
+        "statements": {
+            "embeds": F.normalize(
+                table[ids] + 1e-3 * torch.randn(rows, WIDTH), dim=-1
+            ),  # equal texts are nearly equal
+            "ids": ids,
+            "signs": torch.where(torch.rand(rows) < 0.3, -1, 1),
+            "wrong_embeds": F.normalize(torch.randn(rows, num_wrong, WIDTH), dim=-1),
+            "has_wrong": torch.rand(rows, num_wrong) < 0.6,
+        },
+    }
+
+
+def plain_cosine(alignment, image, tokens, statement):
+    """cos(p + read, t) of one image and one statement, as the definition has it."""
+    p = F.normalize(image, dim=-1)
+    if alignment.reader is None:
+        return p @ statement
+    reader, heads = alignment.reader, 4
+    query, key, value = reader.q_proj(statement), reader.k_proj(tokens), reader.v_proj(tokens)  # (D,), (M, D), (M, D)
+    parts = []
+    for q, k, v in zip(query.chunk(heads), key.chunk(heads, dim=-1), value.chunk(heads, dim=-1), strict=True):
+        parts.append((k @ q / len(q) ** 0.5).softmax(dim=0) @ v)
+    return F.cosine_similarity(p + torch.cat(parts), statement, dim=0)
+
+
+@pytest.mark.parametrize("rows", [4, 128])
+@pytest.mark.parametrize("fields", [{}, {"alignment_reads": "vector"}, {"truth_weight": 0}], ids=str)
+def test_the_loss_is_that_of_the_definition(make_alignment, fields, rows):
+    alignment, batch = make_alignment(**fields), make_batch(rows, rows // 4, num_wrong=2)
+    losses = alignment(**batch)
+    statements, image_of = batch["statements"], batch["image_index"].tolist()
+    ids, signs, has_wrong = (statements[name].tolist() for name in ("ids", "signs", "has_wrong"))
+    for row in range(0, rows, 1 if rows < 10 else 9):
+        if ids[row] < 0:
+            assert losses[row] == 0
+            continue
+        image, tokens = batch["image_embeds"][image_of[row]], batch["visual_tokens"][image_of[row]]
+        others = [
             other
             for other in range(rows)
-            if other == row or (text_ids[other, 0] != text_ids[row, 0] and image_index[other] != image_index[row])
+            if other != row
+            and ids[other] >= 0
+            and ids[other] != ids[row]
+            and not (image_of[other] == image_of[row] and signs[other] > 0)
         ]
-        scores = torch.e * texts[counted].float() @ images[row]
-        expected = -scores.log_softmax(0)[counted.index(row)]
-        torch.testing.assert_close(losses[row], expected, atol=1e-4, rtol=0)
+        own_wrong = [
+            wrong for wrong, there in zip(statements["wrong_embeds"][row], has_wrong[row], strict=True) if there
+        ]
+        compared = [statements["embeds"][row], *statements["embeds"][others], *own_wrong]
+        cosines = torch.stack([plain_cosine(alignment, image, tokens, statement) for statement in compared])
+        vectors = torch.stack([F.normalize(image, dim=-1) @ statement for statement in compared])
+        scale, expected = torch.tensor(1.5).exp(), torch.zeros(())
+        if signs[row] > 0:
+            expected = -(scale * cosines).log_softmax(0)[0]
+            if alignment.reader is not None:
+                expected = expected - 0.5 * (scale * vectors).log_softmax(0)[0]
+        if alignment.truth_weight > 0:
+            logits = torch.e * torch.cat([cosines[:1], cosines[1 + len(others) :]]) - 0.3
+            right = torch.tensor([signs[row] > 0] + [False] * len(own_wrong)).float()
+            expected = expected + F.binary_cross_entropy_with_logits(logits, right)
+        torch.testing.assert_close(losses[row], expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("alignment_loss", ["infonce", "sigmoid"])
-def test_equal_texts_of_a_whole_batch_leave_nothing_to_push_apart(make_model, batch, alignment_loss):
-    """64 rows of one question about 64 images: through the model, whose embeddings of it differ by rounding."""
-    model = make_model(alignment_loss=alignment_loss)
-    inputs = {name: batch[name][:1].repeat_interleave(64, dim=0) for name in ("input_ids", "attention_mask")}
-    output = model(**inputs, pixel_values=torch.randn(64, 3, 28, 28), return_loss=True)
-    scores = F.cosine_similarity(output.image_embeds, output.text_embeds) * model.alignment.logit_scale.exp()
-    expected = {"infonce": torch.zeros(()), "sigmoid": -F.logsigmoid(scores - 10).mean()}
-    torch.testing.assert_close(output.loss_align, expected[alignment_loss], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("alignment_loss", ["cosine", "infonce", "sigmoid"])
-@pytest.mark.parametrize("count", [6, 64])
-def test_a_row_without_a_text_has_no_loss_and_changes_none(make_config, alignment_loss, count):
-    loss = MMJepaAlignmentLoss(make_config(alignment_loss=alignment_loss))
-    for parameter in loss.parameters():
-        torch.nn.init.constant_(parameter, 1.0)
-    images, texts = torch.randn(count, 64), F.normalize(torch.randn(count, 64), dim=-1)
-    text_ids, last = torch.arange(2 * count).view(count, 2), count // 2
-    expected = loss(images[:last], texts[:last], torch.arange(last), text_ids[:last])
-    text_ids[last:] = -1
-    losses = loss(images, texts, torch.arange(count), text_ids)
+@pytest.mark.parametrize("alignment_loss", ["cosine", "infonce"])
+@pytest.mark.parametrize("count", [6, 128])
+def test_a_row_without_a_text_has_no_loss_and_changes_none(make_alignment, alignment_loss, count):
+    alignment, batch = make_alignment(alignment_loss=alignment_loss), make_batch(count, count, num_wrong=2)
+    batch["image_index"] = torch.arange(count)
+    batch["statements"]["ids"] = torch.arange(count)
+    last = count // 2
+    first = {name: value[:last] for name, value in batch.items() if name != "statements"}
+    first["statements"] = {name: value[:last] for name, value in batch["statements"].items()}
+    expected = alignment(**first)
+    batch["statements"]["ids"][last:] = -1
+    losses = alignment(**batch)
     torch.testing.assert_close(losses[:last], expected)
     assert not losses[last:].any()
+
+
+def test_without_signs_all_statements_are_true_and_without_wrong_ones_none_are_needed(make_alignment):
+    alignment, batch = make_alignment(), make_batch(128, 16, num_wrong=2)
+    batch["statements"]["signs"] = torch.ones(128, dtype=torch.long)
+    batch["statements"]["has_wrong"][:] = False
+    expected = alignment(**batch)
+    batch["statements"] = {name: batch["statements"][name] for name in ("embeds", "ids")}
+    torch.testing.assert_close(alignment(**batch), expected)
+
+
+def test_the_image_decides_and_not_the_statement_alone(make_alignment):
+    """A statement that is true of half of the images can't be told by a score that the text alone gives."""
+    alignment = make_alignment()
+    statements = F.normalize(torch.randn(20, WIDTH), dim=-1)
+    images, tokens = torch.randn(2, WIDTH), torch.randn(2, TOKENS, WIDTH)
+    read, by_vector = alignment.cosines(images, tokens, statements)
+    assert (read[0] - read[1]).abs().min() > 1e-4 and (by_vector[0] - by_vector[1]).abs().min() > 1e-4
+    same_vector, _ = alignment.cosines(images[:1].expand(2, -1), tokens, statements)
+    assert (same_vector[0] - same_vector[1]).abs().min() > 1e-4  # the tokens are read
+
+
+def test_equal_texts_of_a_whole_batch_leave_nothing_to_push_apart(make_model, batch):
+    """64 rows of one question about 64 images: through the model, whose embeddings of it differ by rounding."""
+    model = make_model(truth_weight=0)
+    inputs = {name: batch[name][:1].repeat_interleave(64, dim=0) for name in ("input_ids", "attention_mask")}
+    output = model(**inputs, pixel_values=torch.randn(64, 3, 28, 28), return_loss=True)
+    torch.testing.assert_close(output.loss_align, torch.zeros(()), atol=1e-5, rtol=1e-5)
 
 
 def test_the_mean_is_over_the_rows_that_have_a_text(make_model, batch):
@@ -68,25 +150,41 @@ def test_the_mean_is_over_the_rows_that_have_a_text(make_model, batch):
     assert alone.loss.isfinite()
 
 
-def test_contrastive_scores_keep_float32_under_autocast(make_config):
-    loss = MMJepaAlignmentLoss(make_config(alignment_loss="infonce"))
-    torch.nn.init.constant_(loss.logit_scale, 4.0)
-    images, texts = (F.normalize(torch.randn(64, 64), dim=-1) for _ in range(2))
-    arguments = (images, texts, torch.arange(64), torch.arange(64)[:, None])
-    expected = loss(*arguments)
+def test_targets_computed_beforehand_give_the_loss_of_the_texts(make_model, batch):
+    model = make_model()
+    signs = torch.tensor([1, -1, 1, 1])
+    by_text = model(**batch, align_signs=signs)
+    statements = {
+        "embeds": model.encode_texts(batch["input_ids"], batch["attention_mask"]),
+        "ids": torch.arange(4),
+        "signs": signs,
+    }
+    answers = batch["labels"].masked_fill(batch["labels"] == -100, 1)
+    beforehand = {
+        "targets": model.encode_answers(answers, (batch["labels"] != -100).long()),
+        "log_counts": torch.zeros(4),
+        "right": torch.arange(4),
+    }
+    by_table = model(**batch, statements=statements, answers=beforehand)
+    for name in ("loss_align", "loss_answer", "loss"):
+        torch.testing.assert_close(by_table[name], by_text[name])
+
+
+def test_contrastive_scores_keep_float32_under_autocast(make_alignment):
+    alignment, batch = make_alignment(), make_batch(64, 64, num_wrong=1)
+    expected = alignment(**batch)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = loss(*arguments)
+        losses = alignment(**batch)
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses, expected, atol=1e-4, rtol=0)
 
 
-def test_the_scale_of_contrastive_scores_stays_below_100_and_can_come_back(make_config):
-    loss = MMJepaAlignmentLoss(make_config(alignment_loss="infonce")).train()
-    torch.nn.init.constant_(loss.logit_scale, 5.0)
-    images, texts = (F.normalize(torch.randn(8, 64), dim=-1) for _ in range(2))
-    loss(images, texts, torch.arange(8), torch.arange(8)[:, None]).mean().backward()
-    assert loss.logit_scale.exp().item() == pytest.approx(100)
-    assert loss.logit_scale.grad.abs() > 0
+def test_the_scale_of_contrastive_scores_stays_below_100_and_can_come_back(make_alignment):
+    alignment = make_alignment().train()
+    torch.nn.init.constant_(alignment.logit_scale, 5.0)
+    alignment(**make_batch(8, 8, num_wrong=0)).mean().backward()
+    assert alignment.logit_scale.exp().item() == pytest.approx(100)
+    assert alignment.logit_scale.grad.abs() > 0
 
 
 def test_contrastive_losses_of_encoder_outputs_need_the_texts(make_model, batch, inputs):
@@ -98,23 +196,43 @@ def test_contrastive_losses_of_encoder_outputs_need_the_texts(make_model, batch,
         model(encoder_outputs=encoder_outputs, labels=batch["labels"])
 
 
-def test_sigmoid_loss_equals_a_computation_by_hand(make_config):
-    loss = MMJepaAlignmentLoss(make_config(alignment_loss="sigmoid"))
-    torch.nn.init.constant_(loss.logit_scale, 0.5)
-    torch.nn.init.constant_(loss.logit_bias, -1.0)
-    images, texts = (F.normalize(torch.randn(2, 64), dim=-1) for _ in range(2))
-    losses = loss(images, texts, torch.arange(2), torch.arange(2)[:, None])
-    scores = images @ texts.T * torch.tensor(0.5).exp() - 1
-    expected = [-(scores[i, i].sigmoid().log() + (1 - scores[i, 1 - i].sigmoid()).log()) for i in range(2)]
-    torch.testing.assert_close(losses, torch.stack(expected), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("fields", [{}, {"alignment_reads": "vector"}], ids=str)
+def test_statements_are_scored_as_the_loss_scores_them(make_model, batch, fields):
+    model = make_model(**fields)
+    statements = model.encode_texts(batch["input_ids"], batch["attention_mask"])  # (S, D)
+    probabilities = model.score_statements(statements, batch["pixel_values"])  # (I, S)
+    features = model.get_image_features(batch["pixel_values"])
+    for image in range(2):
+        for statement in range(4):
+            cosine = plain_cosine(
+                model.alignment, features.image_embeds[image], features.visual_tokens[image], statements[statement]
+            )
+            expected = model.alignment.truth_logits(cosine).sigmoid()
+            torch.testing.assert_close(probabilities[image, statement, None], expected, atol=1e-5, rtol=1e-4)
+    model.config.truth_temperature = 2.0
+    logits = model.statement_logits(statements, image_features=features)
+    torch.testing.assert_close(model.score_statements(statements, image_features=features), (logits / 2).sigmoid())
 
 
-def test_alignment_targets_are_centered_or_layer_normalised(make_config):
-    pooled = torch.randn(5, 64)
-    centered = MMJepaAlignmentLoss(make_config(alignment_target="centered"))
-    centered.text_mean = pooled.mean(0)
-    expected = F.normalize(pooled - pooled.mean(0), dim=-1)
-    torch.testing.assert_close(centered.text_targets(pooled), expected)
-    normed = MMJepaAlignmentLoss(make_config(alignment_target="layer_norm")).text_targets(pooled)
-    shifted = pooled - pooled.mean(-1, keepdim=True)
-    torch.testing.assert_close(normed, F.normalize(shifted, dim=-1), atol=1e-4, rtol=0)
+def test_a_model_without_truth_says_that_it_can_not_score_statements(make_model, batch):
+    model = make_model(truth_weight=0)
+    statements = model.encode_texts(batch["input_ids"], batch["attention_mask"])
+    with pytest.raises(ValueError, match="truth_weight is 0: this model was not trained to tell true"):
+        model.score_statements(statements, batch["pixel_values"])
+
+
+def test_where_a_statement_looks_follows_from_the_tokens_that_it_reads(make_model, batch):
+    model = make_model()
+    statements = model.encode_texts(batch["input_ids"], batch["attention_mask"])
+    features = model.get_image_features(batch["pixel_values"])
+    looked = model.statement_attentions(statements, features)  # (I, S, P)
+    assert looked.shape == (2, 4, 16)
+    weights = model.alignment.reader.attention(features.visual_tokens, statements).mean(dim=1)  # (I, S, M)
+    torch.testing.assert_close(looked.sum(dim=-1), weights[..., 1:].sum(dim=-1))  # the first token is the vector
+    assert make_model(alignment_reads="vector").statement_attentions(statements, features) is None
+
+
+def test_padding_and_its_side_do_not_change_what_is_compared(make_model, batch):
+    model = make_model()
+    padded = {name: F.pad(batch[name], (3, 0), value=fill) for name, fill in (("input_ids", 1), ("attention_mask", 0))}
+    torch.testing.assert_close(model(**{**batch, **padded}).loss_align, model(**batch).loss_align)

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from mmjepa.losses_mmjepa import MMJepaAnswerPrediction, l2_normalize
+from mmjepa.losses_mmjepa import MMJepaAnswerPrediction, answers_of_batch
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.targets_mmjepa import l2_normalize
 
 
 @pytest.fixture
 def prediction(make_config):
     prediction = MMJepaAnswerPrediction(make_config(lambda_answer=0.25))
     torch.nn.init.constant_(prediction.logit_scale, 1.5)
-    torch.nn.init.zeros_(prediction.answer_mean)
     return prediction
 
 
@@ -19,9 +19,8 @@ def prediction(make_config):
 def test_rows_with_the_same_answer_are_all_right_answers(prediction, count):
     """Against the definition, row by row."""
     answers = torch.randint(3, (count,))
-    ids = torch.stack([answers, answers + 7], dim=1)
     states, targets = torch.randn(count, 64), l2_normalize(torch.randn(3, 64))[answers]
-    losses = prediction(states, targets, ids)
+    losses = prediction(states, answers_of_batch(targets, answers + 7))
     unit = l2_normalize(prediction.projector(states))
     for row in range(count):
         shares = (torch.e**1.5 * targets @ unit[row]).softmax(dim=0)
@@ -29,10 +28,10 @@ def test_rows_with_the_same_answer_are_all_right_answers(prediction, count):
 
 
 def test_rows_without_an_answer_have_no_loss_and_change_none(prediction):
-    ids, states, targets = torch.arange(12).view(6, 2), torch.randn(6, 64), l2_normalize(torch.randn(6, 64))
-    expected = prediction(states[:4], targets[:4], ids[:4])
-    ids[4:] = -1
-    losses = prediction(states, targets, ids)
+    numbers, states, targets = torch.arange(6), torch.randn(6, 64), l2_normalize(torch.randn(6, 64))
+    expected = prediction(states[:4], answers_of_batch(targets[:4], numbers[:4]))
+    numbers[4:] = -1
+    losses = prediction(states, answers_of_batch(targets, numbers))
     torch.testing.assert_close(losses[:4], expected)
     assert losses[4:].tolist() == [0, 0]
 
@@ -40,14 +39,22 @@ def test_rows_without_an_answer_have_no_loss_and_change_none(prediction):
 def test_scores_stay_float32_under_autocast(prediction):
     states, targets = torch.randn(8, 64), l2_normalize(torch.randn(8, 64))
     with torch.autocast("cpu", torch.bfloat16):
-        assert prediction(states, targets, torch.arange(8)[:, None]).dtype == torch.float32
+        assert prediction(states, answers_of_batch(targets, torch.arange(8))).dtype == torch.float32
+
+
+def test_a_batch_without_any_answer_has_no_loss_and_a_gradient_of_0(prediction):
+    states = torch.randn(4, 64, requires_grad=True)
+    losses = prediction(states, answers_of_batch(torch.zeros(4, 64), torch.full((4,), -1)))
+    losses.sum().backward()
+    assert losses.tolist() == [0, 0, 0, 0] and not states.grad.any()
 
 
 def test_without_its_weight_the_model_has_no_parameters_for_it(make_model):
     with_it, without = make_model(lambda_answer=0.25), make_model(lambda_answer=0)
     more = set(with_it.state_dict()) - set(without.state_dict())
     assert more == {
-        f"answer_prediction.{name}" for name in ("logit_scale", "answer_mean", "projector.weight", "projector.bias")
+        f"answer_prediction.{name}"
+        for name in ("logit_scale", "targets.mean", "targets.whitening", "projector.weight", "projector.bias")
     }
     with pytest.raises(ValueError, match="lambda_answer is 0"):
         without.encode_answers(torch.tensor([[0, 5, 2]]))
@@ -167,7 +174,7 @@ def test_log_likelihoods_equal_the_answer_loss_of_each_pair(make_model, batch):
 
 def test_a_saved_model_ranks_the_same(make_model, batch, tmp_path):
     model = make_model(lambda_answer=0.25)
-    model.answer_prediction.answer_mean.normal_()
+    model.answer_prediction.targets.mean.normal_()
     model.save_pretrained(tmp_path)
     loaded = MMJepaForConditionalGeneration.from_pretrained(tmp_path)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "image_index")}

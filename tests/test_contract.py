@@ -305,7 +305,7 @@ def test_the_base_model_is_the_encoder_and_loads_alone(model, saved, inputs):
 
 @pytest.mark.parametrize("visual_prefix", ["patches", "pooled"])
 @pytest.mark.parametrize(
-    "fields", [{}, {"alignment_loss": "infonce", "alignment_target": "centered"}, {"alignment_loss": "sigmoid"}]
+    "fields", [{}, {"alignment_reads": "vector", "alignment_target": "centered"}, {"truth_weight": 0}]
 )
 def test_every_weight_made_without_memory_is_initialised(make_config, batch, visual_prefix, fields):
     with torch.device("meta"):

@@ -56,11 +56,11 @@ def split(model, places):
     ],
 )
 def test_a_model_split_over_devices_answers_and_learns(make_config, alignment_loss, places):
-    config = make_config(alignment_loss=alignment_loss, alignment_target="centered", lambda_answer=0.25)
+    config = make_config(alignment_loss=alignment_loss, lambda_answer=0.25)
     shapes = ShapeEnv(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)
     with FakeTensorMode(shape_env=shapes), no_init_weights(), torch.device("cpu:0"):
         model = split(MMJepaForConditionalGeneration(config).train(), places)
-        model._looked_for_means = True  # looking reads values, which fake tensors have not
+        model._looked_for_targets = True  # looking reads values, which fake tensors have not
         questions = torch.ones(3, 6, dtype=torch.long)
         inputs = {
             "input_ids": questions,
@@ -70,6 +70,8 @@ def test_a_model_split_over_devices_answers_and_learns(make_config, alignment_lo
         output = model(**inputs, labels=questions, num_items_in_batch=torch.tensor(18, device="cpu:0"))
         assert output.loss.device == questions.device and output.logits.device.index == places[-1]
         model.encode_texts(questions, questions)
+        if alignment_loss == "infonce":
+            assert model.score_statements(torch.randn(4, 64), inputs["pixel_values"]).shape == (3, 4)
         scores = model.rank_answers(model.encode_answers(questions, questions), **inputs)
         assert scores.shape == (3, 3)
         assert model.answer_log_likelihoods(questions, **inputs).shape == (3, 3)

@@ -113,10 +113,11 @@ def test_defaults_are_the_documented_ones():
     config = build(model, rows)[1].config
     assert (config.num_image_tokens, config.visual_prefix, config.aligned_token) == (8, "patches", True)
     assert (config.alignment_text, config.alignment_loss, config.alignment_target) == (
-        "statement",
+        "proposition",
         "infonce",
-        "centered",
+        "whitened",
     )
+    assert (config.alignment_reads, config.truth_weight, training.wrong_statements) == ("tokens", 1.0, 2)
     assert (config.lambda_align, config.lambda_ce, config.lambda_answer) == (0.5, 1.0, 0.25)
     assert (training.align_warmup_epochs, training.warmup_steps, training.max_grad_norm) == (1, 0.06, 1.0)
     assert (training.log_dir, training.output_dir, training.export_dir) == (
@@ -776,14 +777,14 @@ def test_centered_targets_are_centred_on_the_alignment_texts_once(folders, tmp_p
     processor = MMJepaProcessor.from_pretrained(tmp_path / "checkpoints")
     text = processor(text=["a red slide", "is it?"], return_tensors="pt")
     mean = saved.encoder.encode_texts(**text).mean(0)
-    torch.testing.assert_close(saved.alignment.text_mean, mean, atol=1e-5, rtol=0)
+    torch.testing.assert_close(saved.alignment.targets.mean, mean, atol=1e-5, rtol=0)
 
     for split in ("train", "validation"):
         (folder / f"{split}.csv").write_text("\n".join([*lines[:2], "red.jpg,what is seen?,no,"]))
     again = ["--model_name_or_path", str(tmp_path / "checkpoints"), "--output_dir", str(tmp_path / "again")]
     run_pathvqa.main([*again, *FAST, "--dataset_name", str(folder), "--fast_dev_run"])
     further = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "again")
-    assert torch.equal(further.alignment.text_mean, saved.alignment.text_mean)
+    assert torch.equal(further.alignment.targets.mean, saved.alignment.targets.mean)
 
 
 def test_a_saved_model_that_is_trained_further_keeps_its_generation_settings_unless_a_flag_says_otherwise(

@@ -123,11 +123,21 @@ class ModelArguments:
     visual_prefix: str | None = config_flag("patches or pooled.")
     image_pooling: str | None = config_flag("cls or mean.")
     project_image: bool | None = config_flag("Whether a linear layer maps the image embedding to the text width.")
-    alignment_loss: str | None = config_flag("cosine, infonce or sigmoid.")
-    alignment_target: str | None = config_flag("embedding, centered or layer_norm.")
+    alignment_loss: str | None = config_flag("cosine or infonce.")
+    alignment_reads: str | None = config_flag(
+        "What a statement is compared with: tokens (what it reads of the visual tokens) or vector."
+    )
+    alignment_target: str | None = config_flag("embedding, centered or whitened.")
     alignment_text: str | None = config_flag(
-        "Which text of a row the image is aligned to: priority (the first of question, caption, answer, text), "
-        "statement (question and answer), or a column."
+        "Which text of a row the image is aligned to: proposition (a question of yes or no as it is, true or false; "
+        "else question and answer), priority (the first of question, caption, answer, text), statement (question and "
+        "answer), or a column."
+    )
+    yes_no_words: str | None = config_flag(
+        "By language, the answers that mean yes and those that mean no, as JSON; {} for none.", check=json_object
+    )
+    truth_weight: float | None = config_flag(
+        "Weight, in the alignment loss, of telling true statements from false ones; 0 leaves it out."
     )
     aligned_token: bool | None = config_flag(
         "Whether the first visual token of patches is the aligned image embedding."
@@ -170,6 +180,8 @@ class ModelArguments:
     def config_fields(self) -> dict[str, Any]:
         """The fields of MMJepaConfig that flags give, without the towers' configurations."""
         given = {name: getattr(self, name) for name in CONFIG_FIELDS}
+        if self.yes_no_words is not None:
+            given["yes_no_words"] = json_object("--yes_no_words", self.yes_no_words)
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -342,6 +354,12 @@ class TrainingFlags(OutputFlags):
     )
     align_warmup_epochs: float = flag(
         1.0, bound=AT_LEAST_0, help="Epochs at the start that train the alignment alone; at most half of the training."
+    )
+    wrong_statements: int = flag(
+        2,
+        bound=AT_LEAST_0,
+        help="Statements that are false of the image, drawn for each question: the question with an answer that other "
+        "images have.",
     )
     questions_per_image: int = flag(
         8,

@@ -11,9 +11,17 @@ from accelerate.utils import reduce
 
 from ..modeling_mmjepa import MMJepaOutput
 
+
+def has_alignment_text(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Which rows of a collator's batch have an alignment text (B,)."""
+    if "statement_ids" in batch:
+        return batch["statement_ids"] >= 0
+    return batch.get("align_attention_mask", batch["attention_mask"]).any(dim=1)
+
+
 # How many items each loss averages over, counted in a batch. The collator's stand-in for no rows counts 0 of each.
 COUNTS: dict[str, Callable[[dict[str, torch.Tensor]], torch.Tensor]] = {
-    "align": lambda batch: batch.get("align_attention_mask", batch["attention_mask"]).any(dim=1).sum(),  # texts
+    "align": lambda batch: has_alignment_text(batch).sum(),
     "ce": lambda batch: (batch["labels"] != -100).sum(),  # tokens of answers
     "answer": lambda batch: (batch["labels"] != -100).any(dim=1).sum(),  # answers
 }

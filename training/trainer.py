@@ -12,6 +12,7 @@ A training run calls its methods in this order:
     each evaluation: evaluation_loop     exact mean losses, then the scores of the answers
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from ..data.collator import VqaCollator
 from ..data.images import normalize_pixels
 from ..data.streaming import StreamedVqaData
+from ..evaluation.answerer import Answerer
 from ..losses_mmjepa import MMJepaTrainingStep
 from ..processing_mmjepa import MMJepaProcessor
 from . import optimization
@@ -33,7 +35,11 @@ from .loaders import grouped_loader, loader_arguments
 from .loss_meter import COUNTS, LossMeter
 from .nonfinite import NonfiniteStepsCallback
 from .resumable import ResumableTrainer
+from .targets import TrainingTargets
 from .weights import in_float32
+
+NOT_FOR_THE_MODEL = ("keep_sides", "row_ids", "statement_ids", "answer_ids")
+TEXTS_A_BATCH = 256  # that the text encoder reads at once
 
 
 class MMJepaTrainer(ResumableTrainer):
@@ -97,6 +103,8 @@ class MMJepaTrainer(ResumableTrainer):
         self.model.config.rank_threshold = None
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(args.seed + args.process_index)
+        if self.targets is not None:
+            self._embed_targets()
         self.during_training.enter_context(optimization.frozen_without_rate(self.model, args))
         return super().set_initial_training_values(args, dataloader)
 
@@ -104,14 +112,21 @@ class MMJepaTrainer(ResumableTrainer):
         """Whole images' questions in each batch, the rows of a step shared out among the processes."""
         self.meter.forget()  # auto_find_batch_size starts again after a batch that was too large
         data, args, batch_size = self.train_dataset, self.args, self._train_batch_size
+        collator = self._training_collator(data.questions)
         if isinstance(data, StreamedVqaData):
-            self._make_collator()
             # Accelerate does not prepare it: it would share out the rows a second time.
-            return DataLoader(data, batch_size, collate_fn=self.data_collator, **loader_arguments(args))
-        loader, sampler = self._grouped_loader(data, batch_size, whole_steps=args.dataloader_drop_last)
+            return DataLoader(data, batch_size, collate_fn=collator, **loader_arguments(args))
+        loader, sampler = self._grouped_loader(data, batch_size, collator, whole_steps=args.dataloader_drop_last)
         self.remove_callback(SamplerEpochCallback)  # of an earlier training
         self.add_callback(SamplerEpochCallback(sampler.set_epoch))
         return loader
+
+    def _embed_targets(self) -> None:
+        """Encodes the training's texts, on the device also where the model is not there yet."""
+        text_encoder, own_device = self.model.encoder.text_encoder, self.model.device
+        text_encoder.to(self.args.device)
+        self.targets.embed(Answerer(self.model, self.processing_class, TEXTS_A_BATCH), self.args.device)
+        text_encoder.to(own_device)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """As for training, but every row once. Its workers end with the evaluation."""
@@ -119,16 +134,16 @@ class MMJepaTrainer(ResumableTrainer):
         if isinstance(data, str):
             data = self.eval_dataset[data]
         # The next evaluation makes a loader of its own, and would leave the workers of this one behind.
-        return self._grouped_loader(data, self.args.eval_batch_size, persistent_workers=False)[0]
+        self._make_collator()
+        return self._grouped_loader(data, self.args.eval_batch_size, self.data_collator, persistent_workers=False)[0]
 
     def get_test_dataloader(self, test_dataset):
         return self.get_eval_dataloader(test_dataset)
 
-    def _grouped_loader(self, data, batch_size, **changed):
-        self._make_collator()
+    def _grouped_loader(self, data, batch_size, collator, **changed):
         self.accelerator.even_batches = False  # it would fill up the last step with rows of the first
         processes = self.accelerator.num_processes
-        loader, sampler = grouped_loader(data, self.args, batch_size, processes, self.data_collator, **changed)
+        loader, sampler = grouped_loader(data, self.args, batch_size, processes, collator, **changed)
         return self.accelerator.prepare(loader), sampler
 
     def _make_collator(self) -> None:
@@ -136,7 +151,21 @@ class MMJepaTrainer(ResumableTrainer):
         if self.makes_collator:
             if self.processing_class is None:
                 raise ValueError("there is neither a data_collator nor a processing_class to make one with: give one.")
-            self.data_collator = VqaCollator(self.processing_class, self.model.config.alignment_text, as_bytes=True)
+            config = self.model.config
+            self.data_collator = VqaCollator(
+                self.processing_class, config.alignment_text, config.yes_no_words, as_bytes=True
+            )
+
+    def _training_collator(self, questions):
+        """The collator, which names texts by their numbers in the training's targets if it is this project's own."""
+        self._make_collator()
+        self.targets = None
+        if not self.makes_collator:
+            return self.data_collator
+        self.targets = TrainingTargets(questions, self.model.config, self.args.wrong_statements)
+        collator = copy.copy(self.data_collator)
+        collator.numbers = self.targets.numbers
+        return collator
 
     def create_optimizer(self, model=None):
         """Two learning rates, or three with an encoder_lr_factor; the library's groups where a factory makes them."""
@@ -180,7 +209,9 @@ class MMJepaTrainer(ResumableTrainer):
 
         The views are random in training, as `augmentations` says. Pixels that are normalised already stay.
         """
-        inputs = {name: value for name, value in batch.items() if name not in ("keep_sides", "row_ids")}
+        inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+        if "statement_ids" in batch:
+            inputs |= self.targets.of_batch(batch)
         pixels, kinds = batch["pixel_values"], self.args.augmentations
         if pixels.dtype == torch.uint8:
             views = augment(pixels, kinds, batch.get("keep_sides")) if self.model.training and kinds else pixels
@@ -194,8 +225,8 @@ class MMJepaTrainer(ResumableTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss, in the warm-up that of the alignment alone; adds it to the sums for the log."""
-        inputs = self.model_inputs(inputs)
         counts = {name: count(inputs) for name, count in COUNTS.items()}
+        inputs = self.model_inputs(inputs)
         if model.training:
             tokens = counts["ce"] if num_items_in_batch is None else num_items_in_batch
             divisors = {**self.meter.step_counts, "ce": tokens}

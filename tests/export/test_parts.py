@@ -13,14 +13,14 @@ from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
 
-@pytest.fixture(params=[("patches", "cosine", True), ("pooled", "sigmoid", False)], ids=["patches", "pooled"])
+@pytest.fixture(params=[("patches", "cosine", True), ("pooled", "infonce", False)], ids=["patches", "pooled"])
 def exported(request, make_model, processor, tmp_path):
     """A model whose halves have moved apart, and the folder it was exported to."""
     prefix, alignment_loss, tied = request.param
     model = make_model(
         visual_prefix=prefix,
         alignment_loss=alignment_loss,
-        alignment_target="centered",
+        alignment_target="whitened",
         tie_word_embeddings=tied,
         lambda_answer=0.25 if tied else 0.0,
     )
@@ -28,7 +28,7 @@ def exported(request, make_model, processor, tmp_path):
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
         model.final_logits_bias.normal_()
-        model.alignment.text_mean.normal_()
+        model.alignment.targets.mean.normal_()
     model.generation_config.forced_bos_token_id = 0
     export_parts(model, processor, tmp_path)
     return model, tmp_path

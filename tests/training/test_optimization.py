@@ -58,7 +58,7 @@ def test_warmup_trains_the_alignment_alone_and_ends_at_its_epoch(make_trainer):
 
 
 def test_two_learning_rates_reach_every_trained_parameter_once(make_trainer):
-    config = {"alignment_loss": "sigmoid"}
+    config = {"truth_weight": 1.0}
     trainer = make_trainer(config=config, lr_img=1e-3, learning_rate=2e-4, weight_decay=0.1)
     optimizer = trainer.create_optimizer()
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}

@@ -1,0 +1,109 @@
+"""The targets of a training's statements and answers, computed once before it: the text encoder is frozen."""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from ..configuration_mmjepa import MMJepaConfig
+from ..data.columns import TEXT_COLUMNS
+from ..data.statements import AnswerLists, TextNumbers, answer_counts
+from ..data.wrong_statements import StatementList
+from ..evaluation.answerer import Answerer
+
+MAX_BYTES = 2**30  # of statements' targets in memory; more of them lie on the disk, in half the size
+TEXTS_AT_ONCE = 8192
+# Of more distinct answers than this, each step compares with about as many, drawn anew.
+MAX_ANSWERS = 16384
+
+
+class TrainingTargets:
+    """What the losses compare with: the distinct statements of the training rows, wrong ones, and all answers.
+
+    Args:
+        questions: the texts of the training rows, with image_id where they have one.
+        num_wrong: how many wrong statements are drawn for a row at each step.
+
+    Attributes:
+        numbers: of statements and answers, for the collator.
+    """
+
+    def __init__(self, questions: Dataset, config: MMJepaConfig, num_wrong: int):
+        self.num_wrong = num_wrong
+        names = [name for name in (*TEXT_COLUMNS, "answers", "image_id") if name in questions.column_names]
+        self.statements = StatementList(
+            questions.select_columns(names),
+            AnswerLists(questions if num_wrong else questions.select([]), config.yes_no_words),
+            config.alignment_text,
+            config.yes_no_words,
+        )
+        counts = answer_counts(questions)
+        self.answers = [spelling for spelling, _ in counts.values()]
+        self.answer_counts = torch.tensor([count for _, count in counts.values()], dtype=torch.float)  # (K,)
+        self.numbers = TextNumbers(self.statements.numbers, {key: place for place, key in enumerate(counts)})
+
+    def embed(self, answerer: Answerer, device: torch.device) -> None:
+        """Encodes all texts; with torch.distributed each process a share. The targets lie on `device`."""
+        model = answerer.model
+        self.device, self.answer_counts = device, self.answer_counts.to(device)
+        self.statement_embeds = embed_texts(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
+        if model.config.predict_answer:
+            self.answer_embeds = embed_texts(answerer, self.answers, model.encode_answers, device)  # (K, D)
+
+    def of_batch(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """`statements` and `answers` of a collator's batch, as the model reads them; wrong statements are drawn."""
+        ids = batch["statement_ids"]
+        statements = {"embeds": self._look_up(ids), "ids": ids, "signs": batch["align_signs"]}
+        if self.num_wrong:
+            images = batch["image_ids"][batch["image_index"]]  # (B,)
+            wrong = self.statements.draw_wrong(ids, images, self.num_wrong).to(ids.device)  # (B, K)
+            statements |= {"wrong_embeds": self._look_up(wrong), "has_wrong": wrong >= 0}
+        inputs: dict[str, Any] = {"statements": statements}
+        if hasattr(self, "answer_embeds"):
+            inputs["answers"] = self._answers(batch["answer_ids"])
+        return inputs
+
+    def _look_up(self, ids: torch.Tensor) -> torch.Tensor:
+        """Targets (..., D) of statements by their numbers; where there is none (-1), those of any."""
+        if isinstance(self.statement_embeds, torch.Tensor):
+            return self.statement_embeds[ids]
+        return torch.from_numpy(self.statement_embeds[ids.cpu().numpy()]).to(self.device).float()
+
+    def _answers(self, right: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All training answers, or a sample of them, and which is right for each row.
+
+        Of a sample, the softmax's denominator is right on average: each answer that is drawn stands for those that
+        are not, and counts by one over its probability. The right answers of the batch are always in it.
+        """
+        counts = self.answer_counts
+        if len(counts) <= MAX_ANSWERS:
+            return {"targets": self.answer_embeds, "log_counts": counts.log(), "right": right}
+        odds = (counts * (MAX_ANSWERS / counts.sum())).clamp(max=1)  # frequent answers are always drawn
+        odds[right[right >= 0]] = 1
+        drawn = (torch.rand(len(odds)).to(odds) < odds).nonzero()[:, 0]
+        place = torch.full((len(odds) + 1,), -1, device=right.device)  # the last one is that of -1
+        place[drawn] = torch.arange(len(drawn), device=right.device)
+        return {
+            "targets": self.answer_embeds[drawn],
+            "log_counts": (counts[drawn] / odds[drawn]).log(),
+            "right": place[right],
+        }
+
+
+def embed_texts(answerer: Answerer, texts: Sequence[str], encode, device: torch.device) -> torch.Tensor | np.ndarray:
+    """Targets (T, D) of texts: on `device`, or if they take more than `MAX_BYTES` in a temporary file, as float16."""
+    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # batches without much padding
+    shape = (len(texts), answerer.model.config.text_config.d_model)
+    fits = 4 * math.prod(shape) <= MAX_BYTES
+    embeds = (
+        np.empty(shape, np.float32) if fits else np.memmap(tempfile.TemporaryFile(), np.float16, "w+", shape=shape)
+    )
+    for start in range(0, len(order), TEXTS_AT_ONCE):
+        places = order[start : start + TEXTS_AT_ONCE]
+        part = answerer.encode_all_texts([texts[place] for place in places], encode)  # (texts, D)
+        embeds[places] = part.float().cpu().numpy()
+    return torch.from_numpy(embeds).to(device) if fits else embeds
