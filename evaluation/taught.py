@@ -107,7 +107,8 @@ class Wording:
     asked: what the model is asked: the taught wording of the same statement if there is one.
     near: the nearest taught statements, the nearest first; empty if it is not known what the model was taught.
     own_words: content words of `given` that the nearest one lacks.
-    is_far: whether all taught statements are farther from it than most of them are from another one.
+    is_far: whether all taught statements are farther from it than most of them are from another one, or none of them
+        has a word of it.
     """
 
     given: str
@@ -156,9 +157,10 @@ def nearest_taught(
         taught_embeds = encode_taught(answerer, texts, show_progress)  # (T, D)
         embeds = answerer.encode_all_texts(others, answerer.model.encode_texts).float()  # (S, D)
         cosines = (embeds @ taught_embeds.T).cpu()  # (S, T)
-        near = (cosines + common_words(others, texts)).topk(min(NEAR, len(texts))).indices.tolist()  # (S, NEAR)
-        far = (cosines.max(dim=1).values < usual_cosine(taught_embeds)).tolist()
-        for statement, places, is_far in zip(others, near, far, strict=True):
+        shares = common_words(others, texts)  # (S, T)
+        near = (cosines + shares).topk(min(NEAR, len(texts))).indices.tolist()  # (S, NEAR)
+        is_strange = (cosines.amax(dim=1) < usual_cosine(taught_embeds)) | (shares.amax(dim=1) == 0)  # (S,)
+        for statement, places, is_far in zip(others, near, is_strange.tolist(), strict=True):
             found = [texts[place] for place in places]
             own = [word for word in content_words(statement) if word not in content_words(found[0])]
             wordings[statement] = Wording(statement, statement, found, own, is_far)

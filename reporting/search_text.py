@@ -47,7 +47,7 @@ def summary_lines(result: SearchResult) -> list[str]:
     """How many images were searched, how many of them show it, and which could not be read."""
     line = f"{len(result.names)} images"
     if result.num_copies:
-        line += f" ({result.num_copies} more are copies of them)"
+        line += f" (copies left out: {result.num_copies})"
     if result.statements:
         line += f"; in {int((result.scores > 0.5).sum())} of them this is more probably true than false"
     return [f"{line}.", *(f"{name} can't be read: {fault}" for name, fault in result.unreadable.items())]
@@ -97,7 +97,7 @@ def taught_text(taught: Sequence[TaughtStatement]) -> str:
     for kind, statements in by_kind.items():
         lines += [
             f"{kind.replace('_', ' ')}: {len(statements)} statements",
-            "    true   false  (rows of the training)",
+            "    true   false  in the training data",
         ]
         lines += [f"{statement.true:8}{statement.false:8}  {statement.text}" for statement in statements]
         lines.append("")
