@@ -149,7 +149,7 @@ def encode_images(
     Returns:
         number of an image that can't be read -> what is wrong with it.
     """
-    image_processor = answerer.processor.image_processor
+    model, image_processor = answerer.model, answerer.processor.image_processor
     shape = prepared_shape(image_processor)
     lacking = [number for number, key in enumerate(found.keys) if key not in cache.images]
     faults: dict[int, str] = {}
@@ -157,12 +157,8 @@ def encode_images(
     def read(number: int) -> ReadImage:
         return read_image(found.images[number], image_processor, shape, cache.places)
 
-    with (
-        tqdm(
-            total=len(lacking), desc="Encoding images", unit=" images", disable=not (show_progress and lacking)
-        ) as bar,
-        evaluating(answerer.model),
-    ):
+    is_off = None if show_progress and lacking else True  # None: shown in a terminal
+    with tqdm(total=len(lacking), desc="Encoding images", unit=" images", disable=is_off) as bar, evaluating(model):
         for numbers, read_images in read_ahead(lacking, answerer.batch_size, read):
             keys: dict[str, str] = {}
             new: dict[str, torch.Tensor] = {}
@@ -175,8 +171,8 @@ def encode_images(
                     new[image] = pixels
             features = None
             if new:
-                pixels = torch.stack(list(new.values())).to(answerer.model.device)  # (I, 3, H, W)
-                features = answerer.model.get_image_features(answerer.normalized(pixels))
+                pixels = torch.stack(list(new.values())).to(model.device)  # (I, 3, H, W)
+                features = model.get_image_features(answerer.normalized(pixels))
             if keys:
                 cache.add(keys, list(new), features)
             bar.update(len(numbers))

@@ -210,7 +210,8 @@ def encode_taught(answerer: Answerer, texts: Sequence[str], show_progress: bool 
     path = cache_folder("statements") / f"{text_hash([key, *texts])}.safetensors"
     if not path.exists():
         parts = list(batches(texts, 16 * answerer.batch_size))
-        bar = tqdm(parts, desc="Encoding taught statements", disable=not show_progress or len(parts) < 2)
+        is_off = None if show_progress and len(parts) > 1 else True  # None: shown in a terminal
+        bar = tqdm(parts, desc="Encoding taught statements", disable=is_off)
         embeds = torch.cat([answerer.encode_all_texts(part, model.encode_texts) for part in bar])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, {"text_embeds": embeds.to("cpu", torch.float16)})
