@@ -17,7 +17,7 @@ from measuring import DEVICE, environment, interleaved_seconds, parse_arguments,
 from peers import PROJECT, SIZES, TrainingStep, make_models, make_optimizer, random_batch
 from torch.utils.data import DataLoader
 
-from mmjepa.data.collator import VqaCollator
+from mmjepa.data.collator import NOT_FOR_THE_MODEL, VqaCollator
 from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.data.images import VqaData, normalize_pixels, prepare
 from mmjepa.data.rows import load_rows
@@ -88,8 +88,7 @@ def data_waits(
             started = time.perf_counter()
             batch = {name: tensor.to(DEVICE, non_blocking=True) for name, tensor in next(batches).items()}
             waited += time.perf_counter() - started
-            for name in ("keep_sides", "row_ids"):  # the Trainer's, not the model's
-                batch.pop(name, None)
+            batch = {name: tensor for name, tensor in batch.items() if not name.startswith(NOT_FOR_THE_MODEL)}
             batch["pixel_values"] = normalize_pixels(batch["pixel_values"], processor.image_processor)
             worked += seconds(lambda batch=batch: train(batch))
         rows.append(

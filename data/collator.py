@@ -1,7 +1,7 @@
 """Rows -> the model's inputs."""
 
-import re
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,16 +10,13 @@ from ..configuration_mmjepa import YES_NO_WORDS
 from ..processing_mmjepa import MMJepaProcessor
 from .columns import TEXT_COLUMNS
 from .images import normalize_pixels, prepared_shape
+from .sides import MIRRORS, NO_WORDS, keeps_sides, mirrored_text
 from .statements import TextNumbers, YesNoWords, statement_of
 
-# Words of questions and answers that are wrong for a mirrored image.
-SIDES = re.compile(
-    r"\b((left|right)(most|wards?|sided|hand)?|(top|bottom|upper|lower)(most)?|(up|down)(wards?|side)"
-    r"|(north|south|east|west)(ern|wards?)?|above|below|beneath|under|underneath|over"
-    r"|(under|over)-?(lies|lie|lying|lain)|(sub|supra)jacent|(anti|counter)?-?clockwise"
-    r"|((super|infer|anter|poster)ior|dorsal|ventral|caudal|rostral)(ly)?)\b",
-    re.IGNORECASE,
-)
+# How the names of what the texts of all views are made of begin, before what the model calls it.
+MIRRORED = "mirrored_"
+# How the names of what a batch holds for the Trainer alone begin.
+NOT_FOR_THE_MODEL = (MIRRORED, "row_views", "keep_sides", "row_ids", "statement_ids", "answer_ids")
 
 
 class VqaCollator:
@@ -36,10 +33,13 @@ class VqaCollator:
     Args:
         alignment_text, yes_no_words: which text of a row the image is aligned to, as in [`MMJepaConfig`].
         as_bytes: leaves pixel_values uint8, for a Trainer that augments and normalises them on the device. Adds
-            keep_sides (I,), whether a text about the image names left or right, top or bottom, and row_ids (B,), the
+            keep_sides (I,), whether a text about the image would be wrong for its mirror image, and row_ids (B,), the
             rows' numbers, which a stream does not have.
         numbers: of the statements and answers whose targets were computed beforehand. Where all texts of a batch have
             one, it holds statement_ids (B,) and answer_ids (B,) in place of the alignment texts, -1 for no text.
+        side_words: the language whose words of sides are swapped in texts about mirror images, or "none". A batch that
+            has such words also holds the V different texts of the views of its images: `mirrored_input_ids` (V, L) and
+            so on, and row_views (4, B), which of them is whose. [`tokens_of_views`] chooses among them.
     """
 
     def __init__(
@@ -49,43 +49,68 @@ class VqaCollator:
         yes_no_words: YesNoWords = YES_NO_WORDS,
         as_bytes: bool = False,
         numbers: TextNumbers | None = None,
+        side_words: str = NO_WORDS,
     ):
         self.processor = processor
         self.alignment_text = alignment_text
         self.yes_no_words = yes_no_words
         self.as_bytes = as_bytes
         self.numbers = numbers
+        self.side_words = side_words
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if not rows:
             return self._stand_in()
         images = {row["image_id"]: row["pixels"] for row in rows}
         positions = {image_id: position for position, image_id in enumerate(images)}
-        questions = [row["question"] for row in rows]
         pixels = torch.stack(list(images.values()))  # (I, 3, H, W)
+        views, row_views = views_of(rows, self.side_words)
+        texts, signs = zip(
+            *(statement_of(view, self.alignment_text, self.yes_no_words) for view in views), strict=True
+        )
+        ids = self._text_numbers(views[: len(rows)], texts[: len(rows)])
+        tokens = self._question_tokens(views) | ({} if ids else self._alignment_tokens(views, texts))
         batch = {
             "pixel_values": pixels if self.as_bytes else normalize_pixels(pixels, self.processor.image_processor),
             "image_ids": torch.tensor([image_number(image_id) for image_id in images]),
             "image_index": torch.tensor([positions[row["image_id"]] for row in rows]),
-            **self.processor(text=questions, answers=[row["answer"] for row in rows], return_tensors="pt"),
+            "align_signs": torch.tensor(signs[: len(rows)]),
+            **{name: values[: len(rows)] for name, values in tokens.items()},
+            **ids,
         }
-        batch["labels"][[not question for question in questions]] = -100
-        texts, signs = zip(*(statement_of(row, self.alignment_text, self.yes_no_words) for row in rows), strict=True)
-        batch["align_signs"] = torch.tensor(signs)
-        answers = [row["answer"] if row["question"] else "" for row in rows]
-        if self.numbers is not None and self.numbers.has_all(texts, answers):
-            batch |= self.numbers.of(texts, answers)
-        elif list(texts) != questions or "" in texts:
-            tokens = self.processor(text=list(texts), return_tensors="pt")
-            has_text = torch.tensor([text != "" for text in texts])
-            batch["align_input_ids"] = tokens["input_ids"]
-            batch["align_attention_mask"] = tokens["attention_mask"] * has_text[:, None]
+        if len(views) > len(rows):
+            batch |= {f"{MIRRORED}{name}": values for name, values in tokens.items()} | {"row_views": row_views}
         if self.as_bytes:
-            with_sides = {row["image_id"] for row in rows if names_side(row)}
+            kept = {row["image_id"] for row in rows if row_keeps_sides(row, self.side_words)}
+            batch["keep_sides"] = torch.tensor([image_id in kept for image_id in images])
             if "row" in rows[0]:
                 batch["row_ids"] = torch.tensor([row["row"] for row in rows])
-            batch["keep_sides"] = torch.tensor([image_id in with_sides for image_id in images])
         return batch
+
+    def _question_tokens(self, rows: list[dict[str, str]]) -> dict[str, torch.Tensor]:
+        """Those of the rows' questions and answers."""
+        questions = [row["question"] for row in rows]
+        tokens = dict(self.processor(text=questions, answers=[row["answer"] for row in rows], return_tensors="pt"))
+        tokens["labels"][[not question for question in questions]] = -100
+        return tokens
+
+    def _alignment_tokens(self, rows: list[dict[str, str]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Those of the rows' alignment texts, if some text is not its row's question."""
+        if list(texts) == [row["question"] for row in rows] and "" not in texts:
+            return {}
+        tokens = self.processor(text=list(texts), return_tensors="pt")
+        has_text = torch.tensor([text != "" for text in texts])
+        return {
+            "align_input_ids": tokens["input_ids"],
+            "align_attention_mask": tokens["attention_mask"] * has_text[:, None],
+        }
+
+    def _text_numbers(self, rows: list[dict[str, str]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Those of the rows' alignment texts and answers, if all have one."""
+        answers = [row["answer"] if row["question"] else "" for row in rows]
+        if self.numbers is None or not self.numbers.has_all(texts, answers):
+            return {}
+        return self.numbers.of(texts, answers)
 
     def _stand_in(self) -> dict[str, torch.Tensor]:
         black = torch.zeros(prepared_shape(self.processor.image_processor), dtype=torch.uint8)
@@ -93,9 +118,40 @@ class VqaCollator:
         return {**batch, "image_ids": torch.full_like(batch["image_ids"], -1)}
 
 
-def names_side(row: dict[str, Any]) -> bool:
-    """Whether a text of the row names left or right, top or bottom of its image."""
-    return any(SIDES.search(row.get(name) or "") for name in TEXT_COLUMNS)
+def views_of(rows: list[dict[str, Any]], side_words: str) -> tuple[list[dict[str, str]], torch.Tensor]:
+    """The different texts of B rows about their images and about the mirror images.
+
+    Returns:
+        The texts of V views, the first B of the rows as they are; and the number (4, B) of each row's view where its
+        image is as it is, mirrored from left to right, from top to bottom, and both.
+    """
+    views = [{name: row.get(name) or "" for name in TEXT_COLUMNS} for row in rows]
+    row_views = torch.arange(len(rows)).repeat(4, 1)
+    for row, texts in enumerate(views[: len(rows)]):
+        for flip, mirror in enumerate(MIRRORS):
+            mirrored = {name: mirrored_text(text, *mirror, side_words) for name, text in texts.items()}
+            if mirrored != texts:
+                row_views[flip, row] = len(views)
+                views.append(mirrored)
+    return views, row_views
+
+
+def row_keeps_sides(row: dict[str, Any], side_words: str) -> bool:
+    """Whether a text of the row would be wrong for the mirror image, and its words can't be swapped."""
+    return any(keeps_sides(row.get(name) or "", side_words) for name in TEXT_COLUMNS)
+
+
+def tokens_of_views(batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the model reads of each row's texts about the view of its image; nothing where all views have the same.
+
+    Args:
+        flips: (I,), of each image 1 if it is mirrored from left to right, plus 2 if from top to bottom.
+    """
+    if "row_views" not in batch:
+        return {}
+    row_flips = flips[batch["image_index"]]  # (B,)
+    views = batch["row_views"].gather(0, row_flips[None])[0]  # (B,)
+    return {name.removeprefix(MIRRORED): batch[name][views] for name in batch if name.startswith(MIRRORED)}
 
 
 def image_number(image_id: int | str) -> int:

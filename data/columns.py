@@ -18,7 +18,7 @@ TEXT_COLUMNS = ("question", "answer", "caption", "text")
 LATER_COLUMNS = (
     *("image_file", "image_id", "pixels", "row", "answers"),
     *("prediction", "prediction_probability", "shuffled", "blank", "blank_probability", "from_image"),
-    *("ranked", "ranked_probability", "align_cosine", "align_cosine_wrong"),
+    *("ranked", "ranked_probability", "by_statements", "align_cosine", "align_cosine_wrong"),
 )
 # Other names of columns: of images in an image folder's metadata, of lists of answers in VQA.
 COLUMN_NAMES = {"file_name": "image", "images": "image", "answers": "answer", "questions": "question"}

@@ -81,7 +81,7 @@ class AnswerLists:
     def __init__(self, questions: Dataset, yes_no_words: YesNoWords):
         self._counts: dict[tuple, Counter[str]] = defaultdict(Counter)
         spellings: dict[str, Counter[str]] = defaultdict(Counter)
-        for question, answer in zip(questions["question"], questions["answer"], strict=True):
+        for question, answer in zip(questions["question"][:], questions["answer"][:], strict=True):
             key = normalize_answer(answer)
             if not question or not key or sign_of(answer, yes_no_words):
                 continue

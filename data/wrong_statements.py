@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from .collator import image_number
+from .sides import NO_WORDS, add_mirrored
 from .statements import AnswerLists, YesNoWords, sign_of, statement_of
 
 # Answers are drawn by their count to this power: frequent ones would be drawn nearly always (word2vec, 1310.4546).
@@ -25,12 +26,22 @@ class StatementList:
         rows: with question and answer, and where they are known image_id, answers (all right ones), caption and text.
         lists: the training answers to each question.
         setting, yes_no_words: `alignment_text` and `yes_no_words` of [`MMJepaConfig`].
+        side_words: the language whose words of sides are swapped in statements about mirror images, or "none".
 
     Attributes:
-        numbers: text -> number, of the T statements.
+        numbers: text -> number, of the T statements, then of those that only mirror images have.
+        mirrored: (4, T + 1), the number of each of the T where its image is as it is, mirrored from left to right,
+            from top to bottom, and both. The last column is -1, for no statement.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], lists: AnswerLists, setting: str, yes_no_words: YesNoWords):
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        lists: AnswerLists,
+        setting: str,
+        yes_no_words: YesNoWords,
+        side_words: str = NO_WORDS,
+    ):
         self.numbers: dict[str, int] = {}
         questions: dict[int, str] = {}  # of a statement that has a question's answer in it
         true_of: set[tuple[int, int]] = set()  # images and statements
@@ -45,6 +56,7 @@ class StatementList:
                 if sign > 0 and "image_id" in row:
                     true_of.add((image_number(row["image_id"]), number))
         self._make_lists(questions, lists)
+        self.mirrored = torch.tensor([[*numbers, -1] for numbers in add_mirrored(self.numbers, side_words)])
         self._true_pairs = np.array([image * len(self.numbers) + number for image, number in true_of], dtype=np.int64)
 
     def _make_lists(self, questions: Mapping[int, str], lists: AnswerLists) -> None:
@@ -75,7 +87,7 @@ class StatementList:
         return list(self.numbers)
 
     def draw_wrong(self, ids: torch.Tensor, image_ids: torch.Tensor, count: int) -> torch.Tensor:
-        """`count` statements for each of B rows that are false of its image -> (B, count), -1 where there are none.
+        """`count` statements for each of B rows that are false of its image as it is -> (B, count), -1 for none.
 
         They are drawn by torch's generator on the CPU, whose state a resumed run takes from its checkpoint.
 

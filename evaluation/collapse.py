@@ -46,7 +46,7 @@ def warn_of_collapse(
     if own - wrong < LEAST_COSINE_GAP:
         logger.warning(
             "The images are as near to the texts of others as to their own (cosines %.3f and %.3f), as one mean "
-            "embedding for all of them would be: try --alignment_loss infonce, --alignment_target centered, a larger "
+            "embedding for all of them would be: try --alignment_loss infonce, --alignment_target whitened, a larger "
             "--batch_size, or a longer training.",
             *(wrong, own),
         )

@@ -30,9 +30,10 @@ def majority_answers(
             number is tried. None means the whole question, 0 any question.
     """
     answers_after: dict[tuple, Counter] = defaultdict(Counter)
-    for question, answer in zip(train_questions["question"], train_questions["answer"], strict=True):
+    for question, answer in zip(train_questions["question"][:], train_questions["answer"][:], strict=True):
+        normalized = normalize_answer(answer)
         for start in question_starts(question, first_words):
-            answers_after[start][normalize_answer(answer)] += 1
+            answers_after[start][normalized] += 1
     starts = [
         next(start for start in question_starts(question, first_words) if start in answers_after)
         for question in questions
@@ -62,7 +63,7 @@ def right_answers_of_row(row: Mapping[str, Any]) -> list[str]:
 
 def with_answers(questions: Dataset) -> Dataset:
     """The rows that have both question and answer: only these are learnt from and scored."""
-    texts = zip(questions["question"], questions["answer"], strict=True)
+    texts = zip(questions["question"][:], questions["answer"][:], strict=True)
     return questions.select([row for row, pair in enumerate(texts) if all(text.strip() for text in pair)])
 
 

@@ -21,6 +21,7 @@ from .collapse import warn_of_collapse
 from .controls import are_correct, other_images, right_answers_of, score_controls, with_answers
 from .ranking import score_ranking, training_answers
 from .shares import own_share
+from .statements import score_statements
 
 # Column of the rows -> its values, one per question.
 Columns = dict[str, list]
@@ -61,15 +62,15 @@ def evaluate_model(
         and `open_accuracy_<control>`, with the controls shuffled_images, blank_images, majority (of the question's
         first words) and majority_question; those of `image_gain` and `majority_lead`, and num_images, the number of
         images they were measured on; those of `alignment_metrics`; those of `score_ranking` if the model ranks
-        answers.
+        answers; those of `score_statements` if it scores statements.
 
         Every row has row (the question's place in `data`), image_id, question, answer (the right one), the other
         columns of `data`'s questions, such as answers (all right ones, where there are lists), and prediction. With
         controls: shuffled and blank, the predictions about another and about a black image; align_cosine and
         align_cosine_wrong of the row's own and of another image, None where the row has no alignment text or shares
-        it with the other image. With ranking: ranked and ranked_probability. With probabilities:
-        prediction_probability, and with controls blank_probability, that of the same prediction about a black image,
-        and from_image, the first less the second.
+        it with the other image. With ranking: ranked and ranked_probability. With statements: by_statements, the
+        answer whose statement is most likely true. With probabilities: prediction_probability, and with controls
+        blank_probability, that of the same prediction about a black image, and from_image, the first less the second.
     """
     answerer = Answerer(model, processor, batch_size, generate_kwargs)
     columns = columns_of_asked_rows(data)
@@ -85,6 +86,8 @@ def evaluate_model(
             metrics |= score_controls(columns, learnt_from, seed)
             if model.config.predict_answer and len(learnt_from) > 0:
                 metrics |= score_ranked_answers(answerer, columns, features, learnt_from)
+            if model.config.truth_weight > 0:
+                metrics |= score_statements(answerer, columns, features, learnt_from, seed)
     if with_controls:
         alignment, cosines = score_alignment(answerer, data, features.image_embeds, seed)
         metrics |= alignment

@@ -20,7 +20,7 @@ from ..processing_mmjepa import MMJepaProcessor
 from .curves import cosine_plot, loss_curves, reliability_plot, svg
 from .picture import with_attention
 from .plain_words import plain_words
-from .table import table_rows
+from .table import statement_rows, table_rows
 
 EXAMPLES = 8  # of wrong and of right answers
 PICTURE_SIDE = 192  # pixels
@@ -28,6 +28,7 @@ PICTURE_SIDE = 192  # pixels
 ANSWERS = {
     "model": "prediction",
     "model, answers ranked": "ranked",
+    "model, by statements": "by_statements",
     "shuffled images": "shuffled",
     "blank images": "blank",
 }
@@ -65,6 +66,7 @@ def write_html_report(
         sentences=plain_words(metrics),
         table=table_rows(metrics),
         intervals=intervals(answers),
+        statements=statement_rows(metrics),
         kinds=kind_rows(metrics),
         plots={name: svg(figure) for name, figure in plots.items() if figure is not None},
         galleries={

@@ -12,7 +12,7 @@ TO_TRY = (
 
 
 def plain_words(metrics: dict[str, float]) -> list[str]:
-    """Sentences on what the image contributes, what the alignment finds and how far probabilities can be trusted.
+    """Sentences on what the image contributes, what alignment and statements find, and how sure the model may be.
 
     With fewer than 30 images, or a 95 % interval wider than 20 points, a sentence tells the numbers and concludes
     nothing. "No difference" is concluded only where the whole interval lies within 5 points of 0.
@@ -28,6 +28,10 @@ def plain_words(metrics: dict[str, float]) -> list[str]:
         sentences.append(majority_sentence(metrics))
     if "retrieval_recall_at_1" in metrics:
         sentences.append(retrieval_sentence(metrics))
+    if "truth_lead" in metrics:
+        sentences.append(truth_sentence(metrics))
+    if "search_map" in metrics:
+        sentences.append(search_sentence(metrics))
     if "calibration_error" in metrics:
         sentence = (
             f"Its probabilities are off by {100 * metrics['calibration_error']:.1f} points on average; of the half of "
@@ -96,6 +100,43 @@ def retrieval_sentence(metrics: dict[str, float]) -> str:
     return (
         f"An image finds a text of its own first in {100 * recall:.1f} % of cases ({interval_text(low, high)}), by "
         f"chance in {100 * chance:.1f} %, by the text that most images share in {100 * popular:.1f} %: {judgement}."
+    )
+
+
+def truth_sentence(metrics: dict[str, float]) -> str:
+    """Whether statements alone tell yes from no."""
+    accuracy, lead, low, high = (
+        metrics[name] for name in ("truth_accuracy", "truth_lead", "truth_lead_low", "truth_lead_high")
+    )
+    if not allows_conclusion(metrics["truth_images"], low, high) or low <= 0 < SMALL < high:
+        judgement = f"{TOO_FEW} whether statements read the image"
+    elif low > 0:
+        judgement = "statements read the image"
+    else:
+        judgement = "statements say nothing of the image"
+    return (
+        f"Without the decoder, statements alone tell yes from no in {100 * accuracy:.1f} % of cases; shuffled images, "
+        f"or the more frequent answer, in {100 * (accuracy - lead):.1f} %: {judgement} ({100 * lead:+.1f} points, "
+        f"{interval_text(low, high)})."
+    )
+
+
+def search_sentence(metrics: dict[str, float]) -> str:
+    """Whether a statement finds the images that show it."""
+    precision, low, high, chance, shuffled = (
+        metrics[f"search_map{end}"] for end in ("", "_low", "_high", "_chance", "_shuffled")
+    )
+    floor = max(chance, shuffled)
+    if not allows_conclusion(metrics.get("num_images", 0), low, high) or low <= floor < high - SMALL:
+        judgement = f"{TOO_FEW} whether a statement finds the images that show it"
+    elif low > floor:
+        judgement = "a statement finds the images that show it"
+    else:
+        judgement = "a statement finds the images that show it no better than chance"
+    return (
+        f"Images ranked for a statement have a mean average precision of {100 * precision:.1f} % "
+        f"({interval_text(low, high)}), shuffled ones {100 * shuffled:.1f} %, by chance {100 * chance:.1f} %: "
+        f"{judgement}."
     )
 
 

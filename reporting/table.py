@@ -7,16 +7,37 @@ TABLE_ROWS = {
     "model": "",
     "model, answers ranked": "_ranked",
     "model, ranked or decoded": "_ranked_or_decoded",
+    "model, by statements": "_statements",
     "shuffled images": "_shuffled_images",
     "blank images": "_blank_images",
     "majority answer of the kind": "_majority",
     "majority answer of the question": "_majority_question",
 }
 TABLE_COLUMNS = {"yes/no": "yes_no_accuracy", "open": "open_accuracy", "overall": "accuracy"}
+# Name of a row of the table of statements -> the number of the tokens, and those beside it.
+STATEMENT_COLUMNS = ("model", "vector alone", "shuffled images", "majority or chance")
+STATEMENT_ROWS = {
+    "yes/no, accuracy": ("truth_accuracy", None, "truth_accuracy_shuffled", "truth_accuracy_majority"),
+    "yes/no, area under the curve": ("truth_auc", "truth_auc_vector", None, None),
+    "open questions, accuracy": (
+        *("open_accuracy_statements", None, "open_accuracy_statements_shuffled"),
+        "open_accuracy_majority_question",
+    ),
+}
+STATEMENT_ROWS |= {
+    row: (name, f"{name}_vector", f"{name}_shuffled", f"{name}_chance")
+    for row, name in (
+        ("search, mean average precision", "search_map"),
+        ("search, precision at 10", "search_precision_at_10"),
+        ("search for places, mean average precision", "search_map_where"),
+    )
+}
 
 
 def answer_table(metrics: dict[str, float]) -> str:
     """A Markdown table of the accuracies of the model and its controls in percent; below it the image gain.
+
+    Where statements were scored, a second table shows what they are worth.
 
     Args:
         metrics: the numbers of `evaluate_model`, by their names without a prefix. A missing number is shown as a dash.
@@ -25,7 +46,10 @@ def answer_table(metrics: dict[str, float]) -> str:
     gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
     interval = f"95 % interval {low:+.1f} to {high:+.1f}"
     table = markdown_table(table_rows(metrics))
-    return f"{table}\n\nimage gain (model - shuffled images): {gain:+.1f} points, {interval}"
+    parts = [table, f"image gain (model - shuffled images): {gain:+.1f} points, {interval}"]
+    if rows := statement_rows(metrics):
+        parts.append(markdown_table(rows))
+    return "\n\n".join(parts)
 
 
 def table_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
@@ -35,9 +59,26 @@ def table_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
         scores = {column: metrics.get(score + suffix) for column, score in TABLE_COLUMNS.items()}
         if all(score is None for score in scores.values()):
             continue
-        shown = {column: "-" if score is None else f"{100 * score:.1f}" for column, score in scores.items()}
-        rows.append({"accuracy, %": name} | shown)
+        rows.append({"accuracy, %": name} | {column: percent(score) for column, score in scores.items()})
     return rows
+
+
+def statement_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
+    """The cells of the table of statements, in percent; no row if no statements were scored."""
+    rows = []
+    for row, names in STATEMENT_ROWS.items():
+        if names[0] in metrics:
+            scores = [None if name is None else metrics.get(name) for name in names]
+            low, high = (metrics.get(f"{names[0]}_{end}") for end in ("low", "high"))
+            cells = dict(zip(STATEMENT_COLUMNS, map(percent, scores), strict=True))
+            interval = "-" if low is None else f"{percent(low)} to {percent(high)}"
+            rows.append({"by statements alone, %": row} | cells | {"95 % interval": interval})
+    return rows
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; a dash if there is none."""
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def markdown_table(rows: Sequence[dict[str, str]]) -> str:

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from transformers.debug_utils import DebugOption
 from transformers.training_args import OptimizerNames, ParallelMode
 
+from ..data.sides import NO_WORDS, SIDE_WORDS
 from .agreement import PRECISIONS, GivenFlag, check_agreement
 from .augmentation import AUGMENTATIONS
 from .command_line import FlagParser, flag_with_underscores, read_command_line
@@ -116,6 +117,11 @@ class MMJepaTrainingArguments(TrainingFlags, TrainingArguments):
             OnnxExporter()  # an error now, not after the training, where torch is too old for it
         if unknown := set(self.augmentations or ()) - set(AUGMENTATIONS):
             raise ValueError(f"augmentations hold {', '.join(unknown)}: allowed are {', '.join(AUGMENTATIONS)}.")
+        if self.side_words not in (allowed := [*SIDE_WORDS, NO_WORDS]):
+            raise ValueError(
+                f"side_words is {self.side_words!r}: allowed are {', '.join(allowed)}; with {NO_WORDS}, images whose "
+                "texts name a side are not flipped."
+            )
 
     def _check_predictions(self):
         """Raises ValueError where flags name two things to answer, or questions about nothing."""
@@ -138,6 +144,11 @@ class MMJepaTrainingArguments(TrainingFlags, TrainingArguments):
         asked = [("train", self.do_train), ("validation", self.do_eval)]
         asked.append((self.predict_split, self.do_predict and not self.predict_data))
         return list(dict.fromkeys(split for split, is_asked in asked if is_asked))
+
+    @property
+    def swapped_words(self) -> str:
+        """The language whose words of sides are swapped with the images, or "none"."""
+        return self.side_words if "flip" in (self.augmentations or ()) else NO_WORDS
 
     @property
     def writes_results(self) -> bool:

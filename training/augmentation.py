@@ -15,23 +15,32 @@ STAIN_STRENGTH = 0.2
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
 
-def augment(pixels: torch.Tensor, kinds: Collection[str], keep_sides: torch.Tensor | None = None) -> torch.Tensor:
-    """A random view of each image: pixels (I, 3, H, W) from 0 to 255, uint8 or float -> the same in float32.
+def augment(
+    pixels: torch.Tensor, kinds: Collection[str], keep_sides: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random view of each image, and how it is mirrored.
 
     Args:
+        pixels: (I, 3, H, W) from 0 to 255, uint8 or float.
         kinds: any of `crop`, a part of the image at full size; `flip`, mirrored left to right and top to bottom, each
             half of the time; `stain`, more or less of each stain. torch's global generator draws them; checkpoints of
             the Trainer keep its state.
-        keep_sides: which images (I,) are not mirrored, because a text about them names a side.
+        keep_sides: which images (I,) are not mirrored, because a text about them would be wrong.
+
+    Returns:
+        The views (I, 3, H, W) in float32, from 0 to 255; and the flips (I,): of each view 1 if it is mirrored from
+        left to right, plus 2 if from top to bottom.
     """
-    pixels = pixels.float()
+    views, flips = pixels.float(), torch.zeros(len(pixels), dtype=torch.long, device=pixels.device)
     if {"crop", "flip"} & set(kinds):
-        pixels = random_parts(pixels, "crop" in kinds, "flip" in kinds, keep_sides)
-    return random_stains(pixels) if "stain" in kinds else pixels
+        views, flips = random_parts(views, "crop" in kinds, "flip" in kinds, keep_sides)
+    return (random_stains(views) if "stain" in kinds else views), flips
 
 
-def random_parts(pixels: torch.Tensor, crop: bool, flip: bool, keep_sides: torch.Tensor | None = None) -> torch.Tensor:
-    """A random part of each image (I, 3, H, W), resized to the whole image's size, and mirrored at random."""
+def random_parts(
+    pixels: torch.Tensor, crop: bool, flip: bool, keep_sides: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random part of each image (I, 3, H, W), resized to the whole image's size and mirrored at random; its flip."""
     number = len(pixels)
     sides = torch.ones(number, 2)  # width and height of the part, as shares of the image's
     if crop:
@@ -39,12 +48,13 @@ def random_parts(pixels: torch.Tensor, crop: bool, flip: bool, keep_sides: torch
         ratio = torch.empty(number).uniform_(-math.log(CROP_RATIO), math.log(CROP_RATIO)).exp()
         sides = torch.stack([area * ratio, area / ratio], dim=1).sqrt().clamp(max=1)  # (I, 2)
     centers = (2 * torch.rand(number, 2) - 1) * (1 - sides)  # coordinates run from -1 to 1
-    mirrored = 1 - 2 * torch.randint(2, (number, 2)) if flip else torch.ones(number, 2)  # -1: along this axis
+    mirrored = torch.randint(2, (number, 2)) if flip else torch.zeros(number, 2, dtype=torch.long)  # along x, along y
     if keep_sides is not None:
-        mirrored = mirrored.masked_fill(keep_sides.cpu()[:, None], 1)
-    theta = torch.cat([torch.diag_embed(sides * mirrored), centers[:, :, None]], dim=2).to(pixels)  # (I, 2, 3)
-    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)  # (I, H, W, 2)
-    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+        mirrored = mirrored.masked_fill(keep_sides.cpu()[:, None], 0)
+    theta = torch.cat([torch.diag_embed(sides * (1 - 2 * mirrored)), centers[:, :, None]], dim=2)  # (I, 2, 3)
+    grid = F.affine_grid(theta.to(pixels), list(pixels.shape), align_corners=False)  # (I, H, W, 2)
+    views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return views, (mirrored[:, 0] + 2 * mirrored[:, 1]).to(pixels.device)
 
 
 def random_stains(pixels: torch.Tensor) -> torch.Tensor:

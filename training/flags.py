@@ -375,6 +375,11 @@ class TrainingFlags(OutputFlags):
     augmentations: list[str] | None = flag(
         None, help="Random views of training images: any of crop, flip, stain; none by default."
     )
+    side_words: str = flag(
+        "en",
+        help="The language whose words of sides, such as left and right, are swapped in texts about a flipped image: "
+        "en. With none, images whose texts name a side are not flipped.",
+    )
     fast_dev_run: bool = flag(False, help="Two training steps and little data: does everything run?")
     overfit: int | None = flag(
         None,

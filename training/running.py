@@ -4,6 +4,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers.trainer_utils import speed_metrics
@@ -87,9 +88,9 @@ def evaluate_split(
     }
     trainer.log(metrics)
     trainer.save_metrics(prefix, metrics)
-    if args.do_train and "eval_rank_threshold" in metrics:
+    if args.do_train and prefix == "eval" and (measured := measured_fields(numbers)):
         # What was measured on the validation split goes with the model; the test split is answered by it.
-        trainer.model.config.rank_threshold = metrics["eval_rank_threshold"]
+        trainer.model.config.update(measured)
         if trainer.is_world_process_zero():
             trainer.model.config.save_pretrained(folder)
     if trainer.is_world_process_zero() and answers:
@@ -97,6 +98,21 @@ def evaluate_split(
             file.writelines(map(json_line, answers))
         show_evaluation(trainer, model, data, prefix, metrics, answers)
     return metrics
+
+
+def measured_fields(numbers: dict[str, float]) -> dict[str, Any]:
+    """The fields of the configuration that an evaluation gives.
+
+    Args:
+        numbers: of `evaluate_model`.
+    """
+    fields: dict[str, Any] = {
+        name: numbers[name] for name in ("rank_threshold", "truth_temperature") if name in numbers
+    }
+    if "truth_accuracy" in numbers:
+        truth = {name: numbers[f"truth_{name}"] for name in ("accuracy", "lead", "lead_low", "lead_high")}
+        fields["truth_measured"] = truth | {"floor": truth["accuracy"] - truth["lead"]}
+    return fields
 
 
 def show_evaluation(

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from ..configuration_mmjepa import MMJepaConfig
 from ..data.columns import TEXT_COLUMNS
+from ..data.sides import NO_WORDS, add_mirrored
 from ..data.statements import AnswerLists, TextNumbers, answer_counts
 from ..data.wrong_statements import StatementList
 from ..evaluation.answerer import Answerer
@@ -27,12 +28,13 @@ class TrainingTargets:
     Args:
         questions: the texts of the training rows, with image_id where they have one.
         num_wrong: how many wrong statements are drawn for a row at each step.
+        side_words: the language whose words of sides are swapped in texts about mirror images, or "none".
 
     Attributes:
         numbers: of statements and answers, for the collator.
     """
 
-    def __init__(self, questions: Dataset, config: MMJepaConfig, num_wrong: int):
+    def __init__(self, questions: Dataset, config: MMJepaConfig, num_wrong: int, side_words: str = NO_WORDS):
         self.num_wrong = num_wrong
         names = [name for name in (*TEXT_COLUMNS, "answers", "image_id") if name in questions.column_names]
         self.statements = StatementList(
@@ -40,31 +42,46 @@ class TrainingTargets:
             AnswerLists(questions if num_wrong else questions.select([]), config.yes_no_words),
             config.alignment_text,
             config.yes_no_words,
+            side_words,
         )
-        counts = answer_counts(questions)
-        self.answers = [spelling for spelling, _ in counts.values()]
-        self.answer_counts = torch.tensor([count for _, count in counts.values()], dtype=torch.float)  # (K,)
-        self.numbers = TextNumbers(self.statements.numbers, {key: place for place, key in enumerate(counts)})
+        answers = answer_counts(questions)
+        numbers = {key: place for place, key in enumerate(answers)}
+        mirrored = torch.tensor(add_mirrored(numbers, side_words), dtype=torch.long)  # (4, answers of rows)
+        # Answers that only mirror images have are spelt as they are compared.
+        self.answers = [spelling for spelling, _ in answers.values()] + list(numbers)[len(answers) :]
+        counts = torch.tensor([count for _, count in answers.values()], dtype=torch.float)
+        # All four views of an image are equally frequent.
+        self.answer_counts = torch.zeros(len(numbers)).index_add(0, mirrored.flatten(), counts.repeat(4) / 4)  # (K,)
+        self.mirrored_answers = torch.cat([mirrored, torch.full((4, 1), -1)], dim=1)  # the last column: no answer
+        self.numbers = TextNumbers(self.statements.numbers, numbers)
 
     def embed(self, answerer: Answerer, device: torch.device) -> None:
         """Encodes all texts; with torch.distributed each process a share. The targets lie on `device`."""
         model = answerer.model
         self.device, self.answer_counts = device, self.answer_counts.to(device)
+        self.mirrored_statements = self.statements.mirrored.to(device)
+        self.mirrored_answers = self.mirrored_answers.to(device)
         self.statement_embeds = embed_texts(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
         if model.config.predict_answer:
             self.answer_embeds = embed_texts(answerer, self.answers, model.encode_answers, device)  # (K, D)
 
-    def of_batch(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """`statements` and `answers` of a collator's batch, as the model reads them; wrong statements are drawn."""
-        ids = batch["statement_ids"]
+    def of_batch(self, batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, Any]:
+        """`statements` and `answers` of a collator's batch, as the model reads them; wrong statements are drawn.
+
+        Args:
+            flips: (B,), of each row's image 1 if it is mirrored from left to right, plus 2 if from top to bottom. The
+                statements and answers are then those about the mirror image.
+        """
+        ids = self.mirrored_statements[flips, batch["statement_ids"]]
         statements = {"embeds": self._look_up(ids), "ids": ids, "signs": batch["align_signs"]}
         if self.num_wrong:
             images = batch["image_ids"][batch["image_index"]]  # (B,)
-            wrong = self.statements.draw_wrong(ids, images, self.num_wrong).to(ids.device)  # (B, K)
+            drawn = self.statements.draw_wrong(batch["statement_ids"], images, self.num_wrong).to(ids.device)
+            wrong = self.mirrored_statements[flips[:, None], drawn]  # (B, K)
             statements |= {"wrong_embeds": self._look_up(wrong), "has_wrong": wrong >= 0}
         inputs: dict[str, Any] = {"statements": statements}
         if hasattr(self, "answer_embeds"):
-            inputs["answers"] = self._answers(batch["answer_ids"])
+            inputs["answers"] = self._answers(self.mirrored_answers[flips, batch["answer_ids"]])
         return inputs
 
     def _look_up(self, ids: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ..data.collator import VqaCollator
+from ..data.collator import NOT_FOR_THE_MODEL, VqaCollator, tokens_of_views
 from ..data.images import normalize_pixels
 from ..data.streaming import StreamedVqaData
 from ..evaluation.answerer import Answerer
@@ -38,7 +38,6 @@ from .resumable import ResumableTrainer
 from .targets import TrainingTargets
 from .weights import in_float32
 
-NOT_FOR_THE_MODEL = ("keep_sides", "row_ids", "statement_ids", "answer_ids")
 TEXTS_A_BATCH = 256  # that the text encoder reads at once
 
 
@@ -99,8 +98,9 @@ class MMJepaTrainer(ResumableTrainer):
 
     def set_initial_training_values(self, args, dataloader):
         """The library's. By now the model is made and loaded, and its optimizer is not: what must lie between."""
-        # It was measured of the weights that change now; the evaluation at the end measures it anew.
-        self.model.config.rank_threshold = None
+        # They were measured of the weights that change now; the evaluation at the end measures them anew.
+        for name in ("rank_threshold", "truth_temperature", "truth_measured"):
+            setattr(self.model.config, name, None)
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(args.seed + args.process_index)
         if self.targets is not None:
@@ -162,9 +162,10 @@ class MMJepaTrainer(ResumableTrainer):
         self.targets = None
         if not self.makes_collator:
             return self.data_collator
-        self.targets = TrainingTargets(questions, self.model.config, self.args.wrong_statements)
+        side_words = self.args.swapped_words
+        self.targets = TrainingTargets(questions, self.model.config, self.args.wrong_statements, side_words)
         collator = copy.copy(self.data_collator)
-        collator.numbers = self.targets.numbers
+        collator.numbers, collator.side_words = self.targets.numbers, side_words
         return collator
 
     def create_optimizer(self, model=None):
@@ -207,26 +208,30 @@ class MMJepaTrainer(ResumableTrainer):
     def model_inputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A collator's batch on the device -> what the model reads: its bytes of pixels become normalised views.
 
-        The views are random in training, as `augmentations` says. Pixels that are normalised already stay.
+        The views are random in training, as `augmentations` says; texts about a mirrored image name its sides as they
+        are now. Pixels that are normalised already stay.
         """
-        inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
-        if "statement_ids" in batch:
-            inputs |= self.targets.of_batch(batch)
         pixels, kinds = batch["pixel_values"], self.args.augmentations
+        flips = torch.zeros_like(batch["image_ids"])  # (I,)
         if pixels.dtype == torch.uint8:
-            views = augment(pixels, kinds, batch.get("keep_sides")) if self.model.training and kinds else pixels
-            inputs["pixel_values"] = normalize_pixels(views, self.processing_class.image_processor)
+            if self.model.training and kinds:
+                pixels, flips = augment(pixels, kinds, batch.get("keep_sides"))
+            pixels = normalize_pixels(pixels, self.processing_class.image_processor)
         elif kinds:
             raise ValueError(
                 "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
                 "VqaCollator(processor, as_bytes=True), or no augmentations."
             )
+        views = {**batch, "pixel_values": pixels} | tokens_of_views(batch, flips)
+        inputs = {name: value for name, value in views.items() if not name.startswith(NOT_FOR_THE_MODEL)}
+        if "statement_ids" in batch:
+            inputs |= self.targets.of_batch(batch, flips[batch["image_index"]])
         return inputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss, in the warm-up that of the alignment alone; adds it to the sums for the log."""
-        counts = {name: count(inputs) for name, count in COUNTS.items()}
-        inputs = self.model_inputs(inputs)
+        batch, inputs = inputs, self.model_inputs(inputs)
+        counts = {name: count({**batch, **inputs}) for name, count in COUNTS.items()}
         if model.training:
             tokens = counts["ce"] if num_items_in_batch is None else num_items_in_batch
             divisors = {**self.meter.step_counts, "ce": tokens}

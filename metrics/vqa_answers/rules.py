@@ -9,6 +9,7 @@ import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 NUMBERS = {"none": "0"} | {
     word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
@@ -61,6 +62,7 @@ def squad_normalize(answer: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
 
 
+@lru_cache(maxsize=2**16)  # a data set has few distinct answers, and each is compared many times
 def normalize_answer(answer: str) -> str:
     """The answer in lower case, without meaningless punctuation, articles and spaces.
 

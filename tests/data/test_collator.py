@@ -4,8 +4,9 @@ import pytest
 import torch
 from data_sets import encoded, noise, rows_of
 
-from mmjepa.data.collator import SIDES, VqaCollator, alignment_text
+from mmjepa.data.collator import VqaCollator, tokens_of_views
 from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.statements import statement_of
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def test_a_batch_holds_each_image_once_and_the_processors_tensors_of_each_row(da
         "input_ids",
         "attention_mask",
         "labels",
+        "align_signs",
         "keep_sides",
         "row_ids",
     }
@@ -78,8 +80,8 @@ FULL_ROW = {"question": "is it?", "caption": "a liver", "answer": "yes", "text":
 def test_the_alignment_text_is_that_of_the_setting(setting, absent, expected):
     empty = {**FULL_ROW, **dict.fromkeys(absent.split(), "")}
     missing = {name: text for name, text in FULL_ROW.items() if name not in absent.split() or name == "answer"}
-    assert alignment_text(empty, setting) == expected
-    assert absent == "" or "answer" in absent or alignment_text(missing, setting) == expected
+    assert statement_of(empty, setting, {}).text == expected
+    assert absent == "" or "answer" in absent or statement_of(missing, setting, {}).text == expected
 
 
 def test_statements_are_what_a_batch_is_aligned_to(data, processor):
@@ -94,29 +96,45 @@ def test_a_row_without_a_question_teaches_no_answer_and_one_without_a_text_no_al
     assert batch["align_attention_mask"].any(dim=1).tolist() == [True, True, False]
 
 
-def test_a_batch_says_of_which_images_a_text_names_a_side(data, processor):
+@pytest.mark.parametrize(("side_words", "expected"), [("none", [False, True, True]), ("en", [False, False, True])])
+def test_a_batch_says_of_which_images_a_text_would_be_wrong_for_the_mirror_image(
+    data, processor, side_words, expected
+):
     rows = data.__getitems__([0, 1, 2, 3])  # about images 0, 1, 1, 2
-    rows[2] = {**rows[2], "answer": "In the upper lobe, to the LEFT"}
-    rows[3] = {**rows[3], "question": "is the brightest leftover stain bottomless?"}
-    assert VqaCollator(processor, as_bytes=True)(rows)["keep_sides"].tolist() == [False, True, False]
+    rows[0] = {**rows[0], "question": "is the brightest leftover stain bottomless?"}
+    rows[2] = {**rows[2], "answer": "to the LEFT"}
+    rows[3] = {**rows[3], "caption": "a dorsal view"}
+    batch = VqaCollator(processor, as_bytes=True, side_words=side_words)(rows)
+    assert batch["keep_sides"].tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "place",
-    "left right leftmost Rightward left-sided top topmost bottommost uppermost lowermost upward downwards beneath "
-    "underneath under underlying under-lying overlying overlies subjacent superior inferiorly anterior posterior "
-    "dorsal northern counter-clockwise anticlockwise above below".split(),
-)
-def test_words_of_place_are_words_that_a_mirror_makes_wrong(place):
-    assert SIDES.search(f"what is seen {place}?") and not SIDES.search(f"what is seen x{place}s?")
+@pytest.mark.parametrize("setting", ["question", "statement", "caption"])
+def test_texts_of_views_are_those_that_name_the_mirrored_sides(data, processor, setting):
+    rows = data.__getitems__([0, 1, 2, 3])  # about images 0, 1, 1, 2
+    rows[1] |= {"question": "what is on the left?", "answer": "Bottom right", "caption": "above"}
+    batch = VqaCollator(processor, setting, as_bytes=True, side_words="en")(rows)
+    for flips, mirrored in [
+        ([3, 0, 0], {}),
+        ([0, 1, 0], {"question": "what is on the right?", "answer": "Bottom left"}),
+        ([0, 2, 1], {"answer": "Top right", "caption": "below"}),
+        ([2, 3, 1], {"question": "what is on the right?", "answer": "Top left", "caption": "below"}),
+    ]:
+        tokens = tokens_of_views(batch, torch.tensor(flips))
+        expected = VqaCollator(processor, setting)([rows[0], {**rows[1], **mirrored}, *rows[2:]])
+        assert set(tokens) == set(expected) - {"pixel_values", "image_ids", "image_index", "align_signs"}
+        for name, padding in {"input_ids": 1, "attention_mask": 0, "labels": -100, "align_input_ids": 1}.items():
+            for row in range(4) if name in tokens else ():
+                read, told = tokens[name][row], expected[name][row]
+                assert torch.equal(read[read != padding], told[told != padding])
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["leftover", "bright", "cleft", "topical", "made up of", "covered", "overload", "undergo", "side", "wright"],
-)
-def test_words_that_only_hold_one_of_place_are_none(text):
-    assert not SIDES.search(f"is it {text}?")
+@pytest.mark.parametrize("side_words", ["none", "en"])
+def test_a_batch_without_words_to_swap_has_no_texts_of_views(data, processor, side_words):
+    rows = data.__getitems__([0, 1])
+    if side_words == "none":
+        rows[0]["question"] = "is it on the left?"
+    batch = VqaCollator(processor, as_bytes=True, side_words=side_words)(rows)
+    assert tokens_of_views(batch, torch.tensor([3, 1])) == {}
 
 
 def test_blank_data_asks_the_same_about_one_black_image(data, processor):

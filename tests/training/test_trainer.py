@@ -448,6 +448,7 @@ def test_augmentations_change_training_images_alone(make_trainer):
         ("questions_per_image", 0),
         ("early_stopping_patience", 0),
         ("augmentations", ["crop", "blur"]),
+        ("side_words", "xx"),
     ],
 )
 def test_a_bad_argument_is_named(tmp_path, argument, value):
