@@ -313,8 +313,8 @@ def search(
     if html is not None:
         from .reporting.search_page import write_search_page
 
-        write_search_page(html, result, found, top, any_of, query)
-    typer.echo(json.dumps(search_json(result, top)) if as_json else search_text(result, top, any_of, query))
+        write_search_page(html, result, found, top)
+    typer.echo(json.dumps(search_json(result, top)) if as_json else search_text(result, top))
 
 
 def show_taught(model: str, revision: str | None, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Ranks images by how probably statements are true of them, or by another image."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +27,7 @@ logger = logging.getLogger("mmjepa")
 class SearchResult:
     """Which of N images show what was asked, and how sure that is.
 
+    title: what was asked, in one line.
     places: number of each of the N images among those that were searched. Images that can't be read, copies of others,
         and images that the shortlist left out are not among them.
     names: of these images.
@@ -38,6 +39,7 @@ class SearchResult:
     notes: what people should know before they read the result, each in one line.
     """
 
+    title: str
     places: list[int]
     names: list[str]
     scores: torch.Tensor
@@ -47,6 +49,11 @@ class SearchResult:
     unreadable: dict[str, str] = field(default_factory=dict)
     num_copies: int = 0
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def score_name(self) -> str:
+        """What `scores` are."""
+        return "probability" if self.statements else "cosine"
 
     @property
     def ranking(self) -> list[int]:
@@ -134,6 +141,7 @@ def search(
         probabilities = truth_probabilities(model, cache, images, embeds)  # (N, S)
         scores = combined(probabilities, is_negated, any_of)  # (N,)
     return SearchResult(
+        title=search_title(asked, unwanted, any_of) if asked else f"images like {like}",
         places=places,
         names=[found.names[place] for place in places],
         scores=scores,
@@ -159,6 +167,12 @@ def check_asked(config: MMJepaConfig, statements: Sequence[str], like: Image.Ima
             "the model was not trained to tell true statements from false ones (its truth_weight is 0): train one "
             "with a truth_weight above 0, or search with an image."
         )
+
+
+def search_title(statements: Sequence[str], negated: Collection[str], any_of: bool) -> str:
+    """Statements in one line, as they are combined."""
+    parts = [f"not: {text}" if text in negated else text for text in statements]
+    return (" or " if any_of else " and ").join(parts)
 
 
 def truth_note(config: MMJepaConfig) -> str | None:

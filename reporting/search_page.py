@@ -6,12 +6,10 @@ from ..data.image_files import FoundImages
 from ..data.images import decoded_or_fault
 from ..evaluation.searching import SearchResult
 from .html import image_url, page_text
-from .search_text import found_rows, search_title, summary_lines
+from .search_text import found_rows, summary_lines
 
 
-def write_search_page(
-    path: Path, result: SearchResult, found: FoundImages, top: int, any_of: bool, like: str | None
-) -> None:
+def write_search_page(path: Path, result: SearchResult, found: FoundImages, top: int) -> None:
     """Writes the best `top` images with their probabilities; `found` has the images that were searched."""
     rows = found_rows(result, top)
     for row, place in zip(rows, result.ranking, strict=False):
@@ -19,9 +17,9 @@ def write_search_page(
         row["picture"] = None if image is None else image_url(image)  # it may be gone since it was encoded
     page = page_text(
         "search.html.jinja",
-        title=search_title(result, any_of, like),
+        title=result.title,
         lines=[*result.notes, *summary_lines(result)],
-        score="cosine" if like is not None else "probability",
+        score=result.score_name,
         rows=rows,
     )
     path.write_text(page, encoding="utf-8")

@@ -10,12 +10,12 @@ from ..evaluation.taught import TaughtStatement
 
 
 def found_rows(result: SearchResult, top: int) -> list[dict[str, Any]]:
-    """The best `top` images: rank, image, score and the probability of each statement."""
+    """The best `top` images: rank, image, probability or cosine, and the probability of each statement."""
     return [
         {
             "rank": rank,
             "image": result.names[row],
-            "score": result.scores[row].item(),
+            result.score_name: result.scores[row].item(),
             "probabilities": dict(zip(result.statements, result.probabilities[row].tolist(), strict=True)),
         }
         for rank, row in enumerate(result.ranking[:top], start=1)
@@ -35,14 +35,6 @@ def search_json(result: SearchResult, top: int) -> dict[str, Any]:
     }
 
 
-def search_title(result: SearchResult, any_of: bool, like: str | None) -> str:
-    """What was searched for, in words."""
-    if like is not None:
-        return f"Images like {like}"
-    parts = [f"not: {text}" if text in result.negated else text for text in result.statements]
-    return (" or " if any_of else " and ").join(parts)
-
-
 def summary_lines(result: SearchResult) -> list[str]:
     """How many images were searched, how many of them show it, and which could not be read."""
     line = f"{len(result.names)} images"
@@ -53,22 +45,22 @@ def summary_lines(result: SearchResult) -> list[str]:
     return [f"{line}.", *(f"{name} can't be read: {fault}" for name, fault in result.unreadable.items())]
 
 
-def search_text(result: SearchResult, top: int, any_of: bool, like: str | None) -> str:
+def search_text(result: SearchResult, top: int) -> str:
     """A line for each of the best `top` images: rank, probability and name.
 
     With several statements each of them has a column too.
     """
     columns = range(len(result.statements) if len(result.statements) > 1 else 0)
-    header = ["rank", "cosine" if like is not None else "probability", *(f"({column + 1})" for column in columns)]
+    header = ["rank", result.score_name, *(f"({column + 1})" for column in columns)]
     lines = [[*header, "image"]]
     for found in found_rows(result, top):
-        shares = [found["score"], *found["probabilities"].values()][: len(header) - 1]
-        numbers = [f"{share:.3f}" if like is not None else f"{100 * share:.1f} %" for share in shares]
+        shares = [found[result.score_name], *found["probabilities"].values()][: len(header) - 1]
+        numbers = [f"{100 * share:.1f} %" if result.statements else f"{share:.3f}" for share in shares]
         lines.append([str(found["rank"]), *numbers, found["image"]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     table = ["  ".join([*map(str.rjust, line[:-1], widths), line[-1]]) for line in lines]
     legend = [f"({column + 1}) {result.statements[column]}" for column in columns]
-    return "\n".join([search_title(result, any_of, like), *legend, "", *table, "", *summary_lines(result)])
+    return "\n".join([result.title, *legend, "", *table, "", *summary_lines(result)])
 
 
 def write_findings(path: Path, result: SearchResult) -> None:

@@ -166,7 +166,7 @@ def test_search_takes_one_split_and_prints_json_with_notes_apart(found):
     said = json.loads(run.stdout)
     assert len(table) == said["num_images"] == 4 and len(said["images"]) == 2
     assert said["images"][0]["image"] == table[0]["image"]
-    assert said["images"][0]["probabilities"] == {"is it?": said["images"][0]["score"]}
+    assert said["images"][0]["probabilities"] == {"is it?": said["images"][0]["probability"]}
     assert len(said["notes"]) == 2 and run.stderr.splitlines()[:2] == said["notes"]
     assert "was not measured: what is found may be chance" in said["notes"][0]
 
