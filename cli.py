@@ -14,7 +14,7 @@ from .messages import end_run, hide_unhelpful_messages
 from .training.flags import with_underscores
 from .training.values import check_onnx_packages, check_source
 
-ORDER = ("check", "train", "evaluate", "ask", "score", "export", "app")
+ORDER = ("check", "train", "evaluate", "ask", "search", "score", "export", "app")
 UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
 
 
@@ -233,6 +233,100 @@ def ask(
                 f"{reply.question}\n  {reply.prediction}  ({100 * reply.probability:.0f} %; with a black image "
                 f"{100 * reply.blank_probability:.0f} %, and the answer is {blank})"
             )
+
+
+@app.command()
+def search(
+    folder: Annotated[
+        str | None, typer.Argument(help="A folder of images, or a data set: a folder, a table or a Hub id.")
+    ] = None,
+    statements: Annotated[
+        list[str] | None, typer.Argument(help='What the images should show, each in quotes: "is necrosis seen?".')
+    ] = None,
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a saved model.")] = "runs/demo",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    any_of: Annotated[
+        bool, typer.Option("--any/--all", help="One of the statements is enough, or all count.")
+    ] = False,
+    negated: Annotated[
+        list[str] | None, typer.Option("--not", help="A statement that should be false; may be given several times.")
+    ] = None,
+    like: Annotated[Path | None, typer.Option("--like", help="An image to be like, in place of statements.")] = None,
+    top: Annotated[int, typer.Option(help="How many images are shown.", min=1)] = 20,
+    csv: Annotated[
+        Path | None, typer.Option(help="Writes every image's probability for each statement to this file.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Writes a page of the best images to this file.")] = None,
+    split: Annotated[str | None, typer.Option(help="One split of a data set.")] = None,
+    config_name: ConfigName = None,
+    image_column: ImageColumn = None,
+    allow_outside_images: OutsideImages = False,
+    list_statements: Annotated[
+        bool, typer.Option("--statements", help="List the statements that the model was taught, and search nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Find the images of which statements are true; --statements lists those that a model knows."""
+    check_source("--model", model)
+    if list_statements:
+        show_taught(model, revision, as_json)
+        return
+    if folder is None:
+        raise ValueError("there is nothing to search: give a folder of images, and statements or --like.")
+    check_source("the folder", folder)
+    if like is not None and not os.path.isfile(like):
+        raise ValueError(f"--like is {str(like)[:200]}, which is no file: give an image file that exists.")
+    for file in (csv, html):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(f"there is no folder {file.parent} for {file.name}: make it first.")
+    from datasets import disable_progress_bars
+
+    from .data.image_files import find_images
+    from .evaluation.asking import load_saved
+    from .evaluation.searching import check_asked
+    from .evaluation.searching import search as search_images
+    from .reporting.search_text import search_json, search_text, write_findings
+
+    disable_progress_bars()
+    wanted, unwanted, query = statements or [], negated or [], None if like is None else str(like)
+    loaded, processor = load_saved(model, revision)
+    check_asked(loaded.config, [*wanted, *unwanted], query)
+    found = find_images(folder, split, config_name, named_columns(image_column, None, None), allow_outside_images)
+    try:
+        result = search_images(
+            loaded,
+            processor,
+            found,
+            wanted,
+            unwanted,
+            any_of=any_of,
+            like=query,
+            every_image=csv is not None,
+            show_progress=True,
+            say=lambda note: typer.echo(note, err=True),
+        )
+    except KeyboardInterrupt as error:
+        typer.echo("stopped: what was encoded is kept, and the same command goes on from there.", err=True)
+        raise typer.Exit(130) from error
+    if csv is not None:
+        write_findings(csv, result)
+    if html is not None:
+        from .reporting.search_page import write_search_page
+
+        write_search_page(html, result, found, top)
+    typer.echo(json.dumps(search_json(result, top)) if as_json else search_text(result, top))
+
+
+def show_taught(model: str, revision: str | None, as_json: bool) -> None:
+    """Prints the statements that a saved model was taught."""
+    from .evaluation.taught import TAUGHT_FILE, read_taught
+    from .reporting.search_text import taught_text
+
+    taught = read_taught(model, revision)
+    if not taught:
+        raise ValueError(f"{model} has no {TAUGHT_FILE}: it is not known which statements it was taught.")
+    shown = [statement._asdict() for statement in taught]
+    typer.echo(json.dumps(shown, ensure_ascii=False) if as_json else taught_text(taught))
 
 
 @app.command("app")

@@ -54,16 +54,14 @@ def write_html_report(
         log_history: of the Trainer's state. Without training steps there is no curve of losses.
         model, processor: draw where the decoder looked.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     plots = {
         "Losses while training": loss_curves(log_history),
         "Are probabilities right?": reliability_plot(answers),
         "Cosine of image and text": cosine_plot(answers),
     }
     wrong, right = examples(answers)
-    page = environment.get_template("report.html.jinja").render(
+    page = page_text(
+        "report.html.jinja",
         title=title,
         sentences=plain_words(metrics),
         table=table_rows(metrics),
@@ -77,6 +75,14 @@ def write_html_report(
         },
     )
     Path(path).write_text(page, encoding="utf-8")
+
+
+def page_text(template: str, **values: Any) -> str:
+    """A page of this folder's `template`, in which all values are escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(template).render(**values)
 
 
 def intervals(answers: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
@@ -142,9 +148,14 @@ def pictures(
 
 def data_url(pixels: torch.Tensor, side: int = PICTURE_SIDE) -> str:
     """An image (3, H, W), uint8, as a data URL; its longer side has `side` pixels there."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return image_url(Image.fromarray(pixels.permute(1, 2, 0).numpy()), side)
+
+
+def image_url(image: Image.Image, side: int = PICTURE_SIDE) -> str:
+    """An RGB image as a data URL; its longer side has `side` pixels there."""
     scale = side / max(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    image = image.resize(size, Image.Resampling.BICUBIC)
     buffer = BytesIO()
     image.save(buffer, format="JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

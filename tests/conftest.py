@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the libraries read it as they are imported
 
@@ -46,6 +47,14 @@ def imports_are_no_garbage():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def features_cache(tmp_path_factory, monkeypatch) -> Path:
+    """Where a test's searches keep what they encode, in place of the user's own folder."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(home))
+    return home / "mmjepa" / "features"
 
 
 @pytest.fixture(scope="session", autouse=True)

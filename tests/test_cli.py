@@ -1,6 +1,7 @@
 """The command `mmjepa`: its commands do what the script and the exports do."""
 
 import ast
+import csv
 import json
 import os
 import re
@@ -34,7 +35,9 @@ def call(monkeypatch):
 
 def test_help_shows_the_commands_in_the_order_in_which_they_are_used(call):
     shown = call("--help").output
-    places = [shown.index(f"│ {name} ") for name in ("check", "train", "evaluate", "score", "export", "app")]
+    places = [
+        shown.index(f"│ {name} ") for name in ("check", "train", "evaluate", "ask", "search", "score", "export", "app")
+    ]
     assert places == sorted(places)
 
 
@@ -48,6 +51,9 @@ def test_a_model_is_trained_evaluated_and_exported(call, slides, tmp_path):
     assert run.exit_code == 0, run.output
     assert len((again / "eval_answers.jsonl").read_text().splitlines()) == 5
     assert not (again / "model.safetensors").exists()
+    taught = json.loads(call("search", "--statements", "--model", model, "--json").output)
+    assert sum(row["true"] + row["false"] for row in taught) == 8  # two steps of four questions
+    assert "taught" not in call("search", slides, taught[0]["text"], "--model", model).output
     run = call("export", model, tmp_path / "parts")
     assert run.exit_code == 0, run.output
     assert (tmp_path / "parts" / "generator_bart" / "model.safetensors").exists()
@@ -67,6 +73,10 @@ def test_the_help_of_train_is_that_of_the_script_under_its_own_name(call):
         (["export", "./nothing", "out"], "'./nothing': there is no such folder"),
         (["app", "./nothing"], "'./nothing': there is no such folder"),
         (["check", "./nothing"], "'./nothing': there is no such folder"),
+        (["search", "./nothing", "is it?"], "mmjepa search: the folder is './nothing': there is no such folder"),
+        (["search"], "there is nothing to search: give a folder of images, and statements or --like"),
+        (["search", ".", "--like", "none.png"], "--like is none.png, which is no file"),
+        (["search", ".", "is it?", "--csv", "none/found.csv"], "there is no folder none for found.csv"),
     ],
 )
 def test_what_is_wrong_is_said_before_pytorch_is_imported(tmp_path, words, message):
@@ -120,6 +130,61 @@ def test_an_export_without_its_packages_says_how_to_install_them(call, saved_fol
     run = call("export", saved_folder, "onnx", "--onnx")
     assert run.exit_code == 1
     assert run.output == "mmjepa export: --onnx needs onnx, onnxruntime, onnxscript: pip install 'mmjepa[onnx]'.\n"
+
+
+@pytest.fixture
+def found(call, saved_folder, slides, tmp_path):
+    """A function that searches the drawn slides, and gives what was printed and the written files."""
+
+    def search(*words):
+        files = ["--csv", tmp_path / "found.csv", "--html", tmp_path / "found.html"]
+        run = call("search", slides, *words, "--model", saved_folder, *files)
+        assert run.exit_code == 0, run.output
+        with open(tmp_path / "found.csv", newline="") as file:
+            return run, list(csv.DictReader(file)), (tmp_path / "found.html").read_text()
+
+    return search
+
+
+def test_search_shows_the_best_images_and_writes_a_table_of_all(found):
+    run, table, page = found("is it <b>round</b>?", "what is it? pink", "--not", "is it a gland?", "--top", "3")
+    statements = ["is it <b>round</b>?", "what is it? pink", "is it a gland?"]
+    assert list(table[0]) == ["image", "combined", *statements] and len(table) == 15
+    for row in table:
+        first, second, third = (float(row[statement]) for statement in statements)
+        assert float(row["combined"]) == pytest.approx(first * second * (1 - third), abs=1e-5)
+    lines = [line.split(maxsplit=9) for line in run.stdout.splitlines() if re.match(r" *\d+ ", line)]
+    shown = [line[-1].strip() for line in lines if "row" in line[-1]]
+    assert shown == [row["image"] for row in table[:3]]
+    assert run.stdout.startswith("is it <b>round</b>? and what is it? pink and not: is it a gland?\n")
+    assert page.count('<img src="data:image/jpeg;base64,') == 3 and "&lt;b&gt;round" in page and "<b>round" not in page
+    assert not re.search(r"https?://", page)
+
+
+def test_search_takes_one_split_and_prints_json_with_notes_apart(found):
+    run, table, _ = found("is it?", "--split", "validation", "--json", "--top", "2")
+    said = json.loads(run.stdout)
+    assert len(table) == said["num_images"] == 4 and len(said["images"]) == 2
+    assert said["images"][0]["image"] == table[0]["image"]
+    assert said["images"][0]["probabilities"] == {"is it?": said["images"][0]["probability"]}
+    assert len(said["notes"]) == 2 and run.stderr.splitlines()[:2] == said["notes"]
+    assert "was not measured: what is found may be chance" in said["notes"][0]
+
+
+def test_search_by_image_shows_cosines(found, image_file):
+    run, table, page = found("--like", image_file, "--top", "1")
+    cosines = [float(row["cosine"]) for row in table]
+    assert cosines == sorted(cosines, reverse=True) and max(cosines) <= 1.001
+    assert "cosine" in run.stdout and "probabl" not in run.stdout and "cosine" in page
+
+
+def test_a_stopped_search_says_that_it_can_go_on(call, saved_folder, slides, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmjepa.evaluation.searching.encode_images", stop)
+    run = call("search", slides, "is it?", "--model", saved_folder)
+    assert run.exit_code == 130 and "the same command goes on from there" in run.output
 
 
 def test_the_page_without_gradio_says_how_to_install_it(call, saved_folder, monkeypatch):
@@ -234,7 +299,7 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
     (tmp_path / "no.jsonl").write_text("no json")
     (tmp_path / "no.png").write_bytes(b"")
     (tmp_path / "no.yaml").write_bytes(b"\xff\xfe\x00")
-    paths = {path.name: str(path) for path in tmp_path.iterdir()}
+    paths = {path.name: str(path) for path in tmp_path.iterdir()} | {"old": str(ROOT / "tests/checkpoints/0.1.0")}
     return paths | {"model": saved_folder, "slides": slides, "png": image_file, "bart": checkpoints["text"]}
 
 
@@ -251,6 +316,17 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
         ("ask {png} what? --model {bart}", "is of model type 'bart', not 'mmjepa'"),
         ("ask {png} what? --model ./nothing", "'./nothing': there is no such folder"),
         ("ask {png} {} --model {model}", "at least one, and none that is empty"),
+        ("search {empty} is? --model {model}", "empty holds no image"),
+        ("search none is? --model {model}", "there is no folder none"),
+        ("search {data} is? --model {model}", "none of the 2 images can be read, such as "),
+        ("search {png} {} --model {model}", "give at least one, and none that is empty"),
+        ("search {png} --model {model}", "give at least one"),
+        ("search {png} is? --like {png} --model {model}", "both statements and an image to be like are given"),
+        ("search {slides} is? --split half --model {model}", "has no split 'half': there are train, validation, test"),
+        ("search {png} is? --model {old}", "was not trained to tell true statements from false ones"),
+        ("search {png} is? --model {bart}", "is of model type 'bart', not 'mmjepa'"),
+        ("search {png} is? --top 0", "mmjepa search: Invalid value for '--top': "),
+        ("search --statements --model {model}", "has no taught_statements.json: it is not known which"),
         ("score {few.csv}", "lacks prediction"),
         ("score {no.jsonl}", "no.jsonl can't be read"),
         ("score none.csv", "No such file or directory: 'none.csv'"),

@@ -80,7 +80,8 @@ def copied(hub, run_folder, image_file, tmp_path_factory) -> dict:
 
 def test_the_run_pushes_its_model_processor_code_numbers_and_card(hub, run_folder):
     files = hub.files("somebody/slides")
-    for name in ("model.safetensors", "config.json", "processor_config.json", "tokenizer.json", "all_results.json"):
+    names = ["model.safetensors", "config.json", "processor_config.json", "tokenizer.json", "all_results.json"]
+    for name in [*names, "taught_statements.json"]:
         assert files[name] == (run_folder / name).read_bytes()
     code = {name for name in files if name.endswith(".py")}
     assert code == {path.name for path in ROOT.glob("*_mmjepa.py")}

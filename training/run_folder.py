@@ -31,7 +31,7 @@ VERSIONS = ("mmjepa", "torch", "transformers", "datasets", "accelerate")
 # A run's results. A later run overwrites whatever else it left.
 RESULTS = re.compile(
     r"(all|train|eval|test|predict)_results\.json|(eval|test|predict)_answers\.(jsonl|png)|predictions\.parquet"
-    r"|((test|predict)_)?report\.html|README\.md|run\.json"
+    r"|((test|predict)_)?report\.html|README\.md|run\.json|taught_statements\.json"
 )
 
 

@@ -13,6 +13,7 @@ from ..data.images import VqaData
 from ..evaluation.controls import right_answers_of_row
 from ..evaluation.evaluate import evaluate_model, json_line
 from ..evaluation.predicting import predict, write_predictions
+from ..evaluation.taught import count_statements, write_taught
 from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..reporting.card import SPLITS, model_card
@@ -28,9 +29,16 @@ PREDICTIONS = "predictions.parquet"
 
 
 def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
-    """Trains, from `checkpoint` where there is one; saves the model, and the numbers, which are returned."""
+    """Trains, from `checkpoint` where there is one; saves the model, what it was taught, and the numbers.
+
+    The numbers are returned.
+    """
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
+    if trainer.is_world_process_zero():
+        config = trainer.model.config
+        rows = trainer.train_dataset.questions
+        write_taught(trainer.args.output_dir, count_statements(rows, config.alignment_text, config.yes_no_words))
     metrics = result.metrics | {"train_samples": len(trainer.train_dataset.questions)}
     trainer.save_metrics("train", metrics)
     trainer.save_state()

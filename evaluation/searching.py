@@ -1,0 +1,240 @@
+"""Ranks images by how probably statements are true of them, or by another image."""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from ..configuration_mmjepa import MMJepaConfig
+from ..data.errors import DataError
+from ..data.image_files import FoundImages
+from ..encoder_mmjepa import MMJepaImageFeatures
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
+from .answerer import Answerer, evaluating
+from .feature_cache import FeatureCache, encode_images, open_cache
+from .taught import TaughtStatement, Wording, nearest_taught, read_taught
+
+TOKEN_LIMIT = 2 * 1024**3  # bytes of visual tokens that are read to rank images; more images are shortlisted
+
+logger = logging.getLogger("mmjepa")
+
+
+@dataclass
+class SearchResult:
+    """Which of N images show what was asked, and how sure that is.
+
+    title: what was asked, in one line.
+    places: number of each of the N images among those that were searched. Images that can't be read, copies of others,
+        and images that the shortlist left out are not among them.
+    names: of these images.
+    scores (N,): the probability that all, or any, of the statements are true; with an image, the cosine with it.
+    statements: the S distinct statements in the wording that the model was asked; those of `negated` should be false.
+    probabilities (N, S): that a statement is true of an image.
+    unreadable: name of an image that can't be read -> what is wrong with it.
+    num_copies: how many images are copies of others.
+    notes: what people should know before they read the result, each in one line.
+    """
+
+    title: str
+    places: list[int]
+    names: list[str]
+    scores: torch.Tensor
+    statements: list[str]
+    negated: set[str]
+    probabilities: torch.Tensor
+    unreadable: dict[str, str] = field(default_factory=dict)
+    num_copies: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def score_name(self) -> str:
+        """What `scores` are."""
+        return "probability" if self.statements else "cosine"
+
+    @property
+    def ranking(self) -> list[int]:
+        """The rows of the images, the best first."""
+        return self.scores.argsort(descending=True, stable=True).tolist()
+
+
+def search(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    found: FoundImages,
+    statements: Sequence[str] = (),
+    negated: Sequence[str] = (),
+    any_of: bool = False,
+    like: Image.Image | str | None = None,
+    taught: Sequence[TaughtStatement] | None = None,
+    every_image: bool = False,
+    batch_size: int = 32,
+    show_progress: bool = False,
+    say: Callable[[str], None] = logger.warning,
+) -> SearchResult:
+    """Searches images for what statements say, or for what looks like another image.
+
+    Each image is encoded once: its features are kept on disk (see `feature_cache`).
+
+    Args:
+        found: of `find_images`.
+        statements: that should be true, in the words of the training where they are known.
+        negated: statements that should be false.
+        any_of: one of them is enough, else all count: the probabilities are combined as if they were independent.
+        like: an image, or its file, in place of statements.
+        taught: what the model was taught; by default what was kept in the folder that it was loaded from.
+        every_image: scores every image, also where the tokens of all take more than `TOKEN_LIMIT` to read. By default
+            the images' vectors then choose the images that are scored.
+        say: is called at once with each of the notes.
+
+    Raises:
+        ValueError: there is nothing to search for, a statement is empty, the model can't score statements, or no image
+            can be read.
+    """
+    check_asked(model.config, [*statements, *negated], like)
+    answerer = Answerer(model, processor, batch_size)
+    asked: list[str] = []
+    unwanted: set[str] = set()
+    notes: list[str] = []
+    query = None
+    if like is not None:
+        pixel_values = processor(images=like, return_tensors="pt")["pixel_values"].to(model.device)  # (1, 3, H, W)
+        with evaluating(model):
+            query = model.get_image_features(pixel_values).image_embeds.float()  # (1, D)
+    else:
+        if taught is None:
+            taught = read_taught(model.name_or_path, getattr(model.config, "_commit_hash", None))
+        wordings = nearest_taught(answerer, [*statements, *negated], taught, show_progress)
+        notes = search_notes(model.config, wordings)
+        asked = list(dict.fromkeys(wording.asked for wording in wordings))
+        unwanted = {wording.asked for wording in wordings[len(statements) :]}
+        if both := unwanted & {wording.asked for wording in wordings[: len(statements)]}:
+            raise ValueError(f"{both.pop()!r} can't be both true and false: give it once.")
+    for note in notes:
+        say(note)
+
+    cache = open_cache(model, processor)
+    faults = encode_images(answerer, found, cache, show_progress)
+    if len(faults) == len(found):
+        number, fault = next(iter(faults.items()))
+        raise DataError(f"none of the {len(found)} images can be read, such as {found.names[number]} ({fault}).")
+    first_places: dict[str, int] = {}
+    for place, key in enumerate(found.keys):
+        if place not in faults:
+            first_places.setdefault(cache.images[key], place)
+    images, places = list(first_places), list(first_places.values())
+    num_copies = len(found) - len(faults) - len(images)
+
+    if query is not None:
+        scores = vector_cosines(cache, images, query)[:, 0]  # (N,)
+        probabilities = scores.new_zeros(len(images), 0)
+    else:
+        embeds = answerer.encode_all_texts(asked, model.encode_texts)  # (S, D)
+        is_negated = torch.tensor([text in unwanted for text in asked])  # (S,)
+        limit = TOKEN_LIMIT // (2 * model.config.num_image_tokens * model.config.text_config.d_model)
+        if not every_image and len(images) > limit:
+            kept = shortlist(vector_cosines(cache, images, embeds), is_negated, any_of, limit)
+            images, places = [images[row] for row in kept], [places[row] for row in kept]
+        probabilities = truth_probabilities(model, cache, images, embeds)  # (N, S)
+        scores = combined(probabilities, is_negated, any_of)  # (N,)
+    return SearchResult(
+        title=search_title(asked, unwanted, any_of) if asked else f"images like {like}",
+        places=places,
+        names=[found.names[place] for place in places],
+        scores=scores,
+        statements=asked,
+        negated=unwanted,
+        probabilities=probabilities,
+        unreadable={found.names[number]: fault for number, fault in faults.items()},
+        num_copies=num_copies,
+        notes=notes,
+    )
+
+
+def check_asked(config: MMJepaConfig, statements: Sequence[str], like: Image.Image | str | None) -> None:
+    """Raises ValueError where there is nothing to search for, or the model can't search for it."""
+    if like is not None:
+        if statements:
+            raise ValueError("both statements and an image to be like are given: give one of them.")
+        return
+    if not statements or not all(statement.strip() for statement in statements):
+        raise ValueError(f"statements are {list(statements)}: give at least one, and none that is empty.")
+    if not config.truth_weight > 0:
+        raise ValueError(
+            "the model was not trained to tell true statements from false ones (its truth_weight is 0): train one "
+            "with a truth_weight above 0, or search with an image."
+        )
+
+
+def search_title(statements: Sequence[str], negated: Collection[str], any_of: bool) -> str:
+    """Statements in one line, as they are combined."""
+    parts = [f"not: {text}" if text in negated else text for text in statements]
+    return (" or " if any_of else " and ").join(parts)
+
+
+def truth_note(config: MMJepaConfig) -> str | None:
+    """One line where it was not measured, or not found, that the model tells true statements from false ones."""
+    measured = config.truth_measured
+    if measured is None:
+        return (
+            "Whether this model tells true statements from false ones was not measured: what is found may be chance."
+        )
+    if measured["lead_low"] > 0:
+        return None
+    return (
+        f"On validation this model told true from false in {100 * measured['accuracy']:.1f} % of cases, and "
+        f"{100 * measured['floor']:.1f} % can be had without the image: what is found may be chance."
+    )
+
+
+def search_notes(config: MMJepaConfig, wordings: Sequence[Wording]) -> list[str]:
+    """What people should know before they read what was found."""
+    notes = [truth_note(config), *(wording.note for wording in wordings)]
+    if not all(wording.near for wording in wordings):
+        notes.append("It is not known which statements this model was taught: word them as its training data do.")
+    return list(dict.fromkeys(note for note in notes if note))
+
+
+def vector_cosines(cache: FeatureCache, images: Sequence[str], others: torch.Tensor) -> torch.Tensor:
+    """Cosines (N, S), float32, of N images' vectors with other vectors (S, D)."""
+    others = F.normalize(others.cpu().float(), dim=-1)
+    cosines = torch.empty(len(images), len(others))
+    for rows, (image_embeds,) in cache.read(images, "image_embeds"):
+        cosines[rows] = F.normalize(image_embeds.float(), dim=-1) @ others.T
+    return cosines
+
+
+def truth_probabilities(
+    model: MMJepaForConditionalGeneration, cache: FeatureCache, images: Sequence[str], embeds: torch.Tensor
+) -> torch.Tensor:
+    """The probabilities (N, S), float32, that statements, of targets (S, D), are true of images."""
+    probabilities = torch.empty(len(images), len(embeds))
+    with evaluating(model):
+        for rows, features in cache.read(images, "image_embeds", "visual_tokens"):
+            image_embeds, visual_tokens = (states.to(model.device, model.dtype) for states in features)
+            known = MMJepaImageFeatures(image_embeds=image_embeds, visual_tokens=visual_tokens)
+            probabilities[rows] = model.score_statements(embeds, image_features=known).cpu()
+    return probabilities
+
+
+def combined(probabilities: torch.Tensor, is_negated: torch.Tensor, any_of: bool) -> torch.Tensor:
+    """The probabilities (N,), float64, that all statements hold, or any of them.
+
+    Args:
+        probabilities: of the statements, (N, S).
+        is_negated: (S,), whether a statement should be false.
+    """
+    wanted = probabilities.double()
+    wanted = torch.where(is_negated, 1 - wanted, wanted)
+    return 1 - (1 - wanted).prod(dim=1) if any_of else wanted.prod(dim=1)
+
+
+def shortlist(cosines: torch.Tensor, is_negated: torch.Tensor, any_of: bool, count: int) -> list[int]:
+    """The rows of `count` images, by cosines (N, S) of their vectors with statements, each in its own deviations."""
+    wanted = (cosines - cosines.mean(dim=0)) / cosines.std(dim=0).clamp(min=1e-6)
+    wanted = torch.where(is_negated, -wanted, wanted)
+    best = wanted.amax(dim=1) if any_of else wanted.amin(dim=1)  # (N,)
+    return best.topk(count).indices.sort().values.tolist()
