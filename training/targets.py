@@ -17,10 +17,14 @@ from ..data.statements import AnswerLists, TextNumbers, answer_counts
 from ..data.wrong_statements import StatementList
 from ..evaluation.answerer import Answerer
 from ..evaluation.shares import batches
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
+from .weights import text_encoder_on
 
 # Token ids and attention mask (B, L) of texts -> their targets (B, D).
 Encode = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 MAX_BYTES = 2**30  # of statements' targets in memory; more of them lie on the disk, in half the size
+TEXTS_A_BATCH = 256  # that the text encoder reads at once
 TEXTS_AT_ONCE = 8192
 # Of more distinct answers than this, each step compares with about as many, drawn anew.
 MAX_ANSWERS = 16384
@@ -59,15 +63,16 @@ class TrainingTargets:
         self.mirrored_answers = torch.cat([mirrored, torch.full((4, 1), -1)], dim=1)  # the last column: no answer
         self.numbers = TextNumbers(self.statements.numbers, numbers)
 
-    def embed(self, answerer: Answerer, device: torch.device) -> None:
-        """Encodes all texts; with torch.distributed each process a share. The targets lie on `device`."""
-        model = answerer.model
+    def embed(self, model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, device: torch.device) -> None:
+        """Encodes all texts on `device`, where the targets then lie; with torch.distributed each process a share."""
+        answerer = Answerer(model, processor, TEXTS_A_BATCH)
         self.device, self.answer_counts = device, self.answer_counts.to(device)
         self.mirrored_statements = self.statements.mirrored.to(device)
         self.mirrored_answers = self.mirrored_answers.to(device)
-        self.statement_embeds = TargetTable(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
-        if model.config.predict_answer:
-            self.answer_embeds = TargetTable(answerer, self.answers, model.encode_answers, device)  # (K, D)
+        with text_encoder_on(device, model):
+            self.statement_embeds = TargetTable(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
+            if model.config.predict_answer:
+                self.answer_embeds = TargetTable(answerer, self.answers, model.encode_answers, device)  # (K, D)
 
     def of_batch(self, batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, Any]:
         """`statements` and `answers` of a collator's batch, as the model reads them; wrong statements are drawn.
