@@ -1,13 +1,16 @@
-"""Writes the model as three ONNX graphs, which `OnnxModel` in onnx_model.py runs.
+"""Writes the model as ONNX graphs, which `OnnxModel` in onnx_model.py runs.
 
-image_tower.onnx    pixel_values (I, 3, H, W) -> image_embeds (I, D), visual_tokens (I, M, D)
-text_encoder.onnx   input_ids, attention_mask (B, L), padded on the right -> question_states (B, L, D)
-decoder_step.onnx   decoder_input_ids (B, A), visual_tokens (B, M, D), question_states (B, L, D), attention_mask (B, L)
-                    -> logits (B, V) of the next token
+image_tower.onnx        pixel_values (I, 3, H, W) -> image_embeds (I, D), visual_tokens (I, M, D)
+text_encoder.onnx       input_ids, attention_mask (B, L), padded on the right
+                        -> question_states (B, L, D), text_embeds (B, D): the unit targets
+decoder_step.onnx       decoder_input_ids (B, A), visual_tokens (B, M, D), question_states (B, L, D),
+                        attention_mask (B, L) -> logits (B, V) of the next token
+statement_scorer.onnx   image_embeds (I, D), visual_tokens (I, M, D), text_embeds (S, D)
+                        -> logits (I, S) of being true; missing if the model can't score statements (`truth_weight` 0)
 
 A graph's weights, in float32, are in a file beside it: its name and `.data`. The folder also holds the processor and
-`generation_config.json` with the special tokens and the length of answers. Images have the size that the processor
-makes; I, B, L and A are free.
+`generation_config.json` with the special tokens, the length of answers and `truth_temperature`, which divides the
+logits of being true. Images have the size that the processor makes; I, B, S, L and A are free.
 """
 
 import copy
@@ -22,6 +25,7 @@ from transformers import GenerationConfig
 from transformers.exporters import OnnxConfig, OnnxExporter
 
 from ..data.images import prepared_shape
+from ..encoder_mmjepa import masked_mean
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .command import export_saved_model
@@ -52,14 +56,15 @@ class ImageTower(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids and mask (B, L) -> the question's states: the second graph."""
+    """Token ids and mask (B, L) -> a question's states and a statement's target: the second graph."""
 
     def __init__(self, model: MMJepaForConditionalGeneration):
         super().__init__()
-        self.text_encoder = model.encoder.text_encoder
+        self.text_encoder, self.targets = model.encoder.text_encoder, model.alignment.targets
 
     def forward(self, input_ids, attention_mask):
-        return {"question_states": self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state}
+        states = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, D)
+        return {"question_states": states, "text_embeds": self.targets(masked_mean(states, attention_mask))}
 
 
 class DecoderStep(nn.Module):
@@ -80,6 +85,18 @@ class DecoderStep(nn.Module):
         return {"logits": self.lm_head(states[:, -1]) + self.bias}  # (B, V)
 
 
+class StatementScorer(nn.Module):
+    """Images' states and statements' targets -> logits (I, S) of being true: the fourth graph."""
+
+    def __init__(self, model: MMJepaForConditionalGeneration):
+        super().__init__()
+        self.alignment = model.alignment
+
+    def forward(self, image_embeds, visual_tokens, text_embeds):
+        read, _ = self.alignment.cosines(image_embeds, visual_tokens, text_embeds)
+        return {"logits": self.alignment.truth_logits(read)}
+
+
 def example_inputs(
     model: MMJepaForConditionalGeneration, image_shape: tuple[int, int, int]
 ) -> dict[str, tuple[nn.Module, dict, dict]]:
@@ -92,6 +109,7 @@ def example_inputs(
     """
     config = model.config
     images, questions, length, tokens = Dim("images"), Dim("questions"), Dim("length"), Dim("tokens")
+    statements = Dim("statements")
     width = config.text_config.d_model
     # Each free axis has at least size 2 here: the tracer takes an axis of size 1 for a constant.
     ids = torch.full((2, 5), config.text_config.bos_token_id)
@@ -106,11 +124,18 @@ def example_inputs(
     step_axes = {"decoder_input_ids": {0: questions, 1: tokens}, "visual_tokens": {0: questions}}
     step_axes |= {"question_states": text_axes, "attention_mask": text_axes}
     pixels = {"pixel_values": torch.zeros(2, *image_shape)}
-    return {
+    graphs = {
         "image_tower": (ImageTower(model), pixels, {"pixel_values": {0: images}}),
         "text_encoder": (TextEncoder(model), text, dict.fromkeys(text, text_axes)),
         "decoder_step": (DecoderStep(model), step, step_axes),
     }
+    if config.truth_weight > 0:
+        # Two images and three statements: the tracer would take equal numbers for one.
+        states = {"image_embeds": torch.ones(2, width), "visual_tokens": step["visual_tokens"]}
+        scored = states | {"text_embeds": torch.ones(3, width)}
+        scored_axes = dict.fromkeys(states, {0: images}) | {"text_embeds": {0: statements}}
+        graphs["statement_scorer"] = (StatementScorer(model), scored, scored_axes)
+    return graphs
 
 
 def greedy_settings(settings: GenerationConfig) -> GenerationConfig:
@@ -149,6 +174,8 @@ def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcesso
     folder = Path(folder)
     settings = greedy_settings(model.generation_config)
     processor.save_pretrained(folder)
+    if model.config.truth_temperature is not None:
+        settings.truth_temperature = model.config.truth_temperature  # type: ignore[attr-defined]
     settings.save_pretrained(folder)
     model = copy.deepcopy(model).cpu().float().eval()
     image_shape = prepared_shape(processor.image_processor)
@@ -162,7 +189,7 @@ def export_onnx(model: MMJepaForConditionalGeneration, processor: MMJepaProcesso
 
 def main(argv: list[str] | None = None) -> None:
     """Exports a saved model as ONNX graphs, from the command line."""
-    export_saved_model(export_onnx, "three ONNX graphs", argv)
+    export_saved_model(export_onnx, "ONNX graphs", argv)
 
 
 if __name__ == "__main__":

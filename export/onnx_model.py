@@ -1,4 +1,4 @@
-"""Gives greedy answers from the three ONNX graphs of onnx.py. It needs onnxruntime and no PyTorch."""
+"""Answers questions and scores statements with the ONNX graphs of onnx.py. It needs onnxruntime and no PyTorch."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 SETTINGS = {f"{name}_token_id" for name in ("decoder_start", "bos", "eos", "pad", "forced_bos", "forced_eos")}
-SETTINGS |= {"max_new_tokens", "transformers_version"}
+SETTINGS |= {"max_new_tokens", "truth_temperature", "transformers_version"}
 
 
 class OnnxModel:
@@ -35,10 +35,13 @@ class OnnxModel:
                 f"{folder}/generation_config.json has {', '.join(unknown) or 'no max_new_tokens'}: greedy answers "
                 f"know {', '.join(sorted(SETTINGS))}, and need max_new_tokens; export the model again."
             )
-        self.image_tower, self.text_encoder, self.decoder_step = (
+        names = ["image_tower", "text_encoder", "decoder_step"]
+        scores_statements = (folder / "statement_scorer.onnx").exists()
+        self.image_tower, self.text_encoder, self.decoder_step, *scorers = (
             onnxruntime.InferenceSession(folder / f"{name}.onnx", sess_options, providers, provider_options)
-            for name in ("image_tower", "text_encoder", "decoder_step")
+            for name in [*names, *["statement_scorer"] * scores_statements]
         )
+        self.statement_scorer = scorers[0] if scores_statements else None
 
     def generate(
         self,
@@ -58,17 +61,38 @@ class OnnxModel:
             ValueError: I != B without `image_index`, or it does not name one of the images for each question.
         """
         image_index = checked_image_index(image_index, len(input_ids), len(pixel_values))
-        # As in the model, padding moves behind the text: positions count from the first column.
-        order = np.argsort(attention_mask == 0, axis=1, kind="stable")  # (B, L)
-        input_ids, attention_mask = (np.take_along_axis(rows, order, axis=1) for rows in (input_ids, attention_mask))
+        text = padding_last(input_ids, attention_mask)
         _, visual_tokens = self.image_tower.run(None, {"pixel_values": pixel_values})  # (I, M, D)
-        (question_states,) = self.text_encoder.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})
+        (question_states,) = self.text_encoder.run(["question_states"], text)
         inputs = {
             "visual_tokens": visual_tokens[image_index],  # (B, M, D)
             "question_states": question_states,  # (B, L, D)
-            "attention_mask": attention_mask,
+            "attention_mask": text["attention_mask"],
         }
         return self.decode(inputs)
+
+    def score_statements(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, pixel_values: np.ndarray
+    ) -> np.ndarray:
+        """How probably each of S statements is true of each of I images -> (I, S), as `score_statements` of the model.
+
+        Args:
+            input_ids, attention_mask: statements (S, L), padded on either side.
+            pixel_values: images (I, 3, H, W) in float32.
+
+        Raises:
+            ValueError: the exported model can't tell true statements from false ones.
+        """
+        if self.statement_scorer is None:
+            raise ValueError(
+                "there is no statement_scorer.onnx: the exported model was not trained to tell true statements from "
+                "false ones (truth_weight 0); export one that was."
+            )
+        image_embeds, visual_tokens = self.image_tower.run(None, {"pixel_values": pixel_values})
+        (text_embeds,) = self.text_encoder.run(["text_embeds"], padding_last(input_ids, attention_mask))
+        inputs = {"image_embeds": image_embeds, "visual_tokens": visual_tokens, "text_embeds": text_embeds}
+        (logits,) = self.statement_scorer.run(None, inputs)  # (I, S)
+        return 1 / (1 + np.exp(-logits / self.settings.get("truth_temperature", 1.0)))
 
     def decode(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """The tokens (B, A) of B answers, step by step.
@@ -94,6 +118,16 @@ class OnnxModel:
             if ended.all():
                 break
         return answers
+
+
+def padding_last(input_ids: np.ndarray, attention_mask: np.ndarray) -> dict[str, np.ndarray]:
+    """The text encoder's inputs, texts (B, L) with their padding moved behind the text as in the model.
+
+    Positions count from the first column.
+    """
+    order = np.argsort(attention_mask == 0, axis=1, kind="stable")  # (B, L)
+    rows = {"input_ids": input_ids, "attention_mask": attention_mask}
+    return {name: np.take_along_axis(values, order, axis=1) for name, values in rows.items()}
 
 
 def checked_image_index(image_index: np.ndarray | None, num_questions: int, num_images: int) -> np.ndarray:

@@ -4,8 +4,9 @@ image_encoder/    Dinov2Model and its image processor
 generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the text encoder's layers;
                   its tokenizer
 teacher_bart/     BartModel without decoder layers: the frozen text encoder with embeddings of its own; its tokenizer
-adapters/         img_to_txt, visual_prefix, prefix_ln, alignment, answer_prediction (where there is one): state dicts,
-                  each as .safetensors and as .pt; mm_config.json: the other fields of the configuration
+adapters/         img_to_txt, visual_prefix, prefix_ln, alignment (what statements read, mean and whitening of their
+                  targets, scales), answer_prediction (where there is one): state dicts, each as .safetensors and as
+                  .pt; mm_config.json: the other fields of the configuration
 processors/       MMJepaProcessor
 mmjepa/           the whole model, as `save_pretrained` writes it
 

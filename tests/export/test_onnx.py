@@ -1,4 +1,4 @@
-"""The three ONNX graphs in onnxruntime: the same answers as the model's, for any number of images and questions."""
+"""The ONNX graphs in onnxruntime: the model's answers and scores, for any number of images and texts."""
 
 import json
 import re
@@ -17,19 +17,22 @@ for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
 pytest.importorskip("torch", minversion="2.11", reason="transformers exports to ONNX with torch 2.11 and newer")
 
-from mmjepa.export.onnx import export_onnx, main  # noqa: E402
+from mmjepa.export.onnx import example_inputs, export_onnx, main  # noqa: E402
 from mmjepa.export.onnx_model import OnnxModel  # noqa: E402
 
 QUESTIONS = ["what is present?", "is necrosis seen in the liver?", "where is it?"]
 
 
-@pytest.fixture(scope="module", params=["patches", "pooled"])
+@pytest.fixture(scope="module", params=[("patches", "tokens"), ("pooled", "vector")], ids=["patches", "pooled"])
 def exported(request, make_model, processor, tmp_path_factory):
-    """A model and the folder it was exported to."""
+    """A model, as if it were trained and measured, and the folder it was exported to."""
     torch.manual_seed(0)
-    model = make_model(visual_prefix=request.param)
+    prefix, reads = request.param
+    model = make_model(visual_prefix=prefix, alignment_reads=reads, truth_temperature=1.7)
     with torch.no_grad():
-        model.final_logits_bias.normal_()
+        targets = model.alignment.targets
+        for values in (model.final_logits_bias, targets.mean, targets.whitening, model.alignment.truth_bias):
+            values.normal_()
     model.generation_config.update(forced_bos_token_id=0, max_new_tokens=8)
     folder = tmp_path_factory.mktemp("onnx")
     export_onnx(model, processor, folder)
@@ -63,6 +66,28 @@ def test_left_padded_questions_get_the_same_answers(exported):
     assert OnnxModel(folder).generate(**padded).tolist() == right.tolist()
 
 
+@pytest.mark.parametrize(("num_images", "num_statements"), [(3, 3), (1, 3), (3, 1), (2, 3), (1, 1)])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_statements_are_as_probable_as_the_model_says(exported, num_images, num_statements, side):
+    model, folder = exported
+    processor = MMJepaProcessor.from_pretrained(folder)
+    pixels = processor(images=images(num_images), return_tensors="np")["pixel_values"]
+    text = processor(text=QUESTIONS[:num_statements], padding_side=side, return_tensors="np")
+    probabilities = OnnxModel(folder).score_statements(text["input_ids"], text["attention_mask"], pixels)
+    embeds = model.encode_texts(torch.tensor(text["input_ids"]), torch.tensor(text["attention_mask"]))
+    expected = model.score_statements(embeds, torch.tensor(pixels))
+    torch.testing.assert_close(torch.tensor(probabilities), expected, atol=1e-4, rtol=0)
+
+
+def test_a_model_without_truth_is_exported_without_it_and_says_so(make_model, exported, tmp_path):
+    assert "statement_scorer" not in example_inputs(make_model(truth_weight=0), (3, 28, 28))
+    for path in exported[1].iterdir():
+        if not path.name.startswith("statement_scorer"):
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(ValueError, match="was not trained to tell true statements from false ones .truth_weight 0"):
+        OnnxModel(tmp_path).score_statements(*[np.ones((1, 3), int)] * 2, np.zeros((1, 3, 28, 28), np.float32))
+
+
 @pytest.mark.parametrize("image_index", [[-1, 0, 0], [0, 1, 2], [0, 1], [0.0, 1.0, 0.0], None])
 def test_an_image_that_is_not_there_is_refused(exported, image_index):
     _, folder = exported
@@ -82,7 +107,8 @@ def settings_alone(make_model, processor, exported, tmp_path, monkeypatch):
         (tmp_path / path.name).symlink_to(path)
 
     def export(**settings):
-        model = make_model(visual_prefix=source.config.visual_prefix)
+        config = source.config
+        model = make_model(visual_prefix=config.visual_prefix, alignment_reads=config.alignment_reads)
         model.load_state_dict(source.state_dict())
         model.generation_config.update(**settings)
         export_onnx(model, processor, tmp_path)
@@ -194,7 +220,9 @@ def test_graphs_give_the_models_states_and_scores(exported, batch):
     states = model.get_image_features(batch["pixel_values"])
     torch.testing.assert_close(torch.tensor(embeds), states.image_embeds, atol=1e-4, rtol=1e-4)
     text = {name: arrays[name] for name in ("input_ids", "attention_mask")}
-    (questions,) = onnx.text_encoder.run(None, text)
+    questions, text_embeds = onnx.text_encoder.run(None, text)
+    expected = model.encode_texts(batch["input_ids"], batch["attention_mask"])
+    torch.testing.assert_close(torch.tensor(text_embeds), expected, atol=1e-4, rtol=1e-4)
     decoder_input_ids = arrays["input_ids"][:, :4]
     step = {"visual_tokens": tokens[arrays["image_index"]], "question_states": questions, **text}
     del step["input_ids"]
@@ -236,4 +264,9 @@ def test_the_readmes_python_answers_as_the_model_does(exported, processor, image
     exec(code, {})
     inputs = processor(images=image_file, text="where is the gland?", return_tensors="pt")
     (answer,) = processor.decode(model.generate(**inputs), skip_special_tokens=True)
-    assert capsys.readouterr().out == f"{answer}\n"
+    inputs = processor(images=image_file, text="is a gland seen?", return_tensors="pt")
+    embeds = model.encode_texts(inputs["input_ids"], inputs["attention_mask"])
+    (probability,) = model.score_statements(embeds, inputs["pixel_values"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == answer
+    assert float(printed[1]) == pytest.approx(probability.item(), abs=1e-4)

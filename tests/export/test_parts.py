@@ -23,12 +23,14 @@ def exported(request, make_model, processor, tmp_path):
         alignment_target="whitened",
         tie_word_embeddings=tied,
         lambda_answer=0.25 if tied else 0.0,
+        truth_temperature=1.7,
     )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
         model.final_logits_bias.normal_()
         model.alignment.targets.mean.normal_()
+        model.alignment.targets.whitening.normal_()
     model.generation_config.forced_bos_token_id = 0
     export_parts(model, processor, tmp_path)
     return model, tmp_path
@@ -42,6 +44,18 @@ def test_rebuilt_model_has_the_same_losses_and_answers(exported, batch):
     questions = {name: value for name, value in batch.items() if name != "labels"}
     answers = [one.generate(**questions, max_new_tokens=6) for one in (model, rebuilt)]
     assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("exported", [("patches", "infonce", True)], ids=["patches"], indirect=True)
+def test_rebuilt_model_scores_statements_as_before(exported, batch):
+    model, folder = exported
+    rebuilt = rebuild_from_parts(folder)
+    scores = [
+        one.score_statements(one.encode_texts(batch["input_ids"], batch["attention_mask"]), batch["pixel_values"])
+        for one in (model, rebuilt)
+    ]
+    assert rebuilt.config.truth_temperature == 1.7
+    torch.testing.assert_close(*scores, atol=1e-6, rtol=0)
 
 
 def test_native_folder_has_the_same_answers(exported, batch):

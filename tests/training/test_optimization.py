@@ -7,6 +7,7 @@ from small_trainings import logged
 from tiny import DESCRIBED
 from transformers import TrainerCallback
 
+from mmjepa.data.images import VqaData
 from mmjepa.training.arguments import MMJepaTrainingArguments
 
 
@@ -20,11 +21,19 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step == self.step
 
 
-def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer):
+@pytest.mark.parametrize("config", [DESCRIBED, {}], ids=["described", "truth"])
+def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer, data, config):
+    """A contrast compares within a batch: here all texts are compared alone, or all statements are false."""
+    if config == {}:
+        answers = data.questions["answer"]
+        config = {"yes_no_words": {"en": [[], sorted(set(answers))]}}
+        # Rows without an answer have no statement either: the batches of a step have different counts.
+        some = ["" if row % 5 == 0 else answer for row, answer in enumerate(answers)]
+        data = VqaData(data.questions.remove_columns("answer").add_column("answer", some), data.pixels)
     weights, losses = [], []
     for batch_size, accumulation in ((16, 1), (4, 4)):
         trainer = make_trainer(
-            config=DESCRIBED,  # contrastive losses compare within a batch
+            config=config,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulation,
             questions_per_image=1,
@@ -33,9 +42,11 @@ def test_four_accumulated_batches_of_four_equal_one_of_sixteen(make_trainer):
             lr_img=0.5,
             learning_rate=0.5,
         )
+        trainer.train_dataset = data
         trainer.train()
         weights.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
-        losses.append([logged(trainer, name)[1] for name in ("loss", "train_align", "train_ce")])
+        names = ["loss", *(name for name in ("train_align", "train_ce", "train_answer") if logged(trainer, name))]
+        losses.append([logged(trainer, name)[1] for name in names])
     torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(*losses, rtol=1e-4)
 

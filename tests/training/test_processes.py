@@ -28,10 +28,11 @@ NUM_ROWS = {"train": 25, "validation": 17, "test": 5}
 FLAGS = {
     "vision_config": VISION,
     "text_config": {**TEXT, "dropout": 0.0},  # its random numbers differ between processes
-    "alignment_text": "statement",
+    "alignment_text": "proposition",
     "alignment_loss": "infonce",  # compares rows of both processes
-    "alignment_target": "centered",
-    "lambda_answer": 0.25,  # so does the answers' loss
+    "alignment_target": "whitened",
+    "wrong_statements": 0,  # each process draws its own: tests/test_alignment_loss.py has some at two processes
+    "lambda_answer": 0.25,
     "num_train_epochs": 2,
     "align_warmup_epochs": 1,
     "lr_img": 1e-2,
