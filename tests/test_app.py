@@ -29,18 +29,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from mmjepa import app
-from mmjepa.app import (
-    GONE,
-    MAX_CHARACTERS,
-    MAX_QUESTIONS,
-    NOT_UPLOADED,
-    PICTURE_SIDE,
-    read_image,
-    read_questions,
-    row_of,
-    serve,
-)
+from mmjepa.app import MAX_QUESTIONS, read_questions, row_of, serve
 from mmjepa.evaluation.asking import Reply
+from mmjepa.page.uploads import GONE, MAX_CHARACTERS, NOT_UPLOADED, PICTURE_SIDE, read_image
 
 HOSTILE = "<img src=x onerror=document.title=1> is it **red**?"
 
