@@ -157,14 +157,14 @@ class MMJepaAlignment(nn.Module):
         if image_ids is None:
             process = distributed.get_rank() if is_distributed() else 0
             image_ids = torch.arange(len(image_embeds), device=ids.device) + (process << 32)
-        gathered, own = gather_rows(embeds, ids, signs, image_ids[image_index])
+        (texts, *of_rows), own = gather_rows(embeds, ids, signs, image_ids[image_index])  # (G, D), (G,) each
         num_wrong = statements["wrong_embeds"].shape[1] if "wrong_embeds" in statements else 0
         wrong = statements["wrong_embeds"].flatten(0, 1).float() if num_wrong else embeds[:0]  # (B*K, D)
         wrong_counts = statements["has_wrong"] if num_wrong else has_text.new_zeros(len(ids), 0)  # (B, K)
-        counts = torch.cat([comparable(*gathered[1:], own), own_wrong(wrong_counts)], dim=1)  # (B, G+B*K)
+        counts = torch.cat([comparable(own, *of_rows), own_wrong(wrong_counts)], dim=1)  # (B, G+B*K)
         rows = torch.arange(len(ids), device=ids.device)
 
-        cosines = self.cosines(image_embeds, visual_tokens, torch.cat([gathered[0], wrong]))  # (I, G+B*K) each
+        cosines = self.cosines(image_embeds, visual_tokens, torch.cat([texts, wrong]))  # (I, G+B*K) each
         read, by_vector = (values.to(ids.device)[image_index] for values in cosines)  # (B, G+B*K)
         if self.training:
             with torch.no_grad():
@@ -174,7 +174,7 @@ class MMJepaAlignment(nn.Module):
             contrast = contrast + VECTOR_WEIGHT * self._contrast(by_vector, counts, own.start + rows)
         losses = contrast * (signs > 0)
         if self.truth_weight > 0:
-            own_wrong_cosines = read[:, len(gathered[0]) :].unflatten(1, (len(ids), num_wrong))[rows, rows]  # (B, K)
+            own_wrong_cosines = read[:, len(texts) :].unflatten(1, (len(ids), num_wrong))[rows, rows]  # (B, K)
             own_cosines = torch.cat([read[rows, own.start + rows, None], own_wrong_cosines], dim=1)  # (B, 1+K)
             own_signs = torch.cat([signs[:, None], -wrong_counts.to(signs)], dim=1)  # (B, 1+K), 0 for none
             losses = losses + self.truth_weight * self._truth_loss(own_cosines, own_signs)
@@ -193,15 +193,15 @@ class MMJepaAlignment(nn.Module):
         return losses.sum(dim=1) / signs.abs().sum(dim=1).clamp(min=1)
 
 
-def comparable(ids: torch.Tensor, signs: torch.Tensor, images: torch.Tensor, own: slice) -> torch.Tensor:
+def comparable(own: slice, ids: torch.Tensor, signs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Which of the G rows of all processes count in the contrast of this process's rows -> (B, G).
 
     Those are a row itself, and rows with another text that is not true of its image. A row always counts for itself,
     or its softmax would have no column.
 
     Args:
+        own: which of the G rows are this process's.
         ids, signs, images: of the G rows, (G,).
-        own: which of them are this process's.
     """
     same_text = ids[own, None] == ids
     true_of_image = (images[own, None] == images) & (signs > 0)

@@ -95,7 +95,7 @@ class StatementList:
             ids: the row's own statement (B,), or -1.
             image_ids: the number of its image (B,), of `image_number`.
         """
-        draws = torch.rand(len(ids), TRIES * count, dtype=torch.float64).numpy()
+        draws = torch.rand(len(ids), TRIES * count).numpy().astype(np.float64)  # Apple's devices have no float64
         own, images = ids.cpu().numpy(), image_ids.cpu().numpy()
         lists = np.where(own >= 0, self._list_of[own], -1)  # (B,)
         if not len(self._candidates):

@@ -74,7 +74,7 @@ class StatementScorer:
             visual_tokens=self.features.visual_tokens[[image]],  # (1, M, D)
         )
         # In blocks: a question with thousands of answers must not need memory for all of them.
-        scores = [score(self.embeds[ids], features) for ids in batches(text_ids, STATEMENTS_PER_BLOCK)]
+        scores = [score(self.embeds[ids], features) for ids in batches(text_ids.tolist(), STATEMENTS_PER_BLOCK)]
         return torch.cat(scores).float().cpu().numpy()
 
     def _encoded(self, texts: Sequence[str]) -> np.ndarray:

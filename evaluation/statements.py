@@ -142,7 +142,9 @@ def score_truth(
         metrics["truth_auc"] = area_under_curve(logits, truths)
         metrics["truth_auc_vector"] = area_under_curve(scorer.cosines(image_ids, texts), truths)
     probabilities = (1 + np.tanh(logits / temperature / 2)) / 2  # the sigmoid, without overflow
-    metrics["truth_calibration_error"] = calibration_metrics(probabilities, truths)["calibration_error"]
+    metrics["truth_calibration_error"] = calibration_metrics(probabilities.tolist(), truths.tolist())[
+        "calibration_error"
+    ]
     return metrics | {"truth_images": len(set(image_ids))}
 
 
@@ -248,6 +250,6 @@ def nearest_answers(
     logits = scorer.answer_logits([image_ids[row] for row in rows], [questions[row] for row in rows], answers)
     by_row = np.split(logits, np.cumsum(counts)[:-1])
     return [
-        candidates[question][scores.argmax()] if len(scores) else ""
+        candidates[question][int(scores.argmax())] if len(scores) else ""
         for question, scores in zip(questions, by_row, strict=True)
     ]

@@ -27,7 +27,7 @@ from ..messages import is_message
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .flags import ModelArguments
-from .weights import in_float32
+from .weights import in_float32, text_encoder_on
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is a whole processor's
 # Fields of a saved model's configuration that may change. The others shape its weights or what they learnt.
@@ -246,7 +246,5 @@ def fit_targets(
     texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
     config = model.config
     statements = (statement_of(row, config.alignment_text, config.yes_no_words).text for row in texts)
-    text_encoder, own_device = model.encoder.text_encoder, model.device
-    text_encoder.to(device)
-    model.fit_targets(processor, statements, texts["answer"])
-    text_encoder.to(own_device)
+    with text_encoder_on(device, model):
+        model.fit_targets(processor, statements, texts["answer"])

@@ -2,21 +2,29 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
+from ..alignment_mmjepa import MMJepaStatements
 from ..configuration_mmjepa import MMJepaConfig
 from ..data.columns import TEXT_COLUMNS
 from ..data.sides import NO_WORDS, add_mirrored
 from ..data.statements import AnswerLists, TextNumbers, answer_counts
 from ..data.wrong_statements import StatementList
 from ..evaluation.answerer import Answerer
+from ..evaluation.shares import batches
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
+from .weights import text_encoder_on
 
+# Token ids and attention mask (B, L) of texts -> their targets (B, D).
+Encode = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 MAX_BYTES = 2**30  # of statements' targets in memory; more of them lie on the disk, in half the size
+TEXTS_A_BATCH = 256  # that the text encoder reads at once
 TEXTS_AT_ONCE = 8192
 # Of more distinct answers than this, each step compares with about as many, drawn anew.
 MAX_ANSWERS = 16384
@@ -55,15 +63,16 @@ class TrainingTargets:
         self.mirrored_answers = torch.cat([mirrored, torch.full((4, 1), -1)], dim=1)  # the last column: no answer
         self.numbers = TextNumbers(self.statements.numbers, numbers)
 
-    def embed(self, answerer: Answerer, device: torch.device) -> None:
-        """Encodes all texts; with torch.distributed each process a share. The targets lie on `device`."""
-        model = answerer.model
+    def embed(self, model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, device: torch.device) -> None:
+        """Encodes all texts on `device`, where the targets then lie; with torch.distributed each process a share."""
+        answerer = Answerer(model, processor, TEXTS_A_BATCH)
         self.device, self.answer_counts = device, self.answer_counts.to(device)
         self.mirrored_statements = self.statements.mirrored.to(device)
         self.mirrored_answers = self.mirrored_answers.to(device)
-        self.statement_embeds = embed_texts(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
-        if model.config.predict_answer:
-            self.answer_embeds = embed_texts(answerer, self.answers, model.encode_answers, device)  # (K, D)
+        with text_encoder_on(device, model):
+            self.statement_embeds = TargetTable(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
+            if model.config.predict_answer:
+                self.answer_embeds = TargetTable(answerer, self.answers, model.encode_answers, device)  # (K, D)
 
     def of_batch(self, batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, Any]:
         """`statements` and `answers` of a collator's batch, as the model reads them; wrong statements are drawn.
@@ -73,22 +82,20 @@ class TrainingTargets:
                 statements and answers are then those about the mirror image.
         """
         ids = self.mirrored_statements[flips, batch["statement_ids"]]
-        statements = {"embeds": self._look_up(ids), "ids": ids, "signs": batch["align_signs"]}
+        statements: MMJepaStatements = {
+            "embeds": self.statement_embeds[ids],
+            "ids": ids,
+            "signs": batch["align_signs"],
+        }
         if self.num_wrong:
             images = batch["image_ids"][batch["image_index"]]  # (B,)
             drawn = self.statements.draw_wrong(batch["statement_ids"], images, self.num_wrong).to(ids.device)
             wrong = self.mirrored_statements[flips[:, None], drawn]  # (B, K)
-            statements |= {"wrong_embeds": self._look_up(wrong), "has_wrong": wrong >= 0}
+            statements |= {"wrong_embeds": self.statement_embeds[wrong], "has_wrong": wrong >= 0}
         inputs: dict[str, Any] = {"statements": statements}
         if hasattr(self, "answer_embeds"):
             inputs["answers"] = self._answers(self.mirrored_answers[flips, batch["answer_ids"]])
         return inputs
-
-    def _look_up(self, ids: torch.Tensor) -> torch.Tensor:
-        """Targets (..., D) of statements by their numbers; where there is none (-1), those of any."""
-        if isinstance(self.statement_embeds, torch.Tensor):
-            return self.statement_embeds[ids]
-        return torch.from_numpy(self.statement_embeds[ids.cpu().numpy()]).to(self.device).float()
 
     def _answers(self, right: torch.Tensor) -> dict[str, torch.Tensor]:
         """All training answers, or a sample of them, and which is right for each row.
@@ -98,7 +105,8 @@ class TrainingTargets:
         """
         counts = self.answer_counts
         if len(counts) <= MAX_ANSWERS:
-            return {"targets": self.answer_embeds, "log_counts": counts.log(), "right": right}
+            every = torch.arange(len(counts), device=self.device)
+            return {"targets": self.answer_embeds[every], "log_counts": counts.log(), "right": right}
         odds = (counts * (MAX_ANSWERS / counts.sum())).clamp(max=1)  # frequent answers are always drawn
         odds[right[right >= 0]] = 1
         drawn = (torch.rand(len(odds)).to(odds) < odds).nonzero()[:, 0]
@@ -111,16 +119,31 @@ class TrainingTargets:
         }
 
 
-def embed_texts(answerer: Answerer, texts: Sequence[str], encode, device: torch.device) -> torch.Tensor | np.ndarray:
-    """Targets (T, D) of texts: on `device`, or if they take more than `MAX_BYTES` in a temporary file, as float16."""
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # batches without much padding
-    shape = (len(texts), answerer.model.config.text_config.d_model)
-    fits = 4 * math.prod(shape) <= MAX_BYTES
-    embeds = (
-        np.empty(shape, np.float32) if fits else np.memmap(tempfile.TemporaryFile(), np.float16, "w+", shape=shape)
-    )
-    for start in range(0, len(order), TEXTS_AT_ONCE):
-        places = order[start : start + TEXTS_AT_ONCE]
-        part = answerer.encode_all_texts([texts[place] for place in places], encode)  # (texts, D)
-        embeds[places] = part.float().cpu().numpy()
-    return torch.from_numpy(embeds).to(device) if fits else embeds
+class TargetTable:
+    """Targets (T, D) of texts, encoded once: on `device`, or in a temporary file where they take too much memory.
+
+    Args:
+        encode: the model's `encode_texts` or its `encode_answers`. With torch.distributed each process does a share.
+    """
+
+    def __init__(self, answerer: Answerer, texts: Sequence[str], encode: Encode, device: torch.device):
+        self.device = device
+        shape = (len(texts), answerer.model.config.text_config.d_model)
+        fits = 4 * math.prod(shape) <= MAX_BYTES
+        self.rows: np.ndarray | torch.Tensor
+        if fits:
+            self.rows = np.empty(shape, np.float32)
+        else:
+            self.rows = np.memmap(tempfile.TemporaryFile(), np.float16, "w+", shape=shape)
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # batches without much padding
+        for places in batches(order, TEXTS_AT_ONCE):
+            embeds = answerer.encode_all_texts([texts[place] for place in places], encode)  # (texts, D)
+            self.rows[places] = embeds.float().cpu().numpy()
+        if fits:
+            self.rows = torch.from_numpy(self.rows).to(device)
+
+    def __getitem__(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The targets (..., D) of texts by their numbers; for -1, which is no text, those of any."""
+        if isinstance(self.rows, torch.Tensor):
+            return self.rows[numbers]
+        return torch.from_numpy(self.rows[numbers.cpu().numpy()]).to(self.device).float()

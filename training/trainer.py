@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 from ..data.collator import NOT_FOR_THE_MODEL, VqaCollator, tokens_of_views
 from ..data.images import normalize_pixels
 from ..data.streaming import StreamedVqaData
-from ..evaluation.answerer import Answerer
 from ..losses_mmjepa import MMJepaTrainingStep
 from ..processing_mmjepa import MMJepaProcessor
 from . import optimization
@@ -37,8 +36,6 @@ from .nonfinite import NonfiniteStepsCallback
 from .resumable import ResumableTrainer
 from .targets import TrainingTargets
 from .weights import in_float32
-
-TEXTS_A_BATCH = 256  # that the text encoder reads at once
 
 
 class MMJepaTrainer(ResumableTrainer):
@@ -104,7 +101,7 @@ class MMJepaTrainer(ResumableTrainer):
         # Every process draws its own views and dropout. A resumed run takes its state from the checkpoint.
         torch.manual_seed(args.seed + args.process_index)
         if self.targets is not None:
-            self._embed_targets()
+            self.targets.embed(self.model, self.processing_class, args.device)
         self.during_training.enter_context(optimization.frozen_without_rate(self.model, args))
         return super().set_initial_training_values(args, dataloader)
 
@@ -120,13 +117,6 @@ class MMJepaTrainer(ResumableTrainer):
         self.remove_callback(SamplerEpochCallback)  # of an earlier training
         self.add_callback(SamplerEpochCallback(sampler.set_epoch))
         return loader
-
-    def _embed_targets(self) -> None:
-        """Encodes the training's texts, on the device also where the model is not there yet."""
-        text_encoder, own_device = self.model.encoder.text_encoder, self.model.device
-        text_encoder.to(self.args.device)
-        self.targets.embed(Answerer(self.model, self.processing_class, TEXTS_A_BATCH), self.args.device)
-        text_encoder.to(own_device)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """As for training, but every row once. Its workers end with the evaluation."""

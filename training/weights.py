@@ -1,6 +1,8 @@
 """The weights of a model that is trained: in float32, and whole where processes hold parts of them."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -26,6 +28,17 @@ def in_float32(model: PreTrainedModel) -> PreTrainedModel:
         logger.warning("The model's weights are %s: they are trained, and saved, in float32", names)
         model.float()
     return model
+
+
+@contextmanager
+def text_encoder_on(device: torch.device, model: MMJepaForConditionalGeneration) -> Iterator[None]:
+    """Has the text encoder on `device` while it lasts: it is fast there, and the rest of the model may come later."""
+    text_encoder, own_device = model.encoder.text_encoder, model.encoder.text_encoder.device
+    text_encoder.to(device)
+    try:
+        yield
+    finally:
+        text_encoder.to(own_device)
 
 
 def whole_copy(model: MMJepaForConditionalGeneration) -> MMJepaForConditionalGeneration:

@@ -5,7 +5,6 @@ import torch
 from datasets import Dataset
 
 from mmjepa.data.collator import VqaCollator
-from mmjepa.evaluation.answerer import Answerer
 from mmjepa.losses_mmjepa import MMJepaAnswerPrediction
 from mmjepa.training import targets as module
 from mmjepa.training.targets import TrainingTargets
@@ -17,7 +16,7 @@ def made(make_model, processor, data):
     model = make_model()
     model.fit_targets(processor, data.questions["question"], data.questions["answer"])
     targets = TrainingTargets(data.questions, model.config, 2)
-    targets.embed(Answerer(model, processor, 8), torch.device("cpu"))
+    targets.embed(model, processor, torch.device("cpu"))
     collator = VqaCollator(processor, as_bytes=True, numbers=targets.numbers)
     return model, targets, collator(data.__getitems__(list(range(24))))
 
@@ -41,8 +40,8 @@ def test_targets_on_the_disk_are_those_in_memory(made, make_model, processor, da
     torch.manual_seed(1)
     expected = targets.of_batch(batch, torch.zeros(24, dtype=torch.long))["statements"]
     monkeypatch.setattr(module, "MAX_BYTES", 1)
-    targets.embed(Answerer(model, processor, 8), torch.device("cpu"))
-    assert not isinstance(targets.statement_embeds, torch.Tensor)
+    targets.embed(model, processor, torch.device("cpu"))
+    assert not isinstance(targets.statement_embeds.rows, torch.Tensor)
     torch.manual_seed(1)
     torch.testing.assert_close(
         targets.of_batch(batch, torch.zeros(24, dtype=torch.long))["statements"], expected, atol=1e-3, rtol=0
@@ -58,6 +57,7 @@ def test_a_sample_of_answers_gives_the_denominator_of_all_on_average(make_config
     rows = {"question": ["what?"] * 3000, "answer": [f"answer {number}" for number in range(3000)]}
     targets = TrainingTargets(Dataset.from_dict(rows), make_config(), 0)
     targets.answer_counts = torch.tensor(counts, dtype=torch.float)
+    targets.device = torch.device("cpu")
     targets.answer_embeds = torch.nn.functional.normalize(torch.randn(3000, 64), dim=-1)
     right = torch.randint(-1, 3000, (128,))
     states = torch.randn(128, 64)
