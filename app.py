@@ -22,7 +22,7 @@ from mmjepa.data.image_files import FoundImages, find_images
 from mmjepa.evaluation.answerer import Answerer
 from mmjepa.evaluation.asking import Reply, ask, load_saved
 from mmjepa.evaluation.feature_cache import encode_images, open_cache
-from mmjepa.evaluation.judging import check_statements
+from mmjepa.evaluation.judging import check_scores
 from mmjepa.evaluation.taught import TaughtStatement, taught_to
 from mmjepa.messages import end_run
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
@@ -150,7 +150,7 @@ def build_question_tab(model: MMJepaForConditionalGeneration, processor: MMJepaP
 
 def encoded_folder(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, images: str) -> FoundImages:
     """The images in a folder or a data set. They are encoded here, so that no visitor waits for it."""
-    check_statements(model.config, [images])
+    check_scores(model.config)
     found = find_images(images)
     faults = encode_images(Answerer(model, processor, ENCODED_AT_ONCE), found, open_cache(model, processor), True)
     for number, fault in faults.items():

@@ -78,6 +78,11 @@ def check_statements(config: MMJepaConfig, statements: Sequence[str]) -> None:
     """Raises ValueError where there is no statement, one is empty, or the model can't tell whether they are true."""
     if not statements or not all(statement.strip() for statement in statements):
         raise ValueError(f"statements are {list(statements)}: give at least one, and none that is empty.")
+    check_scores(config)
+
+
+def check_scores(config: MMJepaConfig) -> None:
+    """Raises ValueError where the model can't tell whether a statement is true."""
     if not config.truth_weight > 0:
         raise ValueError(
             "the model was not trained to tell true statements from false ones (its truth_weight is 0): train one "
