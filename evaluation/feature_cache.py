@@ -155,7 +155,7 @@ def encode_images(
     """
     model, image_processor = answerer.model, answerer.processor.image_processor
     shape = prepared_shape(image_processor)
-    lacking = [number for number, key in enumerate(found.keys) if key not in cache.images]
+    lacking = [number for number, key in enumerate(found.keys) if cache.images.get(key) not in cache.places]
     faults: dict[int, str] = {}
 
     def read(number: int) -> ReadImage:
