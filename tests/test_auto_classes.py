@@ -16,7 +16,18 @@ from transformers.image_utils import load_image
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 
-PARTS = ("configuration", "encoder", "fetching", "loading", "losses", "alignment", "targets", "modeling", "processing")
+PARTS = (
+    "configuration",
+    "encoder",
+    "fetching",
+    "loading",
+    "losses",
+    "alignment",
+    "targets",
+    "modeling",
+    "processing",
+    "scoring",
+)
 CODE_FILES = {f"{part}_mmjepa.py" for part in PARTS}
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors"}
 PROCESSOR_FILES = {"processor_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
