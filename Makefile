@@ -2,6 +2,7 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 BIN := .venv/bin
 KILLS ?= 25
 MODEL ?= runs/demo
+FOUND ?= where is the gland? upper left
 SECONDS ?= 600
 
 # One worker per core, each with one thread: the models are too small for more. A free worker takes tests from the others.
@@ -11,6 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --d
 
 demo: runs/drawn_slides/example.png
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
+	$(BIN)/mmjepa search runs/drawn_slides "$(FOUND)" --model runs/demo --split validation --top 12 --html runs/demo/search.html
 
 app: .venv/installed
 	$(BIN)/mmjepa app $(MODEL)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .messages import end_run, hide_unhelpful_messages
 from .training.flags import with_underscores
@@ -200,39 +200,65 @@ def score(
     typer.echo(json.dumps(report, indent=2) if as_json else report_text(report))
 
 
-@app.command()
+class StatementsCommand(TyperCommand):
+    """Takes all texts up to the next option as --statements, where an option has one value."""
+
+    def parse_args(self, ctx, args):
+        spread: list[str] = []
+        is_statement = False
+        for arg in args:
+            if arg.startswith("-"):
+                is_statement = arg == "--statements"
+            if arg != "--statements":
+                spread += ["--statements", arg] if is_statement else [arg]
+        if "--statements" in args and "--statements" not in spread:
+            spread.append("--statements")  # without a text, which is an error
+        return super().parse_args(ctx, spread)
+
+
+@app.command(cls=StatementsCommand)
 def ask(
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    questions: Annotated[list[str], typer.Argument(help="One or more questions, each in quotes.")],
+    questions: Annotated[list[str] | None, typer.Argument(help="Questions, each in quotes.")] = None,
+    statements: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--statements",
+            metavar="TEXT ...",
+            help='Statements, each in quotes, such as "is necrosis seen?": how probably each is true.',
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="Folder or Hub id of a saved model.")] = "runs/demo",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a question.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each question or statement.")
+    ] = False,
 ) -> None:
-    """Ask a model about an image: answers, how sure it is, and what it says about a black image."""
+    """Ask a model about an image: answers, how sure it is, and what it says about a black image.
+
+    Statements get the probability of being true, and the part of the image that was read for it.
+    """
     if not os.path.isfile(image):  # a Path raises OSError where it is long
         raise ValueError(f"{str(image)[:200]} is no file: give an image file that exists.")
+    if not questions and not statements:
+        raise ValueError("there is nothing to ask: give questions, or statements after --statements.")
     check_source("--model", model)
     from .evaluation.asking import ask as ask_model
     from .evaluation.asking import load_saved
+    from .evaluation.judging import check_statements, judge, statement_notes
+    from .reporting.reply_text import judgement_json, judgement_text, reply_json, reply_text
 
-    for reply in ask_model(*load_saved(model, revision), str(image), questions):
-        if as_json:
-            known = {
-                "question": reply.question,
-                "prediction": reply.prediction,
-                "prediction_probability": reply.probability,
-                "blank": reply.blank,
-                "blank_probability": reply.blank_probability,
-                "from_image": reply.from_image,
-                "candidates": dict(reply.candidates),
-            }
-            typer.echo(json.dumps(known))
-        else:
-            blank = "the same" if reply.is_same_without_image else reply.blank
-            typer.echo(
-                f"{reply.question}\n  {reply.prediction}  ({100 * reply.probability:.0f} %; with a black image "
-                f"{100 * reply.blank_probability:.0f} %, and the answer is {blank})"
-            )
+    loaded, processor = load_saved(model, revision)
+    if statements:
+        check_statements(loaded.config, statements)
+    for reply in ask_model(loaded, processor, str(image), questions) if questions else []:
+        typer.echo(json.dumps(reply_json(reply)) if as_json else reply_text(reply))
+    judgements = judge(loaded, processor, str(image), statements) if statements else []
+    if judgements:
+        for note in statement_notes(loaded.config, [judgement.wording for judgement in judgements]):
+            typer.echo(note, err=True)
+    for judgement in judgements:
+        typer.echo(json.dumps(judgement_json(judgement)) if as_json else judgement_text(judgement))
 
 
 @app.command()
@@ -340,11 +366,16 @@ def page(
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="A folder of images, or a data set, that people may search on the page.")
+    ] = None,
 ) -> None:
-    """Serve a web page that asks a model about images."""
+    """Serve a web page that asks a model about images, and searches images."""
     if find_spec("gradio") is None:
         raise ValueError("the page needs gradio: pip install 'mmjepa[app]'.")
     check_source("the model", model)
+    if images is not None:
+        check_source("--images", images)
     from .app import serve
 
-    serve(model, host, port, revision)
+    serve(model, host, port, revision, images)

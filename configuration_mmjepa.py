@@ -20,6 +20,7 @@ AUTO_MODEL_CLASSES = (
     "AutoModelForImageTextToText",
     "AutoModelForSeq2SeqLM",
     "AutoModelForVisualQuestionAnswering",
+    "AutoModelForZeroShotImageClassification",
 )
 
 
@@ -93,6 +94,7 @@ class MMJepaConfig(PreTrainedConfig):
         "encoder_last_hidden_state",
         "image_embeds",
         "text_embeds",
+        "logits_per_image",
     ]
 
     vision_config: dict | PreTrainedConfig | None = None

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, BartForConditionalGeneration, Dinov2Model, GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPooling
 from transformers.models.bart.modeling_bart import BartDecoder, BartEncoder, shift_tokens_right
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
@@ -62,6 +62,8 @@ class MMJepaOutput(ModelOutput):
     loss, loss_align, loss_ce, loss_answer: scalars; loss is their sum, weighted by the configuration's lambdas.
     logits (B, A, V): next-token scores of the decoder.
     image_embeds (I, D), text_embeds (B, D): the aligned image embeddings and the normalised alignment targets.
+    logits_per_image (I, B): of each text being true of each image, before `truth_temperature` divides them. Only where
+    there is neither a loss nor an answer, and the model can score statements.
     encoder_*: the visual tokens and question states the decoder read, and the text encoder's own hidden states and
     attentions; image_*: the image encoder's; decoder_* and cross_attentions: the decoder's.
     """
@@ -82,6 +84,7 @@ class MMJepaOutput(ModelOutput):
     image_attentions: tuple[torch.Tensor, ...] | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
 
 
 class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
@@ -195,6 +198,13 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         """Encodes images (I, 3, H, W) once, for any number of later `forward` or `generate(image_features=...)`."""
         return self.encoder.get_image_features(pixel_values, **kwargs)
 
+    @can_return_tuple
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """The targets of texts (B, L) as `pooler_output` (B, D), as CLIP gives them; see `encode_texts`."""
+        return BaseModelOutputWithPooling(pooler_output=self.encode_texts(input_ids, attention_mask))
+
     @torch.no_grad()
     def fit_targets(
         self,
@@ -295,10 +305,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             )
         if image_features is None:
             image_features = self.get_image_features(pixel_values)
-        read, _ = self.alignment.cosines(
-            image_features.image_embeds, image_features.visual_tokens, statement_embeds
-        )  # (I, S)
-        return self.alignment.truth_logits(read)
+        return self._truth_logits(image_features, statement_embeds)
 
     @torch.no_grad()
     def statement_attentions(
@@ -458,8 +465,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             input_ids, attention_mask: questions (B, L). Without a mask, padding tokens are taken as padding. Left and
                 right padding give the same.
             pixel_values: images (I, 3, H, W). `image_index` (B,) says which one each question is about; it may be left
-                out if I == B. `image_features` of `get_image_features` can replace the images, and `encoder_outputs`
-                of `model.encoder` can replace images and questions.
+                out if I == B, or where texts are only compared with images: without a loss and without an answer.
+                `image_features` of `get_image_features` can replace the images, and `encoder_outputs` of
+                `model.encoder` can replace images and questions.
             image_ids: a number for each image (I,), by which the contrastive losses recognise an image on another
                 process.
             labels: answers (B, A), -100 where there is no loss.
@@ -489,10 +497,15 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         kwargs = known_arguments(MMJepaForConditionalGeneration.forward, kwargs)
         step: MMJepaTrainingStep = {} if training_step is None else training_step
         refuse_unknown("training_step", step, MMJepaTrainingStep.__annotations__)
+        is_decoded = decoder_input_ids is not None or decoder_inputs_embeds is not None
+        has_loss = labels is not None or bool(return_loss)
+        is_compared = self.config.truth_weight > 0 and not (self.training or has_loss or is_decoded)
+        images = pixel_values if image_features is None else image_features.image_embeds
+        if is_compared and image_index is None and None not in (input_ids, images) and len(input_ids) != len(images):
+            return self._compare(input_ids, attention_mask, pixel_values, image_features, **kwargs)
         encoder_outputs = self._encode(
             encoder_outputs, input_ids, attention_mask, pixel_values, image_index, image_features, **kwargs
         )
-        is_decoded = decoder_input_ids is not None or decoder_inputs_embeds is not None
         self._check_labels(labels, len(encoder_outputs.last_hidden_state), is_decoded or return_loss)
         decoder_outputs, logits = self._decode(
             encoder_outputs,
@@ -508,7 +521,7 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
         text_embeds = self._text_embeds(encoder_outputs, align_input_ids, align_attention_mask, statements)  # (B, D)
 
         loss = loss_align = loss_ce = loss_answer = None
-        if labels is not None or return_loss:
+        if has_loss:
             if statements is None:
                 text = (
                     (input_ids, attention_mask) if align_input_ids is None else (align_input_ids, align_attention_mask)
@@ -528,6 +541,9 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
                 loss = loss + self.config.lambda_answer * loss_answer
         if self.training and loss is not None:
             self._warn_of_targets_never_fitted(labels)
+        logits_per_image = None
+        if is_compared and text_embeds is not None and encoder_outputs.image_embeds is not None:
+            logits_per_image = self._truth_logits(encoder_outputs, text_embeds)
 
         return MMJepaOutput(
             loss=loss,
@@ -546,7 +562,33 @@ class MMJepaForConditionalGeneration(MMJepaPreTrainedModel, GenerationMixin):
             image_attentions=encoder_outputs.image_attentions,
             image_embeds=encoder_outputs.image_embeds,
             text_embeds=text_embeds,
+            logits_per_image=logits_per_image,
         )
+
+    def _compare(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        image_features: MMJepaImageFeatures | None,
+        **kwargs: Any,
+    ) -> MMJepaOutput:
+        """`forward` for S texts and I images that are no pairs, as in the library's zero-shot classification."""
+        if image_features is None:
+            image_features = self.get_image_features(pixel_values, **kwargs)
+        text_embeds = self.encode_texts(input_ids, attention_mask)  # (S, D)
+        return MMJepaOutput(
+            image_embeds=image_features.image_embeds,
+            text_embeds=text_embeds,
+            logits_per_image=self._truth_logits(image_features, text_embeds),
+        )
+
+    def _truth_logits(
+        self, images: MMJepaImageFeatures | MMJepaEncoderOutput, statement_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (I, S) of S statements, of targets (S, D), being true of images."""
+        read, _ = self.alignment.cosines(images.image_embeds, images.visual_tokens, statement_embeds)  # (I, S)
+        return self.alignment.truth_logits(read)
 
     def _encode(
         self,

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
+from ..data.errors import DataError
 from ..data.image_files import FoundImages
 from ..data.images import MADE_BY, image_bytes, prepare_image, prepared_shape
 from ..encoder_mmjepa import MMJepaImageFeatures
@@ -148,10 +149,13 @@ def encode_images(
 
     Returns:
         number of an image that can't be read -> what is wrong with it.
+
+    Raises:
+        DataError: no image can be read.
     """
     model, image_processor = answerer.model, answerer.processor.image_processor
     shape = prepared_shape(image_processor)
-    lacking = [number for number, key in enumerate(found.keys) if key not in cache.images]
+    lacking = [number for number, key in enumerate(found.keys) if cache.images.get(key) not in cache.places]
     faults: dict[int, str] = {}
 
     def read(number: int) -> ReadImage:
@@ -176,6 +180,9 @@ def encode_images(
             if keys:
                 cache.add(keys, list(new), features)
             bar.update(len(numbers))
+    if len(faults) == len(found):
+        number, fault = next(iter(faults.items()))
+        raise DataError(f"none of the {len(found)} images can be read, such as {found.names[number]} ({fault}).")
     return faults
 
 

@@ -9,14 +9,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..configuration_mmjepa import MMJepaConfig
-from ..data.errors import DataError
 from ..data.image_files import FoundImages
 from ..encoder_mmjepa import MMJepaImageFeatures
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answerer import Answerer, evaluating
 from .feature_cache import FeatureCache, encode_images, open_cache
-from .taught import TaughtStatement, Wording, nearest_taught, read_taught
+from .judging import check_statements, statement_notes
+from .taught import TaughtStatement, Wording, nearest_taught, taught_to
 
 TOKEN_LIMIT = 2 * 1024**3  # bytes of visual tokens that are read to rank images; more images are shortlisted
 
@@ -37,6 +37,7 @@ class SearchResult:
     unreadable: name of an image that can't be read -> what is wrong with it.
     num_copies: how many images are copies of others.
     notes: what people should know before they read the result, each in one line.
+    wordings: how each of the given statements is asked, and the nearest taught ones.
     """
 
     title: str
@@ -49,6 +50,7 @@ class SearchResult:
     unreadable: dict[str, str] = field(default_factory=dict)
     num_copies: int = 0
     notes: list[str] = field(default_factory=list)
+    wordings: list[Wording] = field(default_factory=list)
 
     @property
     def score_name(self) -> str:
@@ -71,6 +73,7 @@ def search(
     like: Image.Image | str | None = None,
     taught: Sequence[TaughtStatement] | None = None,
     every_image: bool = False,
+    cache: FeatureCache | None = None,
     batch_size: int = 32,
     show_progress: bool = False,
     say: Callable[[str], None] = logger.warning,
@@ -88,6 +91,7 @@ def search(
         taught: what the model was taught; by default what was kept in the folder that it was loaded from.
         every_image: scores every image, also where the tokens of all take more than `TOKEN_LIMIT` to read. By default
             the images' vectors then choose the images that are scored.
+        cache: where the features of images are kept; by default the model's own on this machine.
         say: is called at once with each of the notes.
 
     Raises:
@@ -98,6 +102,7 @@ def search(
     answerer = Answerer(model, processor, batch_size)
     asked: list[str] = []
     unwanted: set[str] = set()
+    wordings: list[Wording] = []
     notes: list[str] = []
     query = None
     if like is not None:
@@ -105,10 +110,9 @@ def search(
         with evaluating(model):
             query = model.get_image_features(pixel_values).image_embeds.float()  # (1, D)
     else:
-        if taught is None:
-            taught = read_taught(model.name_or_path, getattr(model.config, "_commit_hash", None))
+        taught = taught_to(model) if taught is None else taught
         wordings = nearest_taught(answerer, [*statements, *negated], taught, show_progress)
-        notes = search_notes(model.config, wordings)
+        notes = statement_notes(model.config, wordings)
         asked = list(dict.fromkeys(wording.asked for wording in wordings))
         unwanted = {wording.asked for wording in wordings[len(statements) :]}
         if both := unwanted & {wording.asked for wording in wordings[: len(statements)]}:
@@ -116,11 +120,8 @@ def search(
     for note in notes:
         say(note)
 
-    cache = open_cache(model, processor)
+    cache = open_cache(model, processor) if cache is None else cache
     faults = encode_images(answerer, found, cache, show_progress)
-    if len(faults) == len(found):
-        number, fault = next(iter(faults.items()))
-        raise DataError(f"none of the {len(found)} images can be read, such as {found.names[number]} ({fault}).")
     first_places: dict[str, int] = {}
     for place, key in enumerate(found.keys):
         if place not in faults:
@@ -151,6 +152,7 @@ def search(
         unreadable={found.names[number]: fault for number, fault in faults.items()},
         num_copies=num_copies,
         notes=notes,
+        wordings=wordings,
     )
 
 
@@ -160,42 +162,13 @@ def check_asked(config: MMJepaConfig, statements: Sequence[str], like: Image.Ima
         if statements:
             raise ValueError("both statements and an image to be like are given: give one of them.")
         return
-    if not statements or not all(statement.strip() for statement in statements):
-        raise ValueError(f"statements are {list(statements)}: give at least one, and none that is empty.")
-    if not config.truth_weight > 0:
-        raise ValueError(
-            "the model was not trained to tell true statements from false ones (its truth_weight is 0): train one "
-            "with a truth_weight above 0, or search with an image."
-        )
+    check_statements(config, statements)
 
 
 def search_title(statements: Sequence[str], negated: Collection[str], any_of: bool) -> str:
     """Statements in one line, as they are combined."""
     parts = [f"not: {text}" if text in negated else text for text in statements]
     return (" or " if any_of else " and ").join(parts)
-
-
-def truth_note(config: MMJepaConfig) -> str | None:
-    """One line where it was not measured, or not found, that the model tells true statements from false ones."""
-    measured = config.truth_measured
-    if measured is None:
-        return (
-            "Whether this model tells true statements from false ones was not measured: what is found may be chance."
-        )
-    if measured["lead_low"] > 0:
-        return None
-    return (
-        f"On validation this model told true from false in {100 * measured['accuracy']:.1f} % of cases, and "
-        f"{100 * measured['floor']:.1f} % can be had without the image: what is found may be chance."
-    )
-
-
-def search_notes(config: MMJepaConfig, wordings: Sequence[Wording]) -> list[str]:
-    """What people should know before they read what was found."""
-    notes = [truth_note(config), *(wording.note for wording in wordings)]
-    if not all(wording.near for wording in wordings):
-        notes.append("It is not known which statements this model was taught: word them as its training data do.")
-    return list(dict.fromkeys(note for note in notes if note))
 
 
 def vector_cosines(cache: FeatureCache, images: Sequence[str], others: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from ..data.statements import Statement, YesNoWords, statement_of
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import question_kind
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from .answerer import Answerer
 from .feature_cache import cache_folder, text_hash, weights_hash, write_whole
 from .shares import batches
@@ -97,6 +98,11 @@ def read_taught(name_or_path: str, revision: str | None = None) -> list[TaughtSt
         return [TaughtStatement(**row) for row in json.loads(Path(path).read_text(encoding="utf-8"))]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): copy or download it again, or remove it.") from error
+
+
+def taught_to(model: MMJepaForConditionalGeneration) -> list[TaughtStatement]:
+    """The statements that a loaded model was taught; none where they were not kept."""
+    return read_taught(model.name_or_path, getattr(model.config, "_commit_hash", None))
 
 
 @dataclass(frozen=True)

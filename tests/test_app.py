@@ -29,18 +29,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from mmjepa import app
-from mmjepa.app import (
-    GONE,
-    MAX_CHARACTERS,
-    MAX_QUESTIONS,
-    NOT_UPLOADED,
-    PICTURE_SIDE,
-    read_image,
-    read_questions,
-    row_of,
-    serve,
-)
-from mmjepa.evaluation.asking import Reply
+from mmjepa.app import MAX_QUESTIONS, build_page, read_questions, row_of, serve
+from mmjepa.evaluation.asking import Reply, load_saved
+from mmjepa.evaluation.taught import TaughtStatement
+from mmjepa.page.search_tab import MAX_IMAGES
+from mmjepa.page.uploads import GONE, MAX_CHARACTERS, NOT_UPLOADED, PICTURE_SIDE, read_image
 
 HOSTILE = "<img src=x onerror=document.title=1> is it **red**?"
 
@@ -259,6 +252,95 @@ def test_when_old_files_are_deleted_the_examples_stay_and_a_lost_upload_is_named
 
 
 @pytest.fixture(scope="module")
+def image_files(tmp_path_factory) -> list[str]:
+    """Five PNG files of noise."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(1)
+    paths = [folder / f"noise_{number}.png" for number in range(5)]
+    for path in paths:
+        Image.fromarray(random.integers(0, 255, (30, 40, 3), np.uint8)).save(path)
+    return list(map(str, paths))
+
+
+def captions(gallery: list[dict]) -> list[str]:
+    return (
+        [entry["caption"] for entry in gallery["value"] if gallery]
+        if isinstance(gallery, dict)
+        else [entry["caption"] for entry in gallery]
+    )
+
+
+def notes_of(shown) -> str:
+    return shown["value"] if isinstance(shown, dict) else shown
+
+
+def test_a_search_shows_uploaded_images_in_the_order_of_truth(client, saved_folder, image_files):
+    gallery, notes, offered = client.predict(list(map(handle_file, image_files)), "is it red?", api_name="/search")
+    model, processor = load_saved(saved_folder)
+    embeds = model.encode_texts(**processor(text=["is it red?"], return_tensors="pt"))
+    pixel_values = processor(images=image_files, return_tensors="pt")["pixel_values"]
+    probabilities = model.score_statements(embeds, pixel_values)[:, 0].tolist()
+    expected = sorted(zip(probabilities, map(Path, image_files), strict=True), reverse=True)
+    assert [caption.split()[1] for caption in captions(gallery)] == [path.name for _, path in expected]
+    shown = [float(caption.split()[0]) for caption in captions(gallery)]
+    assert shown == pytest.approx([probability for probability, _ in expected], abs=0.011)
+    assert "was not measured" in notes_of(notes) and "5 images" in notes_of(notes)
+
+
+def test_a_search_by_image_shows_that_image_first(client, image_files, features_cache):
+    kept = list(features_cache.rglob("*.safetensors"))
+    files = list(map(handle_file, image_files))
+    gallery, _, _ = client.predict(files, handle_file(image_files[3]), api_name="/search_alike")
+    assert captions(gallery)[0] == "1.00 noise_3.png" and len(captions(gallery)) == 5
+    assert list(features_cache.rglob("*.safetensors")) == kept  # nothing is kept of uploaded images
+
+
+@pytest.mark.parametrize(
+    ("files", "statement", "message"),
+    [
+        ([], "is it red?", "There are no images"),
+        (["image"], " ", "There is no statement"),
+        (["image"], "a" * (MAX_CHARACTERS + 1), f"at most {MAX_CHARACTERS}"),
+        (["image", "text"], "is it red?", "words.png: This file is no image"),
+        (["image"] * (MAX_IMAGES + 1), "is it red?", f"at most {MAX_IMAGES}"),
+        (["cut"], "is it red?", "none of the 1 images can be read"),
+    ],
+)
+def test_a_search_without_images_or_statement_is_refused(client, image_file, tmp_path, files, statement, message):
+    (tmp_path / "words.png").write_text("no image")
+    (tmp_path / "cut.png").write_bytes(Path(image_file).read_bytes()[:-500])
+    paths = {"image": image_file, "text": tmp_path / "words.png", "cut": tmp_path / "cut.png"}
+    with pytest.raises(AppError, match=message):
+        client.predict([handle_file(str(paths[file])) for file in files], statement, api_name="/search")
+
+
+def test_an_image_that_can_not_be_decoded_is_named_and_the_others_are_shown(client, image_file, tmp_path):
+    (tmp_path / "cut.png").write_bytes(Path(image_file).read_bytes()[:-500])
+    files = [handle_file(image_file), handle_file(str(tmp_path / "cut.png"))]
+    gallery, notes, _ = client.predict(files, "is it red?", api_name="/search")
+    assert len(captions(gallery)) == 1 and "cut.png can't be read" in notes_of(notes)
+
+
+def test_a_page_of_a_model_that_can_not_score_statements_has_no_search(make_model, processor):
+    names = {function.api_name for function in build_page(make_model(truth_weight=0.0), processor).fns.values()}
+    assert "ask" in names and not {"search", "search_alike"} & names
+
+
+def test_the_images_of_a_folder_are_searched_where_none_are_uploaded(saved_folder, image_files, features_cache):
+    folder = str(Path(image_files[0]).parent)
+    page = serve(saved_folder, images=folder, prevent_thread_lock=True, quiet=True)
+    try:
+        kept = list(features_cache.rglob("*.safetensors"))
+        assert kept  # before anybody asks
+        gallery, _, _ = Client(page.local_url, verbose=False).predict([], "is it red?", api_name="/search")
+        assert {Path(caption.split()[1]).name for caption in captions(gallery)} == {
+            Path(path).name for path in image_files
+        }
+        assert list(features_cache.rglob("*.safetensors")) == kept
+    finally:
+        page.close()
+
+
+@pytest.fixture(scope="module")
 def browser():
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
     if not (driver and chromium):
@@ -335,6 +417,29 @@ def test_in_a_browser_an_example_fills_the_page(browser, page):
     wait_for_text(browser, "%", "#answers")
     asked = browser.find_element(By.TAG_NAME, "textarea").get_property("value").splitlines()
     wait(browser, lambda browser: asked[0] in cells(browser))
+
+
+@pytest.mark.slow
+def test_in_a_browser_drawn_slides_are_searched_and_a_taught_statement_is_taken(browser, make_model, processor):
+    taught = [TaughtStatement(text, "is", 1, 1) for text in ("is necrosis seen?", "is it a tumour?")]
+    page = build_page(make_model(), processor, taught)
+    page.launch(prevent_thread_lock=True, quiet=True)
+    browser.get(page.local_url)
+    click(browser, "button[role=tab]", "Search")
+    click(browser, "button", "9 drawn slides")
+    wait(browser, lambda browser: browser.find_elements(By.CSS_SELECTOR, "input[type=radio]"))
+    statement = "textarea, input[type=text]"
+
+    def written(browser) -> list[str]:
+        return [field.get_property("value") for field in browser.find_elements(By.CSS_SELECTOR, statement)]
+
+    wait(browser, lambda browser: "is necrosis seen?" in written(browser))
+    click(browser, "button", "Find by statement")
+    wait(browser, lambda browser: len(browser.find_elements(By.CSS_SELECTOR, "#grid .thumbnail-item img")) == 9)
+    wait_for_text(browser, "slide_1.png", "#grid")
+    click(browser, "label", "is it a tumour?")
+    wait(browser, lambda browser: "is it a tumour?" in written(browser))
+    page.close()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ MODEL_CLASSES = [
     "AutoModelForImageTextToText",
     "AutoModelForSeq2SeqLM",
     "AutoModelForVisualQuestionAnswering",
+    "AutoModelForZeroShotImageClassification",
 ]
 QUESTIONS = ["what is present?", "is necrosis seen?", "where is the tumour?", "in the liver?"]
 
@@ -35,6 +36,7 @@ import transformers
 folder, image, *questions = sys.argv[1:]
 names = ["AutoConfig", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor"]
 names += ["AutoModel", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModelForVisualQuestionAnswering"]
+names += ["AutoModelForZeroShotImageClassification"]
 loaded = {name: getattr(transformers, name).from_pretrained(folder, trust_remote_code=True) for name in names}
 processor = loaded["AutoProcessor"]
 inputs = processor(images=image, text=questions, image_index=[0] * len(questions), return_tensors="pt")
@@ -57,6 +59,8 @@ replies = {
     "chat by chat": [pipeline(chat, return_full_text=False) for chat in chats],
     "chats two at a time": pipeline(chats, return_full_text=False, batch_size=2),
 }
+classifier = transformers.pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
+shares = classifier([image, image], candidate_labels=questions, hypothesis_template="{}")
 second_turn = [*pipeline(chats[0])[0]["generated_text"], {"role": "user", "content": questions[1]}]
 tokenized = processor.apply_chat_template(chats[0], tokenize=True, return_dict=True, return_tensors="pt")
 print(json.dumps({
@@ -64,6 +68,7 @@ print(json.dumps({
     "modules": sorted({type(part).__module__.split(".")[0] for part in loaded.values()}),
     "answers": answers,
     "replies": replies,
+    "shares": shares,
     "whole chat": pipeline(chats[0])[0]["generated_text"],
     "second turn": pipeline(second_turn, return_full_text=False)[0]["generated_text"],
     "tokens": loaded["AutoTokenizer"](questions)["input_ids"],
@@ -177,6 +182,17 @@ def test_every_auto_class_gives_a_working_object(loaded, expected, processor, im
 def test_the_pipeline_gives_the_whole_answers(loaded, expected, how):
     records = [reply[0] if isinstance(reply, list) else reply for reply in loaded["replies"][how]]
     assert [record["generated_text"] for record in records] == expected
+
+
+def test_the_pipeline_of_zero_shot_classification_shares_out_statements_by_their_truth(folder, loaded, image_file):
+    model, processor = MMJepaForConditionalGeneration.from_pretrained(folder), MMJepaProcessor.from_pretrained(folder)
+    embeds = model.encode_texts(**processor(text=QUESTIONS, return_tensors="pt"))
+    pixel_values = processor(images=image_file, return_tensors="pt")["pixel_values"]
+    shares = model.statement_logits(embeds, pixel_values)[0].softmax(dim=-1).tolist()
+    expected = sorted(zip(shares, QUESTIONS, strict=True), reverse=True)
+    for rows in loaded["shares"]:
+        assert [row["label"] for row in rows] == [question for _, question in expected]
+        assert [row["score"] for row in rows] == pytest.approx([share for share, _ in expected], abs=1e-4)
 
 
 def test_the_pipeline_continues_a_chat_with_the_answer(loaded, expected, image_file):

@@ -72,7 +72,9 @@ def test_the_help_of_train_is_that_of_the_script_under_its_own_name(call):
         (["evaluate", "--batch_size", "3"], "name it first, then the flags"),
         (["export", "./nothing", "out"], "'./nothing': there is no such folder"),
         (["app", "./nothing"], "'./nothing': there is no such folder"),
+        (["app", ".", "--images", "./nothing"], "mmjepa app: --images is './nothing': there is no such folder"),
         (["check", "./nothing"], "'./nothing': there is no such folder"),
+        (["ask", __file__], "there is nothing to ask: give questions, or statements after --statements"),
         (["search", "./nothing", "is it?"], "mmjepa search: the folder is './nothing': there is no such folder"),
         (["search"], "there is nothing to search: give a folder of images, and statements or --like"),
         (["search", ".", "--like", "none.png"], "--like is none.png, which is no file"),
@@ -168,7 +170,7 @@ def test_search_takes_one_split_and_prints_json_with_notes_apart(found):
     assert said["images"][0]["image"] == table[0]["image"]
     assert said["images"][0]["probabilities"] == {"is it?": said["images"][0]["probability"]}
     assert len(said["notes"]) == 2 and run.stderr.splitlines()[:2] == said["notes"]
-    assert "was not measured: what is found may be chance" in said["notes"][0]
+    assert "was not measured: its probabilities may be chance" in said["notes"][0]
 
 
 def test_search_by_image_shows_cosines(found, image_file):
@@ -316,6 +318,12 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
         ("ask {png} what? --model {bart}", "is of model type 'bart', not 'mmjepa'"),
         ("ask {png} what? --model ./nothing", "'./nothing': there is no such folder"),
         ("ask {png} {} --model {model}", "at least one, and none that is empty"),
+        (
+            "ask {png} --statements {} --model {model}",
+            "statements are ['']: give at least one, and none that is empty",
+        ),
+        ("ask {png} --statements is? --model {old}", "was not trained to tell true statements from false ones"),
+        ("ask {png} what? --statements", "mmjepa ask: Option '--statements' requires an argument"),
         ("search {empty} is? --model {model}", "empty holds no image"),
         ("search none is? --model {model}", "there is no folder none"),
         ("search {data} is? --model {model}", "none of the 2 images can be read, such as "),
@@ -334,6 +342,8 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
         ("export {empty} out", "empty has no config.json"),
         ("export {model} {png}", "Not a directory"),
         ("app {empty}", "empty has no config.json"),
+        ("app {old} --images {slides}", "was not trained to tell true statements from false ones"),
+        ("app {model} --images {data}", "none of the 2 images can be read, such as "),
         ("app {model} --port many", "mmjepa app: Invalid value for '--port': "),
         ("train {no.yaml}", "no.yaml, the file of flags, can't be read"),
         ("train --batchsize 3", "there is no --batchsize: did you mean --batch_size"),

@@ -223,6 +223,32 @@ def test_the_tuple_is_the_values_of_the_dict_loss_first(make_model, batch):
             assert torch.equal(value, output[name]), name
 
 
+def test_texts_are_compared_with_all_images_where_there_is_neither_a_loss_nor_an_answer(model, batch):
+    texts = {name: batch[name] for name in ("input_ids", "attention_mask")}  # four, and two images
+    with torch.no_grad():
+        output = model(**texts, pixel_values=batch["pixel_values"])
+        features = model.get_image_features(batch["pixel_values"])
+        embeds = model.get_text_features(**texts).pooler_output
+        assert torch.equal(embeds, model.encode_texts(**texts))
+        expected = model.statement_logits(embeds, image_features=features)
+        assert expected.shape == (2, 4)
+        paired = model(**texts, pixel_values=batch["pixel_values"], image_index=batch["image_index"])
+        for given in (output, paired, model(**texts, image_features=features)):
+            torch.testing.assert_close(given.logits_per_image, expected)
+        torch.testing.assert_close(output.image_embeds, features.image_embeds)
+        assert output.encoder_last_hidden_state is None and paired.encoder_last_hidden_state is not None
+        assert model(**batch).logits_per_image is None
+        answered = {"image_index": batch["image_index"], "decoder_input_ids": batch["labels"].clamp(min=0)}
+        assert model(**texts, pixel_values=batch["pixel_values"], **answered).logits_per_image is None
+
+
+def test_a_model_that_can_not_score_statements_compares_nothing(make_model, inputs):
+    model = make_model(truth_weight=0.0)
+    assert model(**inputs).logits_per_image is None
+    with pytest.raises(ValueError, match="2 images for 4 questions"):
+        model(**{**inputs, "image_index": None})
+
+
 def test_hidden_states_and_attentions_of_the_trained_towers_keep_gradients(make_model, batch):
     model = make_model(attn_implementation="eager")
     output = model(**batch, output_hidden_states=True, output_attentions=True)

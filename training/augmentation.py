@@ -15,6 +15,15 @@ STAIN_STRENGTH = 0.2
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
 
+def check_are_bytes(pixels: torch.Tensor) -> None:
+    """Raises ValueError if pixels are normalised: no view can be made of them."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(
+            "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
+            "VqaCollator(processor, as_bytes=True), or no augmentations."
+        )
+
+
 def augment(
     pixels: torch.Tensor, kinds: Collection[str], keep_sides: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,12 +5,22 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..configuration_mmjepa import MMJepaConfig
+from ..data.collator import VqaCollator
 from ..data.images import VqaData
 from ..data.sampling import ImageGroupedSampler, SharedBatchSampler
+from ..processing_mmjepa import MMJepaProcessor
 from .arguments import MMJepaTrainingArguments
 from .stopping import ignore_first_signal
 
 LOADER_FLAGS = ("num_workers", "prefetch_factor", "persistent_workers", "pin_memory", "multiprocessing_context")
+
+
+def own_collator(processor: MMJepaProcessor | None, config: MMJepaConfig) -> VqaCollator:
+    """The collator of a model of `config`, which leaves pixels as bytes. Raises ValueError without a processor."""
+    if processor is None:
+        raise ValueError("there is neither a data_collator nor a processing_class to make one with: give one.")
+    return VqaCollator(processor, config.alignment_text, config.yes_no_words, as_bytes=True)
 
 
 def grouped_loader(

@@ -1,5 +1,6 @@
 """The targets of a training's statements and answers, computed once before it: the text encoder is frozen."""
 
+import copy
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from datasets import Dataset
 
 from ..alignment_mmjepa import MMJepaStatements
 from ..configuration_mmjepa import MMJepaConfig
+from ..data.collator import VqaCollator
 from ..data.columns import TEXT_COLUMNS
 from ..data.sides import NO_WORDS, add_mirrored
 from ..data.statements import AnswerLists, TextNumbers, answer_counts
@@ -43,7 +45,7 @@ class TrainingTargets:
     """
 
     def __init__(self, questions: Dataset, config: MMJepaConfig, num_wrong: int, side_words: str = NO_WORDS):
-        self.num_wrong = num_wrong
+        self.num_wrong, self.side_words = num_wrong, side_words
         names = [name for name in (*TEXT_COLUMNS, "answers", "image_id") if name in questions.column_names]
         self.statements = StatementList(
             questions.select_columns(names),
@@ -62,6 +64,12 @@ class TrainingTargets:
         self.answer_counts = torch.zeros(len(numbers)).index_add(0, mirrored.flatten(), counts.repeat(4) / 4)  # (K,)
         self.mirrored_answers = torch.cat([mirrored, torch.full((4, 1), -1)], dim=1)  # the last column: no answer
         self.numbers = TextNumbers(self.statements.numbers, numbers)
+
+    def naming(self, collator: VqaCollator) -> VqaCollator:
+        """A copy of `collator` that names texts by their numbers, and swaps words of sides in mirrored ones."""
+        collator = copy.copy(collator)
+        collator.numbers, collator.side_words = self.numbers, self.side_words
+        return collator
 
     def embed(self, model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, device: torch.device) -> None:
         """Encodes all texts on `device`, where the targets then lie; with torch.distributed each process a share."""

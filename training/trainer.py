@@ -12,7 +12,6 @@ A training run calls its methods in this order:
     each evaluation: evaluation_loop     exact mean losses, then the scores of the answers
 """
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +20,16 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ..data.collator import NOT_FOR_THE_MODEL, VqaCollator, tokens_of_views
+from ..data.collator import NOT_FOR_THE_MODEL, tokens_of_views
 from ..data.images import normalize_pixels
 from ..data.streaming import StreamedVqaData
 from ..losses_mmjepa import MMJepaTrainingStep
 from ..processing_mmjepa import MMJepaProcessor
 from . import optimization
 from .adapted_arguments import asks_questions, choose_by_loss, own_arguments
-from .augmentation import augment
+from .augmentation import augment, check_are_bytes
 from .callbacks import MMJepaEarlyStoppingCallback, SamplerEpochCallback, replace_library_callbacks
-from .loaders import grouped_loader, loader_arguments
+from .loaders import grouped_loader, loader_arguments, own_collator
 from .loss_meter import COUNTS, LossMeter
 from .nonfinite import NonfiniteStepsCallback
 from .resumable import ResumableTrainer
@@ -73,6 +72,7 @@ class MMJepaTrainer(ResumableTrainer):
         # The model smooths its answer loss itself; the library's smoother takes the labels away from it.
         self.label_smoother = None
         self.compute_answer_metrics = compute_answer_metrics
+        self.targets: TrainingTargets | None = None  # of a training whose collator is this project's
         self.align_warmup_steps = 0  # set when the number of steps is known
         self.meter = LossMeter()
         self.add_callback(NonfiniteStepsCallback(self.meter))
@@ -109,7 +109,12 @@ class MMJepaTrainer(ResumableTrainer):
         """Whole images' questions in each batch, the rows of a step shared out among the processes."""
         self.meter.forget()  # auto_find_batch_size starts again after a batch that was too large
         data, args, batch_size = self.train_dataset, self.args, self._train_batch_size
-        collator = self._training_collator(data.questions)
+        self._make_collator()
+        collator = self.data_collator
+        if self.makes_collator:
+            num_wrong, side_words = args.wrong_statements, args.swapped_words
+            self.targets = TrainingTargets(data.questions, self.model.config, num_wrong, side_words)
+            collator = self.targets.naming(collator)
         if isinstance(data, StreamedVqaData):
             # Accelerate does not prepare it: it would share out the rows a second time.
             return DataLoader(data, batch_size, collate_fn=collator, **loader_arguments(args))
@@ -139,24 +144,7 @@ class MMJepaTrainer(ResumableTrainer):
     def _make_collator(self) -> None:
         """A collator of the model at hand, where none was given; a search may try several alignment texts."""
         if self.makes_collator:
-            if self.processing_class is None:
-                raise ValueError("there is neither a data_collator nor a processing_class to make one with: give one.")
-            config = self.model.config
-            self.data_collator = VqaCollator(
-                self.processing_class, config.alignment_text, config.yes_no_words, as_bytes=True
-            )
-
-    def _training_collator(self, questions):
-        """The collator, which names texts by their numbers in the training's targets if it is this project's own."""
-        self._make_collator()
-        self.targets = None
-        if not self.makes_collator:
-            return self.data_collator
-        side_words = self.args.swapped_words
-        self.targets = TrainingTargets(questions, self.model.config, self.args.wrong_statements, side_words)
-        collator = copy.copy(self.data_collator)
-        collator.numbers, collator.side_words = self.targets.numbers, side_words
-        return collator
+            self.data_collator = own_collator(self.processing_class, self.model.config)
 
     def create_optimizer(self, model=None):
         """Two learning rates, or three with an encoder_lr_factor; the library's groups where a factory makes them."""
@@ -201,17 +189,14 @@ class MMJepaTrainer(ResumableTrainer):
         The views are random in training, as `augmentations` says; texts about a mirrored image name its sides as they
         are now. Pixels that are normalised already stay.
         """
-        pixels, kinds = batch["pixel_values"], self.args.augmentations
-        flips = torch.zeros_like(batch["image_ids"])  # (I,)
-        if pixels.dtype == torch.uint8:
-            if self.model.training and kinds:
-                pixels, flips = augment(pixels, kinds, batch.get("keep_sides"))
+        kinds = self.args.augmentations if self.model.training else ()
+        pixels, flips = batch["pixel_values"], torch.zeros_like(batch["image_ids"])  # (I, 3, H, W), (I,)
+        if self.args.augmentations:
+            check_are_bytes(pixels)
+        if kinds:
+            pixels, flips = augment(pixels, kinds, batch.get("keep_sides"))
+        if batch["pixel_values"].dtype == torch.uint8:
             pixels = normalize_pixels(pixels, self.processing_class.image_processor)
-        elif kinds:
-            raise ValueError(
-                "augmentations are made of pixels as bytes, and the collator gives normalised ones: give "
-                "VqaCollator(processor, as_bytes=True), or no augmentations."
-            )
         views = {**batch, "pixel_values": pixels} | tokens_of_views(batch, flips)
         inputs = {name: value for name, value in views.items() if not name.startswith(NOT_FOR_THE_MODEL)}
         if "statement_ids" in batch:

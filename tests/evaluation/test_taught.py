@@ -1,8 +1,10 @@
 """What a model was taught, and how people's own words are told from it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset
 
 from mmjepa.configuration_mmjepa import YES_NO_WORDS
@@ -88,16 +90,20 @@ def test_a_statement_in_other_words_is_asked_as_it_is_and_shown_beside_the_neare
     assert "as if it were without 'top'" in wording.note and repr(wording.near[0]) in wording.note
 
 
-def test_a_statement_is_far_where_no_taught_one_is_as_near_as_they_are_to_each_other(make_model, processor):
-    places, things = ("left", "right", "top", "bottom"), ("gland", "tumour", "liver")
-    texts = [f"is a {thing} seen at the {place} of the slide?" for thing in things for place in places]
-    model = make_model(alignment_target="centered")
-    model.fit_targets(processor, [*texts, "what is it?", "yes"])
-    taught = [TaughtStatement(text, "is_are", 1, 0) for text in texts[1:]]
-    given = [texts[0], "what stain of the liver?", "purple elephants"]
-    like, unlike, strange = nearest_taught(Answerer(model, processor, 8), given, taught)
-    assert not like.is_far and "is far" not in like.note
-    assert unlike.is_far and unlike.own_words == ["stain"] and "is far from all that was taught and" in unlike.note
+def test_a_statement_is_far_where_no_taught_one_is_as_near_as_they_are_to_each_other(monkeypatch):
+    angles = {"a gland": 0.0, "a tumour": 0.1, "a stain": 0.2}
+    given = {"a large gland": -0.1, "a pink gland": 1.5, "purple elephants": 0.05}
+
+    def embeds(texts, *_):
+        turned = torch.tensor([(angles | given)[text] for text in texts])
+        return torch.stack([turned.cos(), turned.sin()], dim=1)
+
+    monkeypatch.setattr(taught_module, "encode_taught", lambda _, texts, __: embeds(texts))
+    answerer = SimpleNamespace(model=SimpleNamespace(encode_texts=None), encode_all_texts=embeds)
+    taught = [TaughtStatement(text, "other", 1, 0) for text in angles]
+    near, far, strange = nearest_taught(answerer, list(given), taught)
+    assert not near.is_far and "is far" not in near.note
+    assert far.is_far and far.own_words == ["pink"] and "is far from all that was taught and may be" in far.note
     assert strange.is_far and strange.own_words == ["purple", "elephants"]
 
 

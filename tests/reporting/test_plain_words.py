@@ -6,6 +6,10 @@ GAIN = {"image_gain": 0.2, "image_gain_low": 0.1, "image_gain_high": 0.3, "num_i
 ZERO = {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0, "num_images": 30}
 LEAD = {"accuracy": 0.4, "accuracy_majority_question": 0.5, "num_images": 30}
 LEAD |= {"majority_lead": -0.1, "majority_lead_low": -0.15, "majority_lead_high": -0.05}
+TRUTH = {"truth_accuracy": 0.8, "truth_lead": 0.2, "truth_lead_low": 0.15, "truth_lead_high": 0.25, "truth_images": 30}
+NO_TRUTH = TRUTH | {"truth_lead": 0.0, "truth_lead_low": -0.02, "truth_lead_high": 0.03}
+FOUND = {"search_map": 0.4, "search_map_low": 0.35, "search_map_high": 0.45, "num_images": 30}
+FOUND |= {"search_map_chance": 0.1, "search_map_shuffled": 0.12}
 SURE = {"calibration_error": 0.1, "accuracy_at_coverage_50": 0.9}
 UNSURE = "too few images to tell"
 
@@ -28,6 +32,20 @@ UNSURE = "too few images to tell"
         (LEAD, "it is 10.0 points worse"),
         (LEAD | {"num_images": 29}, UNSURE),
         (LEAD | {"majority_lead_high": 0.02}, UNSURE),
+        (
+            TRUTH,
+            "in 80.0 % of cases; shuffled images, or the more frequent answer, in 60.0 %: statements read the image",
+        ),
+        (TRUTH | {"truth_images": 29}, UNSURE),
+        (TRUTH | {"truth_lead_low": -0.01}, UNSURE),
+        (NO_TRUTH, "statements say nothing of the image"),
+        (
+            FOUND,
+            "precision of 40.0 % (95 % interval 35.0 to 45.0), shuffled ones 12.0 %, by chance 10.0 %: a statement",
+        ),
+        (FOUND | {"search_map_shuffled": 0.38}, UNSURE),
+        (FOUND | {"search_map_shuffled": 0.41}, "no better than chance"),
+        (FOUND | {"num_images": 29}, UNSURE),
         (SURE | {"num_images": 30}, "90.0 % are right."),
         (SURE | {"num_images": 29}, UNSURE),
     ],

@@ -31,6 +31,24 @@ def test_the_table_shows_the_model_beside_each_control(data):
     assert "+33.3 points" in lines[-1]
 
 
+def test_a_second_table_shows_statements_beside_the_vector_shuffled_images_and_chance():
+    gain = dict.fromkeys(("image_gain", "image_gain_low", "image_gain_high"), 0.0)
+    metrics = gain | {"accuracy": 0.5, "accuracy_statements": 0.4, "truth_accuracy": 0.9}
+    metrics |= {"truth_accuracy_shuffled": 0.6, "truth_accuracy_low": 0.8, "truth_accuracy_high": 0.95}
+    metrics |= {"search_map": 0.7, "search_map_vector": 0.5, "search_map_chance": 0.3}
+    parts = answer_table(metrics).split("\n\n")
+    first, second = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()] for part in parts[::2]
+    )
+    assert first[3] == ["model, by statements", "-", "-", "40.0"]
+    columns = ["model", "vector alone", "shuffled images", "majority or chance", "95 % interval"]
+    assert second[0] == ["by statements alone, %", *columns]
+    assert second[2:] == [
+        ["yes/no, accuracy", "90.0", "-", "60.0", "-", "80.0 to 95.0"],
+        ["search, mean average precision", "70.0", "50.0", "-", "30.0", "-"],
+    ]
+
+
 def test_the_table_has_a_dash_where_there_was_no_question_to_score():
     metrics = {"accuracy": 1.0, "yes_no_accuracy": 1.0, "image_gain": 0, "image_gain_low": 0, "image_gain_high": 0}
     assert [cell.strip() for cell in answer_table(metrics).splitlines()[2].split("|")[2:5]] == ["100.0", "-", "100.0"]

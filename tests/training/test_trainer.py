@@ -476,8 +476,10 @@ def test_early_stopping_without_a_best_checkpoint_is_refused(tmp_path, flags):
         MMJepaTrainingArguments(output_dir=str(tmp_path), early_stopping_patience=2, use_cpu=True, **flags)
 
 
-def test_training_further_forgets_the_threshold_that_was_measured_of_other_weights(make_trainer, tmp_path):
-    trainer = make_trainer(config={"lambda_answer": 0.25, "rank_threshold": 0.4}, max_steps=1)
+def test_training_further_forgets_what_was_measured_of_other_weights(make_trainer, tmp_path):
+    measured = {"rank_threshold": 0.4, "truth_temperature": 2.0, "truth_measured": {"accuracy": 0.9}}
+    trainer = make_trainer(config={"lambda_answer": 0.25, **measured}, max_steps=1)
     trainer.train()
     trainer.save_model()
-    assert type(trainer.model.config).from_pretrained(tmp_path / "checkpoints").rank_threshold is None
+    saved = type(trainer.model.config).from_pretrained(tmp_path / "checkpoints")
+    assert [getattr(saved, name) for name in measured] == [None] * 3

@@ -1,0 +1,114 @@
+"""Statements about one image: how probably each is true, of a black image too, and where it looked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from ..configuration_mmjepa import MMJepaConfig
+from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from ..processing_mmjepa import MMJepaProcessor
+from .answerer import Answerer, evaluating
+from .attention import patch_grid
+from .taught import TaughtStatement, Wording, nearest_taught, taught_to
+
+PLACES = ("upper left", "top", "upper right", "left", "centre", "right", "lower left", "bottom", "lower right")
+
+
+@dataclass
+class Judgement:
+    """How probably a statement is true of an image, and what one should know about it.
+
+    wording: how the model was asked, and the nearest statements that it was taught.
+    probability: that the statement is true of the image.
+    blank_probability: that it is true of a black image.
+    attention (h, w): how much of each patch the statement read; it adds up to at most 1. None where a statement reads
+        no patches.
+    """
+
+    wording: Wording
+    probability: float
+    blank_probability: float
+    attention: torch.Tensor | None
+
+    @property
+    def place(self) -> tuple[str, float] | None:
+        """Which ninth of the image the statement read most, and its share of what was read of all patches."""
+        if self.attention is None:
+            return None
+        # Each patch in nine parts: the ninths are equally large whatever the number of patches.
+        parts = self.attention.repeat_interleave(3, dim=0).repeat_interleave(3, dim=1)  # (3h, 3w)
+        ninths = parts.unflatten(1, (3, -1)).unflatten(0, (3, -1)).sum(dim=(1, 3)).flatten()  # (9,)
+        share, place = (ninths / ninths.sum().clamp(min=1e-9)).max(dim=0)
+        return PLACES[int(place)], share.item()
+
+
+def judge(
+    model: MMJepaForConditionalGeneration,
+    processor: MMJepaProcessor,
+    image: Image.Image | str,
+    statements: Sequence[str],
+    taught: Sequence[TaughtStatement] | None = None,
+) -> list[Judgement]:
+    """A judgement of each of `statements` about `image`, a PIL image or a file.
+
+    Args:
+        taught: what the model was taught; by default what was kept in the folder that it was loaded from.
+
+    Raises:
+        ValueError: there is no statement, one is empty, the model can't score statements, or the image can't be read.
+    """
+    check_statements(model.config, statements)
+    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)  # (1, 3, H, W)
+    answerer = Answerer(model, processor, batch_size=32)
+    wordings = nearest_taught(answerer, statements, taught_to(model) if taught is None else taught)
+    embeds = answerer.encode_all_texts([wording.asked for wording in wordings], model.encode_texts)  # (S, D)
+    black = answerer.encode_blank_image(pixel_values.shape[1:])
+    with evaluating(model):
+        features = model.get_image_features(pixel_values)
+        probabilities = model.score_statements(embeds, image_features=features)[0].tolist()
+        blank_probabilities = model.score_statements(embeds, image_features=black)[0].tolist()
+        read = model.statement_attentions(embeds, features)  # (1, S, P), or none
+    maps = [None] * len(wordings) if read is None else read[0].unflatten(1, patch_grid(model, pixel_values)).cpu()
+    return [Judgement(*parts) for parts in zip(wordings, probabilities, blank_probabilities, maps, strict=True)]
+
+
+def check_statements(config: MMJepaConfig, statements: Sequence[str]) -> None:
+    """Raises ValueError where there is no statement, one is empty, or the model can't tell whether they are true."""
+    if not statements or not all(statement.strip() for statement in statements):
+        raise ValueError(f"statements are {list(statements)}: give at least one, and none that is empty.")
+    check_scores(config)
+
+
+def check_scores(config: MMJepaConfig) -> None:
+    """Raises ValueError where the model can't tell whether a statement is true."""
+    if not config.truth_weight > 0:
+        raise ValueError(
+            "the model was not trained to tell true statements from false ones (its truth_weight is 0): train one "
+            "with a truth_weight above 0."
+        )
+
+
+def truth_note(config: MMJepaConfig) -> str | None:
+    """One line where it was not measured, or not found, that the model tells true statements from false ones."""
+    measured = config.truth_measured
+    if measured is None:
+        return (
+            "Whether this model tells true statements from false ones was not measured: its probabilities may be "
+            "chance."
+        )
+    if measured["lead_low"] > 0:
+        return None
+    return (
+        f"On validation this model told true from false in {100 * measured['accuracy']:.1f} % of cases, and "
+        f"{100 * measured['floor']:.1f} % can be had without the image: its probabilities may be chance."
+    )
+
+
+def statement_notes(config: MMJepaConfig, wordings: Sequence[Wording]) -> list[str]:
+    """What people should know before they read how probable statements are, each in one line."""
+    notes = [truth_note(config), *(wording.note for wording in wordings)]
+    if not all(wording.near for wording in wordings):
+        notes.append("It is not known which statements this model was taught: word them as its training data do.")
+    return list(dict.fromkeys(note for note in notes if note))

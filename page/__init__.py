@@ -1,0 +1,1 @@
+"""What the page is made of: what it reads, and the tab that searches images."""
