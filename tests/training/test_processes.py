@@ -31,7 +31,7 @@ FLAGS = {
     "alignment_text": "proposition",
     "alignment_loss": "infonce",  # compares rows of both processes
     "alignment_target": "whitened",
-    "wrong_statements": 0,  # each process draws its own: tests/test_alignment_loss.py has some at two processes
+    "wrong_statements": 0,  # each process draws its own; tests/test_shared_losses.py has some
     "lambda_answer": 0.25,
     "num_train_epochs": 2,
     "align_warmup_epochs": 1,
