@@ -102,7 +102,9 @@ def build_search_tab(
             except DataError as error:
                 raise refusal(error.line) from error
         near = [text for wording in result.wordings for text in wording.near if text != wording.given]
-        offered = gr.Radio(near, value=None, label="nearest statements that the model was taught", visible=bool(near))
+        offered = gr.skip()
+        if near:
+            offered = gr.Radio(near, value=None, label="nearest statements that the model was taught")
         notes = "\n".join([*result.notes, *summary_lines(result)])
         return [gr.Gallery(grid_of(result, found), selected_index=None), gr.Textbox(notes, visible=True), offered]
 
