@@ -28,7 +28,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            program = error.ctx.command_path
+            # The error about an option without a value has no context.
+            program = error.ctx.command_path if error.ctx else f"{ctx.command_path} {ctx.invoked_subcommand}"
             message = " ".join(error.format_message().split()).removesuffix(".")
             typer.echo(f"{program}: {message}; see {program} --help.", err=True)
             raise typer.Exit(error.exit_code) from error

@@ -24,7 +24,7 @@ from .uploads import MAX_CHARACTERS, open_image, picture_of, read_image, refusal
 MAX_IMAGES = 50  # of an upload; others wait meanwhile
 SHOWN = 24  # images in the grid
 THUMBNAIL_SIDE = 256  # pixels
-OFFERED = 8  # taught statements that are shown before anything was searched for
+OFFERED = 5  # taught statements that are shown before anything was searched for
 EXAMPLES = 9  # drawn slides
 ABOUT = (
     "Choose images, and write a statement about them, such as *is necrosis seen?*. The images of which it is most "
@@ -102,7 +102,9 @@ def build_search_tab(
             except DataError as error:
                 raise refusal(error.line) from error
         near = [text for wording in result.wordings for text in wording.near if text != wording.given]
-        offered = gr.Radio(near, value=None, label="nearest statements that the model was taught", visible=bool(near))
+        offered = gr.skip()
+        if near:
+            offered = gr.Radio(near, value=None, label="nearest statements that the model was taught")
         notes = "\n".join([*result.notes, *summary_lines(result)])
         return [gr.Gallery(grid_of(result, found), selected_index=None), gr.Textbox(notes, visible=True), offered]
 
@@ -120,12 +122,12 @@ def build_search_tab(
                 label += f"; without any, {len(folder):,} images of this server are searched"
             files = gr.File(label=label, file_types=["image"], file_count="multiple", height=150)
             statement = gr.Textbox(label="statement", max_lines=1, placeholder="is necrosis seen?")
+            by_statement = gr.Button("Find by statement", variant="primary")
             offered = gr.Radio(
                 [known.text for known in taught[:OFFERED]],
                 label="statements that the model was taught",
                 visible=bool(taught),
             )
-            by_statement = gr.Button("Find by statement", variant="primary")
             query = gr.File(label="or an image", file_types=["image"], type="binary", height=110)
             by_image = gr.Button("Find images like it")
             with tempfile.TemporaryDirectory() as drawn:  # gradio copies the files
@@ -135,9 +137,7 @@ def build_search_tab(
             files.keep_in_cache |= files.temp_files  # the example; later uploads are deleted
         with gr.Column(scale=2, min_width=320):
             notes = gr.Textbox(label="notes", elem_id="notes", interactive=False, visible=False)
-            grid = gr.Gallery(
-                label="images", elem_id="grid", columns=4, height="auto", object_fit="contain", buttons=["fullscreen"]
-            )
+            grid = gr.Gallery(elem_id="grid", show_label=False, columns=3, height="auto", buttons=["fullscreen"])
     shown = [grid, notes, offered]
     gr.on([by_statement.click, statement.submit], find_true, [files, statement], shown, api_name="search")
     by_image.click(find_alike, [files, query], shown, api_name="search_alike")

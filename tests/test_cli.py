@@ -309,6 +309,7 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
     ("words", "message"),
     [
         ("check ./nothing", "there is no such folder"),
+        ("check {slides} --epochs", "mmjepa check: Option '--epochs' requires an argument"),
         ("check {slides} --epochs many", "mmjepa check: Invalid value for '--epochs': "),
         ("check {slides} --image_colum x", "No such option: --image_colum (Possible options: "),
         ("check", "Missing argument 'dataset_name'; see mmjepa check --help"),
