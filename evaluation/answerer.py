@@ -95,12 +95,10 @@ class Answerer:
             encode: the model's `encode_texts` or its `encode_answers`.
         """
 
-        device = self.model.encoder.text_encoder.device
-
         def encode_share(texts: Sequence[str]) -> list[torch.Tensor]:
             embeds: list[torch.Tensor] = []
             for batch in batches(texts, self.batch_size):
-                text = self.processor(text=list(batch), return_tensors="pt").to(device)
+                text = self.processor(text=list(batch), return_tensors="pt").to(self.model.device)
                 embeds += encode(text["input_ids"], text["attention_mask"]).cpu()
             return embeds
 

@@ -63,7 +63,8 @@ def test_what_the_code_reads_beside_it_is_installed_with_it():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_all_that_a_file_imports_is_declared(path):
     needs_tests = TESTS in path.parents or path.parent.name == "benchmarks"
-    extra = "test" if needs_tests else "onnx" if "onnx" in path.stem else "app" if path.stem == "app" else ""
+    is_of_page = path.stem == "app" or path.parent.name == "page"
+    extra = "test" if needs_tests else "onnx" if "onnx" in path.stem else "app" if is_of_page else ""
     allowed = declared()[""] | declared()[extra]
     assert imported(path) <= allowed.keys()
 

@@ -101,7 +101,7 @@ def test_the_token_is_in_no_file_and_no_line_that_the_run_leaves(hub, run_folder
 def test_the_hashes_of_the_pushed_card_are_those_of_the_pushed_code(hub):
     files = hub.files("somebody/slides")
     hashes = {name: sha256(content).hexdigest() for name, content in files.items() if name.endswith(".py")}
-    assert len(hashes) == 7
+    assert len(hashes) == 10
     assert all(f"{value}  {name}" in files["README.md"].decode() for name, value in hashes.items())
 
 

@@ -145,7 +145,9 @@ class TargetTable:
             self.rows = np.memmap(tempfile.TemporaryFile(), np.float16, "w+", shape=shape)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # batches without much padding
         for places in batches(order, TEXTS_AT_ONCE):
-            embeds = answerer.encode_all_texts([texts[place] for place in places], encode)  # (texts, D)
+            embeds = answerer.encode_all_texts(
+                [texts[place] for place in places], lambda *tokens: encode(*(part.to(device) for part in tokens))
+            )  # (texts, D)
             self.rows[places] = embeds.float().cpu().numpy()
         if fits:
             self.rows = torch.from_numpy(self.rows).to(device)
