@@ -60,8 +60,9 @@ class MMJepaConfig(PreTrainedConfig):
             no weights for it, and can't score statements. By default 1, and 0 with "cosine".
         truth_temperature: what the logits of statements are divided by, measured on the validation split at the end of
             training; None if it was not measured.
-        truth_measured: what the validation split said of statements at the end of training: accuracy, floor, lead,
-            lead_low and lead_high, where the lead over the floor has a 95 % interval; None if it was not measured.
+        truth_measured: what the validation split said of statements at the end of training: accuracy, the same with
+            shuffled images (shuffled), and the gain over it with its 95 % interval (gain, gain_low, gain_high); None
+            if it was not measured.
         rank_threshold: the probability from which a ranked answer is as good as a written one, measured on the
             validation split at the end of training; None if it was not measured.
         held_out: which training images were held out: for each training of the model a dict of percentage, seed,

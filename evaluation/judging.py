@@ -98,11 +98,11 @@ def truth_note(config: MMJepaConfig) -> str | None:
             "Whether this model tells true statements from false ones was not measured: its probabilities may be "
             "chance."
         )
-    if measured["lead_low"] > 0:
+    if measured["gain_low"] > 0:
         return None
     return (
-        f"On validation this model told true from false in {100 * measured['accuracy']:.1f} % of cases, and "
-        f"{100 * measured['floor']:.1f} % can be had without the image: its probabilities may be chance."
+        f"On validation this model told true from false in {100 * measured['accuracy']:.1f} % of cases, "
+        f"with other images in {100 * measured['shuffled']:.1f} %: its probabilities may be chance."
     )
 
 

@@ -112,7 +112,8 @@ def score_truth(
             no; truth_accuracy_low, _high: its 95 % interval, by a bootstrap over images.
         truth_accuracy_shuffled: the same about the other images. truth_accuracy_majority: of what is more frequent
             after the same first words in training.
-        truth_lead, _low, _high: the accuracy less the better one of these two, by rows, and its interval.
+        truth_gain, _low, _high: the accuracy less that about the other images, by rows, and its interval. A statement
+            does not know how often its question is answered by yes: with frequent answers it is not compared.
         truth_auc: how often a true statement is more likely than a false one; truth_auc_vector: by the cosine to the
             image's vector. Only where there are both.
         truth_calibration_error: how far the probabilities are from the share of true statements.
@@ -132,19 +133,16 @@ def score_truth(
     logits = scorer.logits(image_ids, texts)
     called = {"shuffled": scorer.logits([others[row] for row in rows], texts) > 0}
     called |= majority_truths(train_questions, questions, words)
-    correct = (logits > 0) == truths
-    floors = {name: calls == truths for name, calls in called.items()}
-    floor = max(floors.values(), key=np.mean)
+    correct, correct_shuffled = (logits > 0) == truths, called["shuffled"] == truths
     metrics = named_interval("truth_accuracy", correct.astype(float), image_ids, seed)
-    metrics |= {f"truth_accuracy_{name}": float(right.mean()) for name, right in floors.items()}
-    metrics |= named_interval("truth_lead", np.subtract(correct, floor, dtype=float), image_ids, seed)
+    metrics |= {f"truth_accuracy_{name}": float((calls == truths).mean()) for name, calls in called.items()}
+    metrics |= named_interval("truth_gain", np.subtract(correct, correct_shuffled, dtype=float), image_ids, seed)
     if 0 < truths.mean() < 1:
         metrics["truth_auc"] = area_under_curve(logits, truths)
         metrics["truth_auc_vector"] = area_under_curve(scorer.cosines(image_ids, texts), truths)
     probabilities = (1 + np.tanh(logits / temperature / 2)) / 2  # the sigmoid, without overflow
-    metrics["truth_calibration_error"] = calibration_metrics(probabilities.tolist(), truths.tolist())[
-        "calibration_error"
-    ]
+    calibration = calibration_metrics(probabilities.tolist(), truths.tolist())
+    metrics["truth_calibration_error"] = calibration["calibration_error"]
     return metrics | {"truth_images": len(set(image_ids))}
 
 

@@ -28,7 +28,7 @@ def plain_words(metrics: dict[str, float]) -> list[str]:
         sentences.append(majority_sentence(metrics))
     if "retrieval_recall_at_1" in metrics:
         sentences.append(retrieval_sentence(metrics))
-    if "truth_lead" in metrics:
+    if "truth_gain" in metrics:
         sentences.append(truth_sentence(metrics))
     if "search_map" in metrics:
         sentences.append(search_sentence(metrics))
@@ -105,8 +105,8 @@ def retrieval_sentence(metrics: dict[str, float]) -> str:
 
 def truth_sentence(metrics: dict[str, float]) -> str:
     """Whether statements alone tell yes from no."""
-    accuracy, lead, low, high = (
-        metrics[name] for name in ("truth_accuracy", "truth_lead", "truth_lead_low", "truth_lead_high")
+    accuracy, gain, low, high = (
+        metrics[name] for name in ("truth_accuracy", "truth_gain", "truth_gain_low", "truth_gain_high")
     )
     if not allows_conclusion(metrics["truth_images"], low, high) or low <= 0 < SMALL < high:
         judgement = f"{TOO_FEW} whether statements read the image"
@@ -115,8 +115,8 @@ def truth_sentence(metrics: dict[str, float]) -> str:
     else:
         judgement = "statements say nothing of the image"
     return (
-        f"Without the decoder, statements alone tell yes from no in {100 * accuracy:.1f} % of cases; shuffled images, "
-        f"or the more frequent answer, in {100 * (accuracy - lead):.1f} %: {judgement} ({100 * lead:+.1f} points, "
+        f"Without the decoder, statements alone tell yes from no in {100 * accuracy:.1f} % of cases, with shuffled "
+        f"images in {100 * (accuracy - gain):.1f} %: {judgement} ({100 * gain:+.1f} points, "
         f"{interval_text(low, high)})."
     )
 

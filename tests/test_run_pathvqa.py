@@ -494,8 +494,8 @@ def test_run_on_drawn_slides_writes_everything_a_user_is_promised(slides, folder
     saved = MMJepaForConditionalGeneration.from_pretrained(checkpoints)
     rebuilt = rebuild_from_parts(export)
     # What validation says of statements goes with the model; the test split has its temperature.
-    truth = {name: results[f"eval_truth_{name}"] for name in ("accuracy", "lead", "lead_low", "lead_high")}
-    assert saved.config.truth_measured == pytest.approx(truth | {"floor": truth["accuracy"] - truth["lead"]})
+    truth = {name: results[f"eval_truth_{name}"] for name in ("accuracy", "gain", "gain_low", "gain_high")}
+    assert saved.config.truth_measured == pytest.approx(truth | {"shuffled": results["eval_truth_accuracy_shuffled"]})
     assert saved.config.truth_temperature == results["eval_truth_temperature"] == results["test_truth_temperature"]
     processor = MMJepaProcessor.from_pretrained(checkpoints)
     inputs = processor(images=np.zeros((32, 32, 3), np.uint8), text=rows[0]["question"], return_tensors="pt")

@@ -109,7 +109,7 @@ def test_questions_and_statements_may_be_asked_together_and_as_json(call):
 
 
 def test_the_command_names_the_nearest_taught_statement(make_model, processor, call, tmp_path):
-    measured = {"accuracy": 0.9, "floor": 0.5, "lead": 0.4, "lead_low": 0.3, "lead_high": 0.5}
+    measured = {"accuracy": 0.9, "shuffled": 0.5, "gain": 0.4, "gain_low": 0.3, "gain_high": 0.5}
     make_model(truth_measured=measured).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     write_taught(tmp_path, [TaughtStatement("is necrosis seen?", "is", 3, 2)])

@@ -6,8 +6,8 @@ GAIN = {"image_gain": 0.2, "image_gain_low": 0.1, "image_gain_high": 0.3, "num_i
 ZERO = {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0, "num_images": 30}
 LEAD = {"accuracy": 0.4, "accuracy_majority_question": 0.5, "num_images": 30}
 LEAD |= {"majority_lead": -0.1, "majority_lead_low": -0.15, "majority_lead_high": -0.05}
-TRUTH = {"truth_accuracy": 0.8, "truth_lead": 0.2, "truth_lead_low": 0.15, "truth_lead_high": 0.25, "truth_images": 30}
-NO_TRUTH = TRUTH | {"truth_lead": 0.0, "truth_lead_low": -0.02, "truth_lead_high": 0.03}
+TRUTH = {"truth_accuracy": 0.8, "truth_gain": 0.2, "truth_gain_low": 0.15, "truth_gain_high": 0.25, "truth_images": 30}
+NO_TRUTH = TRUTH | {"truth_gain": 0.0, "truth_gain_low": -0.02, "truth_gain_high": 0.03}
 FOUND = {"search_map": 0.4, "search_map_low": 0.35, "search_map_high": 0.45, "num_images": 30}
 FOUND |= {"search_map_chance": 0.1, "search_map_shuffled": 0.12}
 SURE = {"calibration_error": 0.1, "accuracy_at_coverage_50": 0.9}
@@ -37,7 +37,7 @@ UNSURE = "too few images to tell"
             "in 80.0 % of cases; shuffled images, or the more frequent answer, in 60.0 %: statements read the image",
         ),
         (TRUTH | {"truth_images": 29}, UNSURE),
-        (TRUTH | {"truth_lead_low": -0.01}, UNSURE),
+        (TRUTH | {"truth_gain_low": -0.01}, UNSURE),
         (NO_TRUTH, "statements say nothing of the image"),
         (
             FOUND,
