@@ -34,7 +34,7 @@ UNSURE = "too few images to tell"
         (LEAD | {"majority_lead_high": 0.02}, UNSURE),
         (
             TRUTH,
-            "in 80.0 % of cases; shuffled images, or the more frequent answer, in 60.0 %: statements read the image",
+            "in 80.0 % of cases, with shuffled images in 60.0 %: statements read the image",
         ),
         (TRUTH | {"truth_images": 29}, UNSURE),
         (TRUTH | {"truth_gain_low": -0.01}, UNSURE),
