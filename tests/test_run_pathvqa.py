@@ -536,8 +536,7 @@ def test_answers_name_their_image_file_and_keep_the_other_columns_of_the_data_se
     assert first.items() >= (known | others | theirs).items()
     assert list(first) == list(second)
     own = {"prediction", "prediction_probability", "shuffled", "blank", "blank_probability", "from_image", "ranked"}
-    own.add("by_statements")
-    own |= {"ranked_probability", "align_cosine", "align_cosine_wrong"}
+    own |= {"ranked_probability", "align_cosine", "align_cosine_wrong", "by_statements"}
     assert set(first) - set(known | others | theirs) == own
     assert second["image_file"] == "case 1/b.png"
     assert (second["scores"], second["seen_on"], second["tags"]) == (0.5, None, [])
