@@ -342,6 +342,9 @@ def search(
 
         write_search_page(html, result, found, top)
     typer.echo(json.dumps(search_json(result, top)) if as_json else search_text(result, top))
+    for name, written in (("findings", csv), ("page", html)):
+        if written is not None:
+            typer.echo(f"{name}: {written}", err=True)
 
 
 def show_taught(model: str, revision: str | None, as_json: bool) -> None:

@@ -161,6 +161,7 @@ def test_search_shows_the_best_images_and_writes_a_table_of_all(found):
     assert run.stdout.startswith("is it <b>round</b>? and what is it? pink and not: is it a gland?\n")
     assert page.count('<img src="data:image/jpeg;base64,') == 3 and "&lt;b&gt;round" in page and "<b>round" not in page
     assert not re.search(r"https?://", page)
+    assert re.search(r"^findings: .*found\.csv\npage: .*found\.html$", run.stderr, re.MULTILINE)
 
 
 def test_search_takes_one_split_and_prints_json_with_notes_apart(found):
