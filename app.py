@@ -22,7 +22,6 @@ from mmjepa.data.image_files import FoundImages, find_images
 from mmjepa.evaluation.answerer import Answerer
 from mmjepa.evaluation.asking import Reply, ask, load_saved
 from mmjepa.evaluation.feature_cache import encode_images, open_cache
-from mmjepa.evaluation.judging import check_scores
 from mmjepa.evaluation.taught import TaughtStatement, taught_to
 from mmjepa.messages import end_run
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
@@ -30,6 +29,7 @@ from mmjepa.page.search_tab import build_search_tab
 from mmjepa.page.uploads import MAX_CHARACTERS, MAX_FILE_SIZE, Page, SmallRequests, picture_of, read_image, refusal
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.reporting.picture import draw_attention
+from mmjepa.scoring_mmjepa import check_tells_truth
 
 MAX_QUESTIONS = 8  # others wait meanwhile; an image of PathVQA has 7.6
 QUEUE_SIZE = 200  # requests that wait; further ones are refused
@@ -150,7 +150,7 @@ def build_question_tab(model: MMJepaForConditionalGeneration, processor: MMJepaP
 
 def encoded_folder(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, images: str) -> FoundImages:
     """The images in a folder or a data set. They are encoded here, so that no visitor waits for it."""
-    check_scores(model.config)
+    check_tells_truth(model.config)
     found = find_images(images)
     faults = encode_images(Answerer(model, processor, ENCODED_AT_ONCE), found, open_cache(model, processor), True)
     for number, fault in faults.items():

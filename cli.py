@@ -47,13 +47,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# Options that errors about a data set may name.
+# Options of several commands; errors name them.
 ConfigName = Annotated[
     str | None, typer.Option("--dataset_config_name", "--config_name", help="Which configuration of a Hub data set.")
 ]
 ImageColumn = Annotated[str | None, typer.Option("--image_column", help="The column of images.")]
 QuestionColumn = Annotated[str | None, typer.Option("--question_column", help="The column of questions.")]
 AnswerColumn = Annotated[str | None, typer.Option("--answer_column", help="The column of answers.")]
+SavedModel = Annotated[str, typer.Option("--model", help="Folder or Hub id of a saved model.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model on the Hub.")]
 OutsideImages = Annotated[
     bool, typer.Option("--allow_outside_images", help="Read images outside of the data set's folder too.")
 ]
@@ -229,8 +231,8 @@ def ask(
             help='Statements, each in quotes, such as "is necrosis seen?": how probably each is true.',
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a saved model.")] = "runs/demo",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    model: SavedModel = "runs/demo",
+    revision: Revision = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each question or statement.")
     ] = False,
@@ -270,8 +272,8 @@ def search(
     statements: Annotated[
         list[str] | None, typer.Argument(help='What the images should show, each in quotes: "is necrosis seen?".')
     ] = None,
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a saved model.")] = "runs/demo",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    model: SavedModel = "runs/demo",
+    revision: Revision = None,
     any_of: Annotated[
         bool, typer.Option("--any/--all", help="One of the statements is enough, or all count.")
     ] = False,
@@ -369,7 +371,7 @@ def page(
         typer.Option(help="Port of the page; by default the first free one from 7860 on.", min=0, max=65535),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    revision: Revision = None,
     images: Annotated[
         str | None, typer.Option(help="A folder of images, or a data set, that people may search on the page.")
     ] = None,

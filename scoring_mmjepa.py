@@ -21,6 +21,15 @@ from .losses_mmjepa import MMJepaAnswerPrediction
 from .targets_mmjepa import TargetSpace
 
 
+def check_tells_truth(config: MMJepaConfig) -> None:
+    """Raises ValueError where a model can't tell whether a statement is true."""
+    if not config.truth_weight > 0:
+        raise ValueError(
+            "truth_weight is 0: this model was not trained to tell true statements from false ones; train a new one "
+            "with alignment_loss 'infonce' and a truth_weight above 0."
+        )
+
+
 class MMJepaScoringModel(MMJepaPreTrainedModel):
     """The parts of the model, and what they say of images, statements and answers without writing anything."""
 
@@ -141,11 +150,7 @@ class MMJepaScoringModel(MMJepaPreTrainedModel):
         image_features: MMJepaImageFeatures | None = None,
     ) -> torch.Tensor:
         """The logits of `score_statements`, before `truth_temperature` divides them."""
-        if not self.config.truth_weight > 0:
-            raise ValueError(
-                "truth_weight is 0: this model was not trained to tell true statements from false ones; train a new "
-                "one with alignment_loss 'infonce' and a truth_weight above 0."
-            )
+        check_tells_truth(self.config)
         if image_features is None:
             image_features = self.get_image_features(pixel_values)
         return self._truth_logits(image_features, statement_embeds)

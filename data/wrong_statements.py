@@ -57,7 +57,8 @@ class StatementList:
                     true_of.add((image_number(row["image_id"]), number))
         self._make_lists(questions, lists)
         self.mirrored = torch.tensor([[*numbers, -1] for numbers in add_mirrored(self.numbers, side_words)])
-        self._true_pairs = np.array([image * len(self.numbers) + number for image, number in true_of], dtype=np.int64)
+        # Sorted, because they are searched at every step.
+        self._true_pairs = np.sort([image * len(self.numbers) + number for image, number in true_of]).astype(np.int64)
 
     def _make_lists(self, questions: Mapping[int, str], lists: AnswerLists) -> None:
         """For each distinct question the statements to draw from, one list after the other, and their shares."""
@@ -102,8 +103,15 @@ class StatementList:
             return torch.full((len(ids), count), -1)
         places = np.searchsorted(self._cumulative, lists.clip(min=0)[:, None] + draws, side="right")  # (B, tries)
         drawn = self._candidates[places.clip(max=len(self._candidates) - 1)]
-        is_true = np.isin(images[:, None] * len(self.numbers) + drawn, self._true_pairs)
+        is_true = is_among(images[:, None] * len(self.numbers) + drawn, self._true_pairs)
         is_usable = ~is_true & (drawn != own[:, None]) & (lists >= 0)[:, None]
         usable_first = np.argsort(~is_usable, axis=1, kind="stable")[:, :count]  # (B, count)
         wrong = np.where(is_usable, drawn, -1)
         return torch.from_numpy(np.take_along_axis(wrong, usable_first, axis=1))
+
+
+def is_among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which of `values` are in `ordered` (n,). `np.isin` would sort the n numbers again each time."""
+    if not len(ordered):
+        return np.zeros(values.shape, dtype=bool)
+    return ordered[np.searchsorted(ordered, values).clip(max=len(ordered) - 1)] == values

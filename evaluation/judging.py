@@ -9,6 +9,7 @@ from PIL import Image
 from ..configuration_mmjepa import MMJepaConfig
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
+from ..scoring_mmjepa import check_tells_truth
 from .answerer import Answerer, evaluating
 from .attention import patch_grid
 from .taught import TaughtStatement, Wording, nearest_taught, taught_to
@@ -78,16 +79,7 @@ def check_statements(config: MMJepaConfig, statements: Sequence[str]) -> None:
     """Raises ValueError where there is no statement, one is empty, or the model can't tell whether they are true."""
     if not statements or not all(statement.strip() for statement in statements):
         raise ValueError(f"statements are {list(statements)}: give at least one, and none that is empty.")
-    check_scores(config)
-
-
-def check_scores(config: MMJepaConfig) -> None:
-    """Raises ValueError where the model can't tell whether a statement is true."""
-    if not config.truth_weight > 0:
-        raise ValueError(
-            "the model was not trained to tell true statements from false ones (its truth_weight is 0): train one "
-            "with a truth_weight above 0."
-        )
+    check_tells_truth(config)
 
 
 def truth_note(config: MMJepaConfig) -> str | None:

@@ -168,7 +168,8 @@ def nearest_taught(
         is_strange = (cosines.amax(dim=1) < usual_cosine(taught_embeds)) | (shares.amax(dim=1) == 0)  # (S,)
         for statement, places, is_far in zip(others, near, is_strange.tolist(), strict=True):
             found = [texts[place] for place in places]
-            own = [word for word in content_words(statement) if word not in content_words(found[0])]
+            known = content_words(found[0])
+            own = [word for word in content_words(statement) if word not in known]
             wordings[statement] = Wording(statement, statement, found, own, is_far)
     return [wordings[statement] for statement in statements]
 

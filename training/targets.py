@@ -63,6 +63,7 @@ class TrainingTargets:
         # All four views of an image are equally frequent.
         self.answer_counts = torch.zeros(len(numbers)).index_add(0, mirrored.flatten(), counts.repeat(4) / 4)  # (K,)
         self.mirrored_answers = torch.cat([mirrored, torch.full((4, 1), -1)], dim=1)  # the last column: no answer
+        self.answer_embeds: torch.Tensor | None = None  # where the model predicts no answers
         self.numbers = TextNumbers(self.statements.numbers, numbers)
 
     def naming(self, collator: VqaCollator) -> VqaCollator:
@@ -74,13 +75,14 @@ class TrainingTargets:
     def embed(self, model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, device: torch.device) -> None:
         """Encodes all texts on `device`, where the targets then lie; with torch.distributed each process a share."""
         answerer = Answerer(model, processor, TEXTS_A_BATCH)
-        self.device, self.answer_counts = device, self.answer_counts.to(device)
+        self.answer_counts = self.answer_counts.to(device)
         self.mirrored_statements = self.statements.mirrored.to(device)
         self.mirrored_answers = self.mirrored_answers.to(device)
         with text_encoder_on(device, model):
             self.statement_embeds = TargetTable(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
             if model.config.predict_answer:
-                self.answer_embeds = TargetTable(answerer, self.answers, model.encode_answers, device)  # (K, D)
+                table = TargetTable(answerer, self.answers, model.encode_answers, device)
+                self.answer_embeds = table[torch.arange(len(self.answers))]  # (K, D)
 
     def of_batch(self, batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, Any]:
         """`statements` and `answers` of a collator's batch, as the model reads them; wrong statements are drawn.
@@ -101,7 +103,7 @@ class TrainingTargets:
             wrong = self.mirrored_statements[flips[:, None], drawn]  # (B, K)
             statements |= {"wrong_embeds": self.statement_embeds[wrong], "has_wrong": wrong >= 0}
         inputs: dict[str, Any] = {"statements": statements}
-        if hasattr(self, "answer_embeds"):
+        if self.answer_embeds is not None:
             inputs["answers"] = self._answers(self.mirrored_answers[flips, batch["answer_ids"]])
         return inputs
 
@@ -113,8 +115,7 @@ class TrainingTargets:
         """
         counts = self.answer_counts
         if len(counts) <= MAX_ANSWERS:
-            every = torch.arange(len(counts), device=self.device)
-            return {"targets": self.answer_embeds[every], "log_counts": counts.log(), "right": right}
+            return {"targets": self.answer_embeds, "log_counts": counts.log(), "right": right}
         odds = (counts * (MAX_ANSWERS / counts.sum())).clamp(max=1)  # frequent answers are always drawn
         odds[right[right >= 0]] = 1
         drawn = (torch.rand(len(odds)).to(odds) < odds).nonzero()[:, 0]
