@@ -36,7 +36,8 @@ def test_the_row_by_row_form_has_the_loss_and_the_gradients_of_the_grouped_form(
     losses, gradients = [], []
     for name in (PROJECT, ROW_BY_ROW):
         models[name].zero_grad()
-        loss = models[name](**TRAINING_INPUTS[name](batch)).loss
+        output = models[name](**TRAINING_INPUTS[name](batch))
+        loss = output.loss_ce + output.loss_answer  # the alignment compares 16 images in one form and 2 in the other
         loss.backward()
         losses.append(loss)
         gradients.append(models[name].encoder.image_projector.weight.grad)
@@ -63,14 +64,15 @@ def test_every_peer_writes_as_many_tokens_for_every_question(tiny):
 
 
 def test_every_peer_is_trained_on_the_tokens_of_the_answers(tiny):
-    from peers import PROJECT, TRAINING_INPUTS
+    from peers import PROJECT, SHARING_ENCODER_DECODER, TRAINING_INPUTS
 
     _, batch, _ = tiny
     answers = [row[row != -100].tolist() for row in batch["labels"]]
     for name, make_inputs in TRAINING_INPUTS.items():
         inputs = make_inputs(batch)
         images = inputs["pixel_values"]
-        assert torch.equal(images if name == PROJECT else images[::8], batch["pixel_values"]), name
+        is_sharing = name in (PROJECT, SHARING_ENCODER_DECODER)
+        assert torch.equal(images if is_sharing else images[::8], batch["pixel_values"]), name
         assert [row[row != -100].tolist() for row in inputs["labels"]] == answers, name
 
 
@@ -91,6 +93,18 @@ def test_the_encoder_decoder_reads_the_question_and_predicts_the_answer_token_by
     other_labels = torch.cat([inputs["labels"][:3], inputs["labels"][4:]]).flatten()
     total = own + F.cross_entropy(others, other_labels, reduction="sum")
     torch.testing.assert_close(output.loss, total / (inputs["labels"] != -100).sum())
+
+
+def test_the_encoder_decoder_that_shares_images_has_the_loss_and_the_answers_of_the_other(tiny):
+    from peers import SHARING_ENCODER_DECODER, TRAINING_INPUTS, VISION_ENCODER_DECODER, make_answering, random_batch
+
+    size, batch, models = tiny
+    names = (SHARING_ENCODER_DECODER, VISION_ENCODER_DECODER)
+    losses = [models[name](**TRAINING_INPUTS[name](batch)).loss for name in names]
+    torch.testing.assert_close(*losses)
+    batch = random_batch(size, 8, question_lengths=(12, 12))
+    sharing, documented = (make_answering(name, models[name], batch, 4)() for name in names)
+    assert torch.equal(sharing, documented)
 
 
 def test_the_peers_have_as_many_image_tokens_layers_and_widths(tiny):
@@ -145,6 +159,7 @@ NAMES = {
     "bench_training": {
         "speedup_vs_row_by_row",
         "speedup_vs_row_by_row_at_1",
+        "speedup_vs_sharing_encoder_decoder",
         "speedup_vs_vision_encoder_decoder",
         "speedup_vs_blip",
         "mfu",
@@ -154,6 +169,7 @@ NAMES = {
     },
     "bench_answering": {
         "speedup_vs_row_by_row",
+        "speedup_vs_sharing_encoder_decoder",
         "speedup_vs_vision_encoder_decoder",
         "speedup_vs_blip",
         "ranking_speedup_vs_decoding",
@@ -194,4 +210,4 @@ def test_the_tables_hold_every_peer_and_every_figure(capsys):
 
     main(["--size", "tiny", "--steps", "1"])
     first_cells = {line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")}
-    assert {"this project", "row by row", "BlipForQuestionAnswering", "speedup_vs_blip"} <= first_cells
+    assert {"this project", "row by row", "VisionEncoderDecoderModel, sharing", "speedup_vs_blip"} <= first_cells
