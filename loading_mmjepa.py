@@ -30,7 +30,8 @@ def known_arguments(forward: Callable, kwargs: Mapping[str, Any]) -> dict[str, A
         TypeError: a name is unknown. The library's layers would ignore it.
     """
     given = {name: value for name, value in kwargs.items() if value is not None}
-    unknown = given.keys() - TransformersKwargs.__optional_keys__
+    # torch.compile can't read a difference of sets in torch 2.11.
+    unknown = [name for name in given if name not in TransformersKwargs.__optional_keys__]
     if unknown:
         _, *named, _ = inspect.signature(forward).parameters  # without self and kwargs
         refuse_unknown(forward.__name__, unknown, named)

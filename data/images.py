@@ -19,7 +19,9 @@ from transformers import BaseImageProcessor
 from ..processing_mmjepa import decode_image, why_unreadable
 from .errors import DataError, shortened
 from .paths import is_address
+from .threads import InThreads
 
+BATCH_SIZE = 100  # images that wait in memory to be written
 # What decodes and resizes images. `datasets` knows a function by its name alone. These in the fingerprint keep it from
 # taking images that older code has prepared out of its cache: raise the number when the code gives other results.
 MADE_BY = {"preparation": 2, "pillow": PIL.__version__, "transformers": transformers.__version__}
@@ -70,26 +72,27 @@ class VqaData(torch.utils.data.Dataset):
         return VqaData(questions, Dataset.from_dict(black, features=self.pixels.features))
 
 
-def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | None = None) -> VqaData:
+def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_threads: int | None = None) -> VqaData:
     """Finds the distinct images of `rows`; decodes, resizes and crops each of them once.
 
     Images are the same if their encoded bytes are. `datasets` caches the work under a fingerprint of the rows, of the
-    image processor's settings and of `MADE_BY`. `num_proc` processes share the work.
+    image processor's settings and of `MADE_BY`. `num_threads` threads share the work.
     """
     shape = prepared_shape(image_processor)
-    hashes = image_hashes(rows, num_proc)
+    hashes = image_hashes(rows, num_threads)
     first_rows: dict[str, int] = {}
     for row, image in enumerate(hashes):
         first_rows.setdefault(image, row)
     images = rows.select_columns("image").select(list(first_rows.values()))
 
     pixels = images.map(
-        prepare_image,
+        InThreads(prepare_image, num_threads),
+        batched=True,
+        batch_size=BATCH_SIZE,
         fn_kwargs={"image_processor": same_processor(image_processor), "shape": shape, "made_by": MADE_BY},
         remove_columns="image",
         features=Features({"pixels": Array3D(shape, "uint8"), "fault": Value("string")}),
-        writer_batch_size=100,  # how many images wait in memory to be written
-        num_proc=num_proc,
+        writer_batch_size=BATCH_SIZE,
         desc="Preparing images",
     )
     unreadable = {
@@ -102,17 +105,22 @@ def prepare(rows: Dataset, image_processor: BaseImageProcessor, num_proc: int | 
     return VqaData(questions, pixels.remove_columns("fault"), unreadable)
 
 
-def data_hash(rows: Dataset, num_proc: int | None = None) -> str:
+def data_hash(rows: Dataset, num_threads: int | None = None) -> str:
     """A hash of the distinct images of `rows`, in any order."""
-    keys = sorted(set(image_hashes(rows, num_proc)))
+    keys = sorted(set(image_hashes(rows, num_threads)))
     return hashlib.blake2b("\n".join(keys).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def image_hashes(rows: Dataset, num_proc: int | None = None) -> list[str]:
+def image_hashes(rows: Dataset, num_threads: int | None = None) -> list[str]:
     """The key of each row's image, as `image_hash` makes it."""
     images = rows.select_columns("image")
     hashed = images.map(
-        image_hash, with_indices=True, remove_columns="image", num_proc=num_proc, desc="Hashing images"
+        InThreads(image_hash, num_threads),
+        batched=True,
+        batch_size=BATCH_SIZE,
+        with_indices=True,
+        remove_columns="image",
+        desc="Hashing images",
     )
     return hashed["hash"][:]
 

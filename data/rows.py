@@ -163,7 +163,7 @@ def groups_of(rows: Dataset, column: str) -> list[str]:
 
 
 def hold_out(
-    rows: Dataset, percentage: float, seed: int, group_column: str | None = None, num_proc: int | None = None
+    rows: Dataset, percentage: float, seed: int, group_column: str | None = None, num_threads: int | None = None
 ) -> tuple[Dataset, Dataset]:
     """Divides `rows` by image -> those that stay, and those about `percentage` of the images, or of groups of them.
 
@@ -178,7 +178,7 @@ def hold_out(
     Raises:
         DataError: all rows are about one image or group, or there is no such column.
     """
-    keys = image_hashes(rows, num_proc)
+    keys = image_hashes(rows, num_threads)
     if group_column is not None:
         keys = joined_groups(keys, groups_of(rows, group_column))
     if percentage == 100:

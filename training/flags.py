@@ -221,7 +221,7 @@ class DataArguments:
         help="A column, such as a patient, slide or case, whose rows are held out together; by default each image "
         "is held out by itself.",
     )
-    preprocessing_num_workers: int = flag(2, bound=A_LIMIT, help="Processes that decode and resize the images, once.")
+    preprocessing_num_workers: int = flag(2, bound=A_LIMIT, help="Threads that decode and resize the images, once.")
     max_unreadable_images: float = flag(
         0.1, bound=A_SHARE, help="Share of a split's images that may be missing or broken; they are read as zeros."
     )

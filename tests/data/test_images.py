@@ -1,6 +1,7 @@
 """Images of every kind and with every fault, prepared once."""
 
 import os
+import time
 
 import numpy as np
 import PIL.Image
@@ -11,6 +12,7 @@ from transformers import AutoImageProcessor, BitImageProcessorPil
 
 from mmjepa.data.images import MADE_BY, normalize_pixels, prepare
 from mmjepa.data.rows import load_rows
+from mmjepa.data.threads import InThreads
 
 
 def truncated() -> bytes:
@@ -198,8 +200,23 @@ def test_an_image_file_that_was_repaired_is_read_again(tmp_path, write, image_pr
     assert data.questions["image_id"][:] == [0, 0, 1, 1, 2, 2]
 
 
-def test_several_processes_prepare_the_same_images(table_folder, image_processor):
+def test_threads_give_each_row_its_own_result():
+    def slower_first(row, number):
+        time.sleep(0.01 * (5 - number))
+        return {"twice": 2 * row["value"], "number": number}
+
+    batch = {"value": [3, 1, 4, 1, 5]}
+    expected = {"twice": [6, 2, 8, 2, 10], "number": [0, 1, 2, 3, 4]}
+    assert InThreads(slower_first, 3)(batch, range(5)) == InThreads(slower_first)(batch, range(5)) == expected
+
+
+def test_images_are_not_prepared_anew_for_another_number_of_threads(table_folder, image_processor):
     rows = load_rows(str(table_folder))["train"]
-    alone, together = prepare(rows, image_processor), prepare(rows, image_processor, num_proc=2)
-    assert torch.equal(alone.pixels[:]["pixels"], together.pixels[:]["pixels"])
-    assert alone.questions["image_id"][:] == together.questions["image_id"][:]
+    files = [prepare(rows, image_processor, number).pixels.cache_files for number in (None, 1, 3)]
+    assert files[0] and files[0] == files[1] == files[2]
+
+
+def test_preparing_starts_no_process(table_folder, image_processor, monkeypatch):
+    # A forked child of a process that uses a GPU can wait forever.
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a process was started"))
+    assert len(prepare(load_rows(str(table_folder))["train"], image_processor, num_threads=2).pixels) == 3

@@ -1,0 +1,32 @@
+"""Work of many rows in threads of one process.
+
+Processes would be forked, and a child of a process that uses a GPU can wait forever.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+
+class InThreads:
+    """Makes a function of one row a function of a batch of rows, for `Dataset.map` with `batched`.
+
+    Pillow and hashlib let other threads run while they work. `datasets` computes fingerprints by pickling: the number
+    of threads is left out there, because the results don't depend on it.
+
+    Args:
+        function: gets a row, further values of the row (such as its number), and `kwargs`; returns a dict.
+    """
+
+    def __init__(self, function: Callable[..., dict[str, Any]], num_threads: int | None = None):
+        self.function, self.num_threads = function, num_threads or 1
+
+    def __call__(self, batch: dict[str, Sequence], *values: Sequence, **kwargs: Any) -> dict[str, list]:
+        rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            results = list(pool.map(partial(self.function, **kwargs), rows, *values))
+        return {name: [result[name] for result in results] for name in results[0]}
+
+    def __reduce__(self):
+        return InThreads, (self.function,)
