@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.experiments.run_study import ROOT, Study, StudyRunner
 from mmjepa.experiments.study_report import study_table
 from mmjepa.training.arguments import parse_arguments
@@ -244,10 +245,13 @@ def test_nothing_is_left_running_after_sigterm(make_runner, tmp_path):
     assert json.loads((runner.folder / "first-0" / "flags.json").read_text())["dataset_name"] == "elsewhere"
 
 
-@pytest.mark.parametrize("name", ["alignment", "grouping", "prefix"])
-def test_the_script_knows_the_flags_of_the_studies(name, tmp_path):
-    runner = StudyRunner(Study.from_file(ROOT / "experiments" / f"{name}.yaml"), tmp_path, Path())
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_run_of_the_studies_has_known_flags_and_a_valid_configuration(file, tmp_path):
+    runner = StudyRunner(Study.from_file(file), tmp_path, Path())
     for cell, seed in runner.all_runs():
-        file = tmp_path / "flags.json"
-        file.write_text(json.dumps(runner.flags_of(cell, seed) | {"output_dir": str(tmp_path)}))
-        assert parse_arguments([str(file)])[2].seed == seed
+        flags = tmp_path / "flags.json"
+        flags.write_text(json.dumps(runner.flags_of(cell, seed) | {"output_dir": str(tmp_path)}))
+        model_args, _, training_args = parse_arguments([str(flags)])
+        assert training_args.seed == seed
+        fields = {"vision_config": model_args.vision_fields, "text_config": model_args.text_fields}
+        MMJepaConfig(**fields, **model_args.config_fields())
