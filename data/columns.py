@@ -14,9 +14,10 @@ from .errors import DataError, shortened
 
 REQUIRED_COLUMNS = ("image", "question", "answer")
 TEXT_COLUMNS = ("question", "answer", "caption", "text")
+SET_COLUMN = "dataset"  # of several data sets, the row's own
 # Columns that are added later, about a row's image and the model's answers.
 LATER_COLUMNS = (
-    *("image_file", "image_id", "pixels", "row", "answers"),
+    *("image_file", "image_id", "pixels", "row", "answers", SET_COLUMN),
     *("prediction", "prediction_probability", "shuffled", "blank", "blank_probability", "from_image"),
     *("ranked", "ranked_probability", "by_statements", "align_cosine", "align_cosine_wrong"),
 )

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from .columns import (
     LATER_COLUMNS,
     REQUIRED_COLUMNS,
+    SET_COLUMN,
     TEXT_COLUMNS,
     conversation_column,
     find_columns,
@@ -115,10 +116,22 @@ def image_files(images: Dataset) -> Dataset:
 
 
 def first_rows(rows: DatasetDict, limits: Mapping[str, int | None]) -> DatasetDict:
-    """The first rows of each split, at most its limit; all if it has no limit, or None."""
-    return DatasetDict(
-        {split: data.select(range(min(len(data), limits.get(split) or len(data)))) for split, data in rows.items()}
-    )
+    """The first rows of each split, at most its limit; all if it has no limit, or None.
+
+    Of several data sets, those of each in turn.
+    """
+    return DatasetDict({split: data.select(first_places(data, limits.get(split))) for split, data in rows.items()})
+
+
+def first_places(data: Dataset, limit: int | None) -> Sequence[int]:
+    """Which rows of one split `first_rows` takes."""
+    if limit is None or limit >= len(data) or SET_COLUMN not in data.column_names:
+        return range(min(len(data), limit or len(data)))
+    sets = np.array(data[SET_COLUMN][:])
+    place_in_set = np.zeros(len(data), dtype=int)
+    for name in set(sets):
+        place_in_set[sets == name] = np.arange((sets == name).sum())
+    return np.sort(np.argsort(place_in_set, kind="stable")[:limit])
 
 
 def drop_unanswered(rows: Dataset, split: str) -> Dataset:

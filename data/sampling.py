@@ -1,5 +1,6 @@
 """Whole images -> batches of their questions: the order in which rows come, and each process's share of it."""
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
@@ -13,7 +14,7 @@ PACKING_LOOKAHEAD = 64
 
 
 class ImageGroupedSampler(Sampler[int]):
-    """An order of all rows in which each slice of `batch_size` rows holds the questions of few images.
+    """An order of the rows in which each slice of `batch_size` rows holds the questions of few images.
 
     Images come in a random order, each with at most `questions_per_image` of its questions together. A batch is filled
     with whole groups if one of the next groups fits. The sampler gives rows and not batches, so that batching,
@@ -22,10 +23,20 @@ class ImageGroupedSampler(Sampler[int]):
     Args:
         image_ids: the image of each row.
         seed: with the epoch, decides the order.
+        weights: how often each row comes in an epoch, 1 by default. Of rows of weight 2.5 all come twice, and the
+            questions of half of the images, drawn anew in each epoch, once more.
     """
 
-    def __init__(self, image_ids: Sequence[Any], batch_size: int, questions_per_image: int, seed: int):
+    def __init__(
+        self,
+        image_ids: Sequence[Any],
+        batch_size: int,
+        questions_per_image: int,
+        seed: int,
+        weights: Sequence[float] | None = None,
+    ):
         self.image_ids = np.asarray(image_ids)
+        self.weights = np.ones(len(self.image_ids)) if weights is None else np.asarray(weights, dtype=float)
         self.batch_size = batch_size
         self.questions_per_image = questions_per_image
         self.seed = seed
@@ -35,7 +46,8 @@ class ImageGroupedSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        values, counts = np.unique(self.weights, return_counts=True)
+        return sum(round(value % 1 * count) + int(value) * count for value, count in zip(values, counts, strict=True))
 
     def __iter__(self) -> Iterator[int]:
         return packed(self._groups(), self.batch_size)
@@ -43,12 +55,28 @@ class ImageGroupedSampler(Sampler[int]):
     def _groups(self) -> list[list[int]]:
         """Rows of one image each, at most `questions_per_image` together, in this epoch's order."""
         random = np.random.default_rng((self.seed, self.epoch))
-        rows_of = defaultdict(list)
-        for row in random.permutation(len(self.image_ids)).tolist():
-            rows_of[self.image_ids[row]].append(row)
-        step = self.questions_per_image
-        groups = [rows[start : start + step] for rows in rows_of.values() for start in range(0, len(rows), step)]
+        groups: list[list[int]] = []
+        for rows in self._passes(random):
+            rows_of = defaultdict(list)
+            for row in random.permutation(rows).tolist():
+                rows_of[self.image_ids[row]].append(row)
+            step = self.questions_per_image
+            groups += [rows[start : start + step] for rows in rows_of.values() for start in range(0, len(rows), step)]
         return [groups[place] for place in random.permutation(len(groups))]
+
+    def _passes(self, random: np.random.Generator) -> Iterator[np.ndarray]:
+        """The rows of each pass of an epoch. A row is at most once in each."""
+        for number in range(math.ceil(self.weights.max(initial=1))):
+            whole = np.flatnonzero(self.weights >= number + 1)
+            shares = sorted({weight for weight in self.weights.tolist() if number < weight < number + 1})
+            yield np.concatenate([whole, *(self._share(weight, random) for weight in shares)])
+
+    def _share(self, weight: float, random: np.random.Generator) -> np.ndarray:
+        """As many rows of `weight` as its fraction says: those of images drawn at random."""
+        rows = np.flatnonzero(self.weights == weight)
+        images, image_of_row = np.unique(self.image_ids[rows], return_inverse=True)
+        order = np.argsort(random.permutation(len(images))[image_of_row], kind="stable")
+        return rows[order[: round(weight % 1 * len(rows))]]
 
 
 def packed(groups: Sequence[list[int]], batch_size: int) -> Iterator[int]:

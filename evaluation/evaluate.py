@@ -20,6 +20,7 @@ from .calibration import calibration_metrics
 from .collapse import warn_of_collapse
 from .controls import are_correct, other_images, right_answers_of, score_controls, with_answers
 from .ranking import score_ranking, training_answers
+from .sets import score_sets
 from .shares import own_share
 from .statements import score_statements
 
@@ -62,7 +63,8 @@ def evaluate_model(
         and `open_accuracy_<control>`, with the controls shuffled_images, blank_images, majority (of the question's
         first words) and majority_question; those of `image_gain` and `majority_lead`, and num_images, the number of
         images they were measured on; those of `alignment_metrics`; those of `score_ranking` if the model ranks
-        answers; those of `score_statements` if it scores statements.
+        answers; those of `score_statements` if it scores statements; those of `score_sets` if there are several data
+        sets.
 
         Every row has row (the question's place in `data`), image_id, question, answer (the right one), the other
         columns of `data`'s questions, such as answers (all right ones, where there are lists), and prediction. With
@@ -88,6 +90,7 @@ def evaluate_model(
                 metrics |= score_ranked_answers(answerer, columns, features, learnt_from)
             if model.config.truth_weight > 0:
                 metrics |= score_statements(answerer, columns, features, learnt_from, seed)
+            metrics |= score_sets(columns, learnt_from, seed)
     if with_controls:
         alignment, cosines = score_alignment(answerer, data, features.image_embeds, seed)
         metrics |= alignment

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..data.columns import SET_COLUMN
 from ..data.images import VqaData
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
@@ -51,7 +52,8 @@ def predict(
 def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes `rows` of `predict` or of `evaluate_model` as parquet, for people and for `mmjepa score`.
 
-    The columns are image, question, prediction, prediction_probability, blank and blank_probability. If any right
+    The columns are image, question, prediction, prediction_probability, blank and blank_probability, and dataset
+    where there are several data sets. If any right
     answer is known, there are also answer, answers (where rows have lists of them) and correct (None where no answer
     is known). An image is named by its file or by its number.
     """
@@ -59,6 +61,8 @@ def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         "image": [row.get("image_file") or f"image {row['image_id']}" for row in rows],
         **{name: [row[name] for row in rows] for name in ("question", *PREDICTED)},
     }
+    if rows and SET_COLUMN in rows[0]:
+        table[SET_COLUMN] = [row[SET_COLUMN] for row in rows]
     known = [row["answer"].strip() != "" for row in rows]
     if any(known):
         table["answer"] = [row["answer"] if is_known else None for row, is_known in zip(rows, known, strict=True)]

@@ -1,5 +1,6 @@
 """The model card: the Hub shows and finds a model by it. It has the measured numbers beside their controls."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -99,17 +100,21 @@ def shown_name(name: str) -> str:
 
 
 def model_card(
-    model_id: str, metrics: dict[str, float], dataset_name: str, base_models: list[str], fine_tuned: bool = False
+    model_id: str,
+    metrics: dict[str, float],
+    dataset_names: Sequence[str],
+    base_models: list[str],
+    fine_tuned: bool = False,
 ) -> ModelCard:
     """The card of a model.
 
     Args:
         model_id: Hub id or folder. The card's code loads the model from it.
         metrics: the run's numbers as in `all_results.json`, with their splits' prefixes.
-        dataset_name, base_models: Hub ids or folders. Folders stand only in the text: the Hub can't link to them.
+        dataset_names, base_models: Hub ids or folders. Folders stand only in the text: the Hub can't link to them.
         fine_tuned: the base model is an MMJepa that was trained further; else the base models are parts of a new one.
     """
-    dataset, model_name = shown_name(dataset_name), shown_name(model_id)
+    dataset, model_name = " and ".join(map(shown_name, dataset_names)), shown_name(model_id)
     results = evaluation_results(metrics, dataset)
     data = ModelCardData(
         model_name=model_name if results else None,
@@ -119,7 +124,7 @@ def model_card(
         pipeline_tag="image-text-to-text",
         tags=["visual-question-answering", "pathology"],
         base_model=[name for name in base_models if not Path(name).exists()] or None,
-        datasets=None if Path(dataset_name).exists() else [dataset],
+        datasets=[name for name in dataset_names if not Path(name).exists()] or None,
         metrics=["accuracy"],
         eval_results=results or None,
     )

@@ -20,7 +20,7 @@ from ..processing_mmjepa import MMJepaProcessor
 from .curves import cosine_plot, loss_curves, reliability_plot, svg
 from .picture import with_attention
 from .plain_words import plain_words
-from .table import statement_rows, table_rows
+from .table import set_rows, statement_rows, table_rows
 
 EXAMPLES = 8  # of wrong and of right answers
 PICTURE_SIDE = 192  # pixels
@@ -67,6 +67,7 @@ def write_html_report(
         table=table_rows(metrics),
         intervals=intervals(answers),
         statements=statement_rows(metrics),
+        sets=set_rows(metrics),
         kinds=kind_rows(metrics),
         plots={name: svg(figure) for name, figure in plots.items() if figure is not None},
         galleries={

@@ -14,6 +14,15 @@ TABLE_ROWS = {
     "majority answer of the question": "_majority_question",
 }
 TABLE_COLUMNS = {"yes/no": "yes_no_accuracy", "open": "open_accuracy", "overall": "accuracy"}
+# Column of the table of data sets -> the number of `score_sets`.
+SET_COLUMNS = {
+    "yes/no": "yes_no_accuracy",
+    "open": "open_accuracy",
+    "overall": "accuracy",
+    "shuffled images": "accuracy_shuffled_images",
+    "majority answer of the question": "accuracy_majority_question",
+    "image gain": "image_gain",
+}
 # Name of a row of the table of statements -> the number of the tokens, and those beside it.
 STATEMENT_COLUMNS = ("model", "vector alone", "shuffled images", "majority or chance")
 STATEMENT_ROWS = {
@@ -47,8 +56,9 @@ def answer_table(metrics: dict[str, float]) -> str:
     interval = f"95 % interval {low:+.1f} to {high:+.1f}"
     table = markdown_table(table_rows(metrics))
     parts = [table, f"image gain (model - shuffled images): {gain:+.1f} points, {interval}"]
-    if rows := statement_rows(metrics):
-        parts.append(markdown_table(rows))
+    for rows in (statement_rows(metrics), set_rows(metrics)):
+        if rows:
+            parts.append(markdown_table(rows))
     return "\n\n".join(parts)
 
 
@@ -74,6 +84,19 @@ def statement_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
             interval = "-" if low is None else f"{percent(low)} to {percent(high)}"
             rows.append({"by statements alone, %": row} | cells | {"95 % interval": interval})
     return rows
+
+
+def set_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
+    """The cells of the table of data sets, in percent; no row if there is one data set."""
+    start = "num_questions_of_"
+    names = [metric.removeprefix(start) for metric in metrics if metric.startswith(start)]
+    counts = {"questions": "num_questions", "images": "num_images"}
+    return [
+        {"data set": name}
+        | {column: f"{metrics[f'{count}_of_{name}']:.0f}" for column, count in counts.items()}
+        | {f"{column}, %": percent(metrics.get(f"{score}_of_{name}")) for column, score in SET_COLUMNS.items()}
+        for name in names
+    ]
 
 
 def percent(share: float | None) -> str:

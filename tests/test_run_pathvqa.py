@@ -126,7 +126,7 @@ def test_defaults_are_the_documented_ones():
         None,
     )
     assert not (training.use_cosine_schedule or training.gradient_checkpointing or training.bf16 or training.fp16)
-    assert data.dataset_name == "flaviagiammarino/path-vqa"
+    assert data.dataset_name == ["flaviagiammarino/path-vqa"]
 
 
 def test_every_flag_of_a_name_of_the_configuration_is_passed_to_it():

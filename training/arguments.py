@@ -1,6 +1,7 @@
 """What a command line asks for, in three objects: of the model, of the data and of the training."""
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,8 @@ class MMJepaTrainingArguments(TrainingFlags, TrainingArguments):
             from transformers.exporters import OnnxExporter
 
             OnnxExporter()  # an error now, not after the training, where torch is too old for it
+        if wrong := [weight for weight in self.dataset_weights or () if not 0 < weight < math.inf]:
+            raise ValueError(f"--dataset_weights has {wrong[0]}: give numbers above 0.")
         if unknown := set(self.augmentations or ()) - set(AUGMENTATIONS):
             raise ValueError(f"augmentations hold {', '.join(unknown)}: allowed are {', '.join(AUGMENTATIONS)}.")
         if self.side_words not in (allowed := [*SIDE_WORDS, NO_WORDS]):

@@ -194,11 +194,11 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset_name: str = flag(
-        "flaviagiammarino/path-vqa",
+    dataset_name: list[str] = flag(
+        default_factory=lambda: ["flaviagiammarino/path-vqa"],
         check=check_source,
         help="Hub id, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of tables, of images and metadata.csv, of "
-        "parquet files or of save_to_disk.",
+        "parquet files or of save_to_disk; several are trained on together and evaluated together and apart.",
     )
     dataset_config_name: str | None = flag(None, help="The data set's configuration on the Hub.")
     image_column: str | None = flag(None, help="Name of the image column, where it is not `image`.")
@@ -246,6 +246,14 @@ class DataArguments:
 
     def __post_init__(self):
         check_bounds(self)
+        if isinstance(self.dataset_name, str):
+            self.dataset_name = [self.dataset_name]
+        if len(self.dataset_name) > 1 and self.streaming:
+            raise ValueError(f"--streaming reads one data set: --dataset_name has {len(self.dataset_name)}.")
+        if twice := [name for name in self.dataset_name if self.dataset_name.count(name) > 1]:
+            raise ValueError(
+                f"--dataset_name has {twice[0]!r} twice: give it once, and its share by --dataset_weights."
+            )
 
     def columns(self) -> dict[str, str]:
         """The columns that flags name."""
@@ -360,6 +368,11 @@ class TrainingFlags(OutputFlags):
         bound=AT_LEAST_0,
         help="Statements that are false of the image, drawn for each question: the question with an answer that other "
         "images have.",
+    )
+    dataset_weights: list[float] | None = flag(
+        None,
+        help="For each --dataset_name how often its images are seen in an epoch: 0.5 takes half of them, drawn anew "
+        "in each epoch, and 2 takes all twice; by default 1.",
     )
     questions_per_image: int = flag(
         8,

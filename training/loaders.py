@@ -1,12 +1,14 @@
 """How rows are put into batches and loaded: whole images' questions together, shared out among the processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from ..configuration_mmjepa import MMJepaConfig
 from ..data.collator import VqaCollator
+from ..data.columns import SET_COLUMN
 from ..data.images import VqaData
 from ..data.sampling import ImageGroupedSampler, SharedBatchSampler
 from ..processing_mmjepa import MMJepaProcessor
@@ -30,6 +32,7 @@ def grouped_loader(
     num_processes: int,
     collator: Callable,
     whole_steps: bool = False,
+    weights: Sequence[float] | None = None,
     **changed: Any,
 ) -> tuple[DataLoader, ImageGroupedSampler]:
     """A loader of each process's batches in turn, and the sampler that orders its rows.
@@ -37,6 +40,7 @@ def grouped_loader(
     Args:
         batch_size: of one process.
         whole_steps: leave out a last step with fewer rows.
+        weights: how often each row comes.
         changed: arguments of the loader, in place of those that the flags give.
     """
     sampler = ImageGroupedSampler(
@@ -44,10 +48,30 @@ def grouped_loader(
         batch_size=batch_size * num_processes,
         questions_per_image=args.questions_per_image,
         seed=args.seed if args.data_seed is None else args.data_seed,
+        weights=weights,
     )
     batches = SharedBatchSampler(sampler, num_processes, whole_steps)
     arguments = {**loader_arguments(args), **changed}
     return DataLoader(data, batch_sampler=batches, collate_fn=collator, **arguments), sampler
+
+
+def row_weights(questions: Dataset, weights: Sequence[float] | None) -> list[float] | None:
+    """How often each row comes in an epoch, by the `weights` of its data sets in their order; None without them.
+
+    Raises:
+        ValueError: there are other numbers of weights and of data sets with training rows.
+    """
+    if weights is None:
+        return None
+    sets = questions[SET_COLUMN][:] if SET_COLUMN in questions.column_names else [""] * len(questions)
+    names = list(dict.fromkeys(sets))
+    if len(names) != len(weights):
+        raise ValueError(
+            f"--dataset_weights has {len(weights)} numbers, and {len(names)} data sets have training rows "
+            f"({', '.join(names)}): give one for each."
+        )
+    weight_of = dict(zip(names, weights, strict=True))
+    return [weight_of[name] for name in sets]
 
 
 def loader_arguments(args: MMJepaTrainingArguments) -> dict[str, Any]:

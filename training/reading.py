@@ -1,16 +1,20 @@
 """Flags -> the rows of a run, and the data that it trains on and evaluates."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDataset
+import numpy as np
+from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 from datasets.exceptions import DatasetNotFoundError
 from transformers import BaseImageProcessor
 
 from ..configuration_mmjepa import MMJepaConfig
+from ..data.columns import SET_COLUMN
 from ..data.errors import DataError
-from ..data.images import VqaData, check_readable, data_hash, prepare
+from ..data.images import VqaData, check_readable, data_hash, image_hashes, prepare
+from ..data.joining import join_sets, short_names
 from ..data.rows import drop_unanswered, first_rows, groups_of, hold_out, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
 from .arguments import MMJepaTrainingArguments
@@ -43,11 +47,13 @@ def read_rows(
         stream, rows = read_splits(data_args, wanted)
         for split in rows:
             rows[split] = drop_unanswered(rows[split], split)
-        if "validation" in wanted and "validation" not in rows:
+        lacking = without_validation(rows) if "validation" in wanted else []
+        if lacking:
             # Not --seed: runs of other seeds, and later evaluations of their models, hold out the same images.
-            rows, held_out = with_held_out(rows, data_args, training_args.data_seed or 0)
+            rows, held_out = with_held_out(rows, lacking, data_args, training_args.data_seed or 0)
         elif data_args.group_column is not None:
             warn_of_shared_groups(rows, data_args.group_column)
+        warn_of_shared_images(rows, data_args.preprocessing_num_workers)
     if stream is not None:
         stream = stream.filter(is_answered)
     if any("answers" in data.column_names for data in rows.values()):
@@ -64,33 +70,77 @@ def read_rows(
 def read_splits(data_args: DataArguments, wanted: list[str]) -> tuple[IterableDataset | None, DatasetDict]:
     """The training rows as a stream, None without --streaming, and the rows of each wanted split that exists.
 
+    Several data sets are joined.
+
     Raises:
         DataError: there is no such data set, here or on the Hub.
     """
-    source = (data_args.dataset_name, data_args.dataset_config_name, data_args.columns(), wanted)
-    try:
-        if data_args.streaming:
-            return stream_rows(*source, data_args.allow_outside_images)
-        return None, load_rows(*source, ["train"], data_args.allow_outside_images)
-    except (DatasetNotFoundError, ConnectionError) as error:
-        raise DataError(
-            f"--dataset_name is {data_args.dataset_name!r}: there is no such folder here, and no such data set "
-            f"was found on the Hub ({error})."
-        ) from error
+    names = data_args.dataset_name
+    sets = {}
+    for name, short_name in zip(names, short_names(names), strict=True):
+        source = (name, data_args.dataset_config_name, data_args.columns(), wanted)
+        try:
+            if data_args.streaming:
+                return stream_rows(*source, data_args.allow_outside_images)
+            sets[short_name] = load_rows(*source, ["train"], data_args.allow_outside_images)
+        except (DatasetNotFoundError, ConnectionError) as error:
+            raise DataError(
+                f"--dataset_name is {name!r}: there is no such folder here, and no such data set was found on the Hub "
+                f"({error})."
+            ) from error
+    return None, join_sets(sets) if len(sets) > 1 else next(iter(sets.values()))
 
 
-def with_held_out(rows: DatasetDict, data_args: DataArguments, seed: int) -> tuple[DatasetDict, dict[str, Any]]:
-    """`rows` with a validation split held out of train; and `held_out` of [`MMJepaConfig`], which says how."""
+def without_validation(rows: DatasetDict) -> list[str]:
+    """The data sets that have no validation split; [""] stands for the only data set."""
+    validated = set(sets_of(rows["validation"])) if "validation" in rows else set()
+    return [name for name in dict.fromkeys(sets_of(rows["train"])) if name not in validated] if "train" in rows else []
+
+
+def sets_of(rows: Dataset) -> list[str]:
+    """The data set of each row, "" where there is only one."""
+    return rows[SET_COLUMN][:] if SET_COLUMN in rows.column_names else [""] * len(rows)
+
+
+def with_held_out(
+    rows: DatasetDict, lacking: Sequence[str], data_args: DataArguments, seed: int
+) -> tuple[DatasetDict, dict[str, Any]]:
+    """`rows` with validation rows held out of train; and `held_out` of [`MMJepaConfig`], which says how.
+
+    Args:
+        lacking: the data sets that have no validation split.
+    """
     share, groups = data_args.validation_split_percentage, data_args.group_column
     workers = data_args.preprocessing_num_workers
-    images = data_hash(rows["train"], workers)
+    is_lacking = np.isin(sets_of(rows["train"]), lacking)
+    divided = rows["train"] if is_lacking.all() else rows["train"].select(np.flatnonzero(is_lacking))
+    images = data_hash(divided, workers)
     held_out = {"percentage": share, "seed": seed, "group_column": groups, "images": images}
-    train, validation = hold_out(rows["train"], share, seed, groups, workers)
+    train, validation = hold_out(divided, share, seed, groups, workers)
     logger.info(
-        "There is no validation split: %d of %d rows of train are held out for it, those about %s",
-        *(len(validation), len(rows["train"]), described(held_out)),
+        "There is no validation split%s: %d of %d rows of train are held out for it, those about %s",
+        *("".join(f" of {name}" for name in lacking if name), len(validation), len(divided), described(held_out)),
     )
+    if not is_lacking.all():
+        train = concatenate_datasets([rows["train"].select(np.flatnonzero(~is_lacking)), train])
+        validation = concatenate_datasets([rows["validation"], validation])
     return DatasetDict({**rows, "train": train, "validation": validation}), held_out
+
+
+def warn_of_shared_images(rows: DatasetDict, num_threads: int) -> None:
+    """Warns if an image that is evaluated in one data set is trained on in another."""
+    if "train" not in rows or SET_COLUMN not in rows["train"].column_names:
+        return
+    trained_in = defaultdict(set)
+    for image, name in zip(image_hashes(rows["train"], num_threads), sets_of(rows["train"]), strict=True):
+        trained_in[image].add(name)
+    for split in rows.keys() - {"train"}:
+        evaluated = set(zip(image_hashes(rows[split], num_threads), sets_of(rows[split]), strict=True))
+        if shared := [image for image, name in evaluated if trained_in[image] - {name}]:
+            logger.warning(
+                "%d of the %d images of %s are trained on in another data set: what is measured is too good",
+                *(len(shared), len(evaluated), split),
+            )
 
 
 def warn_of_shared_groups(rows: DatasetDict, column: str) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +165,11 @@ def answer_new_images(trainer: MMJepaTrainer, data: VqaData) -> dict[str, float]
 
 
 def write_card(
-    trainer: MMJepaTrainer, model_args: ModelArguments, dataset_name: str, results: dict[str, float]
+    trainer: MMJepaTrainer, model_args: ModelArguments, dataset_names: Sequence[str], results: dict[str, float]
 ) -> None:
     """The model card, README.md, beside the trained model."""
     parts = [name for name in (model_args.image_encoder, model_args.text_model) if name is not None]
     saved = model_args.model_name_or_path
     model_id = trainer.hub_model_id or trainer.args.output_dir
-    card = model_card(model_id, results, dataset_name, [saved] if saved else parts, fine_tuned=saved is not None)
+    card = model_card(model_id, results, dataset_names, [saved] if saved else parts, fine_tuned=saved is not None)
     card.save(Path(trainer.args.output_dir, "README.md"))

@@ -29,7 +29,7 @@ from . import optimization
 from .adapted_arguments import asks_questions, choose_by_loss, own_arguments
 from .augmentation import augment, check_are_bytes
 from .callbacks import MMJepaEarlyStoppingCallback, SamplerEpochCallback, replace_library_callbacks
-from .loaders import grouped_loader, loader_arguments, own_collator
+from .loaders import grouped_loader, loader_arguments, own_collator, row_weights
 from .loss_meter import COUNTS, LossMeter
 from .nonfinite import NonfiniteStepsCallback
 from .resumable import ResumableTrainer
@@ -118,7 +118,10 @@ class MMJepaTrainer(ResumableTrainer):
         if isinstance(data, StreamedVqaData):
             # Accelerate does not prepare it: it would share out the rows a second time.
             return DataLoader(data, batch_size, collate_fn=collator, **loader_arguments(args))
-        loader, sampler = self._grouped_loader(data, batch_size, collator, whole_steps=args.dataloader_drop_last)
+        weights = row_weights(data.questions, args.dataset_weights)
+        loader, sampler = self._grouped_loader(
+            data, batch_size, collator, whole_steps=args.dataloader_drop_last, weights=weights
+        )
         self.remove_callback(SamplerEpochCallback)  # of an earlier training
         self.add_callback(SamplerEpochCallback(sampler.set_epoch))
         return loader

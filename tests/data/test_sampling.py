@@ -62,6 +62,30 @@ def test_other_questions_of_an_image_stand_together_in_another_epoch():
     assert not together[0] & together[1]
 
 
+@pytest.mark.parametrize("weights", [(1, 0.5), (2, 1), (0.25, 2.5), (0.001, 1)])
+def test_rows_come_as_often_as_their_weight_says(image_ids, weights):
+    of_first = image_ids < 100
+    row_weights = np.where(of_first, *weights)
+    sampler = ImageGroupedSampler(image_ids, 16, 8, seed=0, weights=row_weights)
+    times = []
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        rows = list(sampler)
+        assert len(rows) == len(sampler)
+        times.append(np.bincount(rows, minlength=1000))
+        for weight, own in zip(weights, (of_first, ~of_first), strict=True):
+            assert set(times[-1][own]) <= {int(weight), int(np.ceil(weight))}
+            assert times[-1][own].sum() == int(weight) * own.sum() + round(weight % 1 * own.sum())
+    for weight, own in zip(weights, (of_first, ~of_first), strict=True):
+        assert np.mean(times, axis=0)[own] == pytest.approx(weight, abs=0.35)  # each row in its turn
+
+
+def test_a_share_of_the_rows_is_of_whole_images(image_ids):
+    rows = list(ImageGroupedSampler(image_ids, 16, 8, seed=0, weights=np.full(1000, 0.5)))
+    drawn, all_rows = Counter(image_ids[rows].tolist()), Counter(image_ids.tolist())
+    assert sum(number < all_rows[image] for image, number in drawn.items()) <= 1
+
+
 def test_one_question_per_image_is_a_plain_shuffle(image_ids):
     order = list(ImageGroupedSampler(image_ids, 16, 1, seed=0))
     images = [len(set(image_ids[rows].tolist())) for rows in batches_of(order, 16)]

@@ -24,7 +24,7 @@ METRICS = {
     "test_accuracy": 0.7,
     "train_loss": 1.0,
 }
-PUBLISHED = ("flaviagiammarino/path-vqa", ["facebook/dinov2-base", "facebook/bart-base"])
+PUBLISHED = (["flaviagiammarino/path-vqa"], ["facebook/dinov2-base", "facebook/bart-base"])
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_hub_finds_the_model_by_task_library_licence_parts_and_data_set(card
     assert card.data.library_name == "transformers"
     assert card.data.license == "apache-2.0"
     assert card.data.base_model == PUBLISHED[1]
-    assert card.data.datasets == [PUBLISHED[0]]
+    assert card.data.datasets == PUBLISHED[0]
 
 
 def test_the_model_index_holds_the_measured_numbers_and_the_controls_of_each_split(card):
@@ -53,7 +53,7 @@ def test_the_model_index_holds_the_measured_numbers_and_the_controls_of_each_spl
         ("validation", "image gain (accuracy - accuracy with shuffled images)"): 0.2124,
         ("test", "accuracy, overall"): 0.7,
     }
-    assert {result.dataset_type for result in card.data.eval_results} == {PUBLISHED[0]}
+    assert {result.dataset_type for result in card.data.eval_results} == set(PUBLISHED[0])
 
 
 def test_the_text_shows_the_table_of_the_controls(card):
@@ -67,14 +67,14 @@ def test_folders_of_this_machine_are_not_linked_to_and_their_paths_not_told(tmp_
     for name in ("slides", "encoder", "text"):
         (tmp_path / name).mkdir()
     parts = [str(tmp_path / "encoder"), str(tmp_path / "text")]
-    card = model_card("somebody/model", METRICS, str(tmp_path / "slides"), parts)
-    assert card.data.datasets is None and card.data.base_model is None
+    card = model_card("somebody/model", METRICS, [str(tmp_path / "slides"), "somebody/data"], parts)
+    assert card.data.datasets == ["somebody/data"] and card.data.base_model is None
     assert str(tmp_path) not in str(card)
-    assert "Trained from encoder and text on slides." in card.text
+    assert "Trained from encoder and text on slides and somebody/data." in card.text
 
 
 def test_without_measured_numbers_the_card_claims_none():
-    card = model_card("somebody/model", {"train_loss": 1.0}, "somebody/data", [])
+    card = model_card("somebody/model", {"train_loss": 1.0}, ["somebody/data"], [])
     assert card.data.eval_results is None and "Measured" not in card.text
     assert "Trained from random weights on somebody/data." in card.text
 
