@@ -1,12 +1,15 @@
 """Where images are: the bytes, base64 texts and paths of a column -> bytes and absolute paths."""
 
+import logging
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.compute
 from datasets import Dataset, Features, Image
 from datasets import Sequence as ListOf
 from datasets.config import HF_DATASETS_CACHE
@@ -16,6 +19,11 @@ from ..processing_mmjepa import base64_image
 from .columns import READ_BY, inner_feature
 from .errors import DataError, shortened
 
+logger = logging.getLogger("mmjepa")
+
+FIRST_NAMES = 20  # images whose names say which folder they are in
+# An image may be named by an id, without one of these.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".JPG", ".JPEG", ".PNG")
 LONGEST_PATH = 4096  # characters; a longer text is no path of a file
 MAY_BE_BASE64 = re.compile(r"data:image/|[A-Za-z0-9+/\s]{64}")
 
@@ -26,17 +34,44 @@ class ImageRoots:
 
     folder: absolute.
     allowed: without links; None allows every place.
+    is_found: whether `folder` is where the images are; else `found_for` may find a folder in it.
     """
 
     folder: str
     allowed: tuple[str, ...] | None
+    is_found: bool = False
 
     @classmethod
-    def of(cls, folder: Path, allow_outside: bool) -> "ImageRoots":
-        """Images lie in `folder`, or anywhere with `allow_outside`."""
+    def of(cls, folder: Path, allow_outside: bool, image_folder: str | None = None) -> "ImageRoots":
+        """Images lie in `image_folder` or else in `folder`, or anywhere with `allow_outside`.
+
+        Raises:
+            DataError: there is no such image folder.
+        """
+        if image_folder is not None and not os.path.isdir(image_folder):
+            raise DataError(f"--image_folder is {image_folder!r}, which is no folder: give the folder of the images.")
         # `datasets` leaves what it downloads and unpacks in the caches.
-        places = (folder, HF_DATASETS_CACHE, HF_HUB_CACHE)
-        return cls(str(folder), None if allow_outside else tuple(os.path.realpath(place) for place in places))
+        places = (folder, *([image_folder] if image_folder else []), HF_DATASETS_CACHE, HF_HUB_CACHE)
+        allowed = None if allow_outside else tuple(os.path.realpath(place) for place in places)
+        return cls(os.path.abspath(image_folder or folder), allowed, image_folder is not None)
+
+    def found_for(self, names: Iterable[str]) -> "ImageRoots":
+        """The same with the folder that holds images of these relative names: this one, or the only one in it.
+
+        Raises:
+            DataError: two folders hold such images.
+        """
+        names = [name for name in names if not os.path.isabs(name)][:FIRST_NAMES]
+        if self.is_found or not os.path.isdir(self.folder) or holds(self.folder, names):
+            return self
+        folders = [entry.path for entry in os.scandir(self.folder) if entry.is_dir() and holds(entry.path, names)]
+        if len(folders) > 1:
+            raise DataError(
+                f"images such as {names[0]!r} are in {' and in '.join(sorted(folders))}: say which by --image_folder."
+            )
+        if folders:
+            logger.info("Images are read from %s", folders[0])
+        return replace(self, folder=folders[0], is_found=True) if folders else self
 
     def absolute(self, path: str) -> str:
         """The file that `path` names: in the folder, or else in the working directory, where `datasets` would read it.
@@ -44,7 +79,7 @@ class ImageRoots:
         Raises:
             DataError: the file lies outside of the allowed folders, by its path or by a link.
         """
-        file = str(Path(self.folder, path))
+        file = existing(os.path.join(self.folder, path)) or str(Path(self.folder, path))
         if not os.path.exists(file) and os.path.exists(path):
             file = os.path.abspath(path)
         if self.allowed is not None and os.path.exists(file):
@@ -52,10 +87,20 @@ class ImageRoots:
             if not any(place.is_relative_to(root) for root in self.allowed):
                 raise DataError(
                     f"the image {path!r} lies outside of the data set's folder {self.folder}. A table from elsewhere "
-                    "could name any file of this machine: put the image into the folder, or allow such paths by "
-                    "--allow_outside_images."
+                    "could name any file of this machine: put the image into the folder, name the images' folder by "
+                    "--image_folder, or allow such paths by --allow_outside_images."
                 )
         return file
+
+
+def existing(path: str) -> str | None:
+    """The file of a path that may lack the suffix of an image; None if there is none."""
+    return next((file for file in (path, *(path + suffix for suffix in IMAGE_SUFFIXES)) if os.path.isfile(file)), None)
+
+
+def holds(folder: str, names: list[str]) -> bool:
+    """Whether one of the images is in the folder."""
+    return any(existing(os.path.join(folder, name)) for name in names)
 
 
 def is_address(path: str) -> bool:
@@ -80,6 +125,7 @@ def with_absolute_paths(images: Dataset, roots: ImageRoots) -> Dataset:
     if not parts.data["image.bytes"].null_count:
         return images  # a map would copy the bytes
     paths = [path for path in parts.unique("image.path") if path and not is_address(path)]
+    roots = roots.found_for(paths)
     files = {path: roots.absolute(path) for path in paths}
     return images.map(
         with_file,
@@ -117,6 +163,7 @@ def encoded_images(rows: Dataset, split: str) -> Dataset:
     feature, kind = rows.features["image"], rows.features.arrow_schema.field("image").type
     if isinstance(inner_feature(feature), Image):
         rows = rows.cast_column("image", ListOf(Image(decode=False)))
+        check_one_each(rows, split)
     elif not needs_reading(kind, feature):
         try:
             rows = rows.cast_column("image", Image(decode=False))
@@ -128,6 +175,8 @@ def encoded_images(rows: Dataset, split: str) -> Dataset:
         paths = rows.flatten().unique("image.path")
         if not any(path and MAY_BE_BASE64.match(path) for path in paths):
             return rows  # a map would copy the bytes
+    else:
+        check_one_each(rows, split)
     return rows.map(
         read_image,
         with_indices=True,
@@ -135,6 +184,23 @@ def encoded_images(rows: Dataset, split: str) -> Dataset:
         features=Features({"image": Image(decode=False)}),
         desc="Reading images",
     )
+
+
+def check_one_each(rows: Dataset, split: str) -> None:
+    """Raises DataError where rows of `image` are lists of several images; it says how many rows there are."""
+    numbers: list[int] = []
+    if is_list(rows.features.arrow_schema.field("image").type):
+        for batch in rows.with_format("arrow").iter(1000):
+            numbers += pyarrow.compute.list_value_length(batch["image"]).fill_null(0).to_pylist()
+    elif type(rows.features["image"]).__name__ == "Json":
+        numbers = [len(value) if isinstance(value, list) else 1 for value in rows["image"]]
+    several = [row for row, number in enumerate(numbers) if number > 1]
+    if several:
+        raise DataError(
+            f"{split}: {len(several)} of {len(rows)} rows have several images, such as row {several[0]} with "
+            f"{numbers[several[0]]}: a question is about one image. Give each image a row of its own, put an image's "
+            "tiles together into a montage, or take these rows out."
+        )
 
 
 def needs_reading(kind: pyarrow.DataType, feature: Any) -> bool:
