@@ -3,8 +3,9 @@
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..processing_mmjepa import base64_image
-from .columns import READ_BY, inner_feature
+from .columns import READ_BY, inner_feature, one_text
 from .errors import DataError, shortened
 
 logger = logging.getLogger("mmjepa")
@@ -61,10 +62,17 @@ class ImageRoots:
         Raises:
             DataError: two folders hold such images.
         """
-        names = [name for name in names if not os.path.isabs(name)][:FIRST_NAMES]
-        if self.is_found or not os.path.isdir(self.folder) or holds(self.folder, names):
+        inner = (
+            []
+            if self.is_found or not os.path.isdir(self.folder)
+            else list(filter(os.DirEntry.is_dir, os.scandir(self.folder)))
+        )
+        if not inner:
+            return self  # the names of a stream are not read in vain
+        names = list(islice((name for name in names if not os.path.isabs(name)), FIRST_NAMES))
+        if holds(self.folder, names):
             return self
-        folders = [entry.path for entry in os.scandir(self.folder) if entry.is_dir() and holds(entry.path, names)]
+        folders = [entry.path for entry in inner if holds(entry.path, names)]
         if len(folders) > 1:
             raise DataError(
                 f"images such as {names[0]!r} are in {' and in '.join(sorted(folders))}: say which by --image_folder."
@@ -152,6 +160,24 @@ def file_state(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):  # ValueError: no path at all, such as text with a null character
         return None
     return state.st_size, state.st_mtime_ns
+
+
+def rows_of_images(rows: Dataset, column: str) -> Sequence[int]:
+    """The row that has each row's image: its own, but where the column holds the `index` of a row with a base64 text.
+
+    VLMEvalKit's tables write an image once.
+    """
+    index = next((name for name in rows.column_names if name.lower() == "index"), None)
+    if index is None or not is_text(rows.features.arrow_schema.field(column).type):
+        return range(len(rows))
+    numbers = {one_text(value): row for row, value in enumerate(rows[index])}
+    places: list[int] = []
+    is_encoded: list[bool] = []
+    for batch in rows.with_format("arrow").select_columns(column).iter(100):
+        for text in batch[column].to_pylist():
+            is_encoded.append(bool(text and MAY_BE_BASE64.match(text)))
+            places.append(len(places) if is_encoded[-1] else numbers.get(text, len(places)))
+    return [place if is_encoded[place] else row for row, place in enumerate(places)]
 
 
 def encoded_images(rows: Dataset, split: str) -> Dataset:

@@ -22,7 +22,7 @@ from .columns import (
 )
 from .errors import DataError
 from .images import image_hashes
-from .paths import LONGEST_PATH, ImageRoots, encoded_images, with_absolute_paths
+from .paths import LONGEST_PATH, ImageRoots, encoded_images, rows_of_images, with_absolute_paths
 from .tables import check_splits, load_splits
 
 logger = logging.getLogger("mmjepa")
@@ -103,7 +103,8 @@ def with_own_columns(rows: Dataset, columns: Mapping[str, str], roots: ImageRoot
     if order != list(range(len(rows))):
         rows = rows.select(order)
     column = next(column for column, name in names.items() if name == "image")
-    images = encoded_images(rows.select_columns(column).rename_columns({column: "image"}), split)
+    images = rows.select_columns(column).rename_columns({column: "image"}).select(rows_of_images(rows, column))
+    images = encoded_images(images, split)
     parts = [with_absolute_paths(images, roots)]
     parts.append(texts.select_columns([name for name in TEXT_COLUMNS if name in texts.column_names]))
     parts.append(image_files(images))

@@ -73,7 +73,7 @@ def stream_rows(
     kinds = {name: train.features[column] for column, name in names.items() if name != "image"}
     train = train.filter(is_wanted, fn_kwargs={"where": where}) if where else train
     image_column = next(column for column, name in names.items() if name == "image")
-    first_images = [one_image(row[image_column]) for row in undecoded(train, image_column).take(FIRST_NAMES)]
+    first_images = (one_image(row[image_column]) for row in undecoded(train, image_column).take(FIRST_NAMES))
     roots = ImageRoots.of(folder, allow_outside_images, image_folder)
     roots = roots.found_for(filter(None, map(named_file, first_images)))
     rows = {}
@@ -105,7 +105,9 @@ def parquet_files(dataset_name: str, config_name: str | None, train_split: str |
     """
     own = find_parquet(Path(dataset_name).absolute()) if config_name is None else {}
     found = {split or "train": [glob.escape(str(path)) for path in paths] for split, paths in own.items()}
-    found = found or load_dataset_builder(dataset_name, config_name).config.data_files or {}
+    if not found:
+        named = load_dataset_builder(dataset_name, config_name).config.data_files or {}
+        found = {str(split): paths for split, paths in named.items()}
     files = with_train_split(found, train_split)
     if "train" not in files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):
         raise DataError(

@@ -41,7 +41,7 @@ def load_splits(
         with naming_unreadable(path):
             saved = load_from_disk(str(path))
         saved = saved if isinstance(saved, DatasetDict) else {UNNAMED: saved}
-        splits = {split: (rows, path) for split, rows in saved.items()}
+        splits = {str(split): (rows, path) for split, rows in saved.items()}
     elif tables := find_tables(path):
         # One by one: `datasets` guesses other types for an image folder's metadata and reads NA as none.
         splits = {split: (load_parts(files), files[0].parent) for split, files in tables.items()}
@@ -50,7 +50,7 @@ def load_splits(
     else:
         check_can_hold_data(path)
         with naming_unreadable(path):
-            splits = {split: (rows, path) for split, rows in load_dataset(dataset_name, config_name).items()}
+            splits = {str(split): (rows, path) for split, rows in load_dataset(dataset_name, config_name).items()}
     splits = {split: (rows_where(rows, where or {}, split), folder) for split, (rows, folder) in splits.items()}
     if UNNAMED in splits:
         rows, folder = splits.pop(UNNAMED)

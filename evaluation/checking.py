@@ -44,7 +44,7 @@ def check_data(
     Returns:
         `errors`, with which no training can start, and `warnings`: texts that say what to do.
         `layout`: the publisher's layout that the tables have; None if it is not known by name.
-        `image_folders`: where the images of each split are, if they are files.
+        `image_folders`: by split, where images are that are not beside their table.
         `columns`: for each used column of the data set its name here.
         `splits`: the numbers of each split.
         `questions_alone`: what validation questions give without images, as of the function of this name.
@@ -73,7 +73,7 @@ def check_data(
         return report
     images: dict[str, dict[str, str]] = {}
     for split, rows in splits.items():
-        if folder := folder_of_images(rows):
+        if (folder := folder_of_images(rows)) not in (None, str(found[split][1])):
             report["image_folders"][split] = folder
         report["splits"][split], images[split] = check_split(split, rows, report, max_unreadable)
     check_split_names(splits, group_column, report)
