@@ -14,7 +14,7 @@ from .columns import find_columns
 from .errors import DataError
 from .images import image_hashes
 from .new_images import is_image_file
-from .paths import ImageRoots, encoded_images, file_state, with_absolute_paths
+from .paths import ImageRoots, check_one_each, encoded_images, file_state, with_absolute_paths
 from .table_files import TABLE_SUFFIXES, named_tables
 from .tables import load_splits
 
@@ -104,6 +104,7 @@ def images_of_split(
     """Names and keys of the images of `rows`, one per row, and the column `image`."""
     names = find_columns(rows.column_names, columns, split, ("image",))
     column = next(column for column, name in names.items() if name == "image")
+    check_one_each(rows, column, split)
     images = encoded_images(rows.select_columns(column).rename_columns({column: "image"}), split)
     images = with_absolute_paths(images, roots)
     parts = images.flatten().with_format(None)

@@ -189,7 +189,6 @@ def encoded_images(rows: Dataset, split: str) -> Dataset:
     feature, kind = rows.features["image"], rows.features.arrow_schema.field("image").type
     if isinstance(inner_feature(feature), Image):
         rows = rows.cast_column("image", ListOf(Image(decode=False)))
-        check_one_each(rows, split)
     elif not needs_reading(kind, feature):
         try:
             rows = rows.cast_column("image", Image(decode=False))
@@ -201,8 +200,6 @@ def encoded_images(rows: Dataset, split: str) -> Dataset:
         paths = rows.flatten().unique("image.path")
         if not any(path and MAY_BE_BASE64.match(path) for path in paths):
             return rows  # a map would copy the bytes
-    else:
-        check_one_each(rows, split)
     return rows.map(
         read_image,
         with_indices=True,
@@ -212,14 +209,15 @@ def encoded_images(rows: Dataset, split: str) -> Dataset:
     )
 
 
-def check_one_each(rows: Dataset, split: str) -> None:
-    """Raises DataError where rows of `image` are lists of several images; it says how many rows there are."""
+def check_one_each(rows: Dataset, column: str, split: str) -> None:
+    """Raises DataError where rows have lists of several images in a column; it says how many rows there are."""
     numbers: list[int] = []
-    if is_list(rows.features.arrow_schema.field("image").type):
-        for batch in rows.with_format("arrow").iter(1000):
-            numbers += pyarrow.compute.list_value_length(batch["image"]).fill_null(0).to_pylist()
-    elif type(rows.features["image"]).__name__ == "Json":
-        numbers = [len(value) if isinstance(value, list) else 1 for value in rows["image"]]
+    kind = rows.features.arrow_schema.field(column).type
+    if is_list(kind) and not (is_list(kind.value_type) or is_number(kind.value_type)):  # pixels are no such lists
+        for batch in rows.with_format("arrow").select_columns(column).iter(1000):
+            numbers += pyarrow.compute.list_value_length(batch[column]).fill_null(0).to_pylist()
+    elif type(rows.features[column]).__name__ == "Json":
+        numbers = [len(value) if isinstance(value, list) else 1 for value in rows[column]]
     several = [row for row, number in enumerate(numbers) if number > 1]
     if several:
         raise DataError(

@@ -22,7 +22,7 @@ from .columns import (
 )
 from .errors import DataError
 from .images import image_hashes
-from .paths import LONGEST_PATH, ImageRoots, encoded_images, rows_of_images, with_absolute_paths
+from .paths import LONGEST_PATH, ImageRoots, check_one_each, encoded_images, rows_of_images, with_absolute_paths
 from .tables import check_splits, load_splits
 
 logger = logging.getLogger("mmjepa")
@@ -97,12 +97,13 @@ def with_own_columns(rows: Dataset, columns: Mapping[str, str], roots: ImageRoot
         raise DataError(f"{split} has no rows.")
     conversations = conversation_column(rows.column_names, columns)
     names = find_columns(rows.column_names, columns, split, ("image",) if conversations else REQUIRED_COLUMNS)
+    column = next(column for column, name in names.items() if name == "image")
+    check_one_each(rows, column, split)
     texts = read_texts(rows, names, conversations, split)
     check_texts(texts, columns, "choices" in texts.column_names, split)
     order = texts["row"][:]
     if order != list(range(len(rows))):
         rows = rows.select(order)
-    column = next(column for column, name in names.items() if name == "image")
     images = rows.select_columns(column).rename_columns({column: "image"}).select(rows_of_images(rows, column))
     images = encoded_images(images, split)
     parts = [with_absolute_paths(images, roots)]

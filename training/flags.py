@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple
 
-from .values import check_image_folder, check_source, column_value, json_object
+from .values import check_source, column_value, json_object
 
 MAX_ANSWER_TOKENS = 32  # how many a new model writes, by default
 
@@ -212,7 +212,7 @@ class DataArguments:
     )
     image_folder: str | None = flag(
         None,
-        check=check_image_folder,
+        check=check_source,
         help="The folder that image paths are relative to; by default the table's, or the only folder beside the "
         "table that holds the images.",
     )

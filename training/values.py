@@ -40,12 +40,6 @@ def column_value(name: str, value: str) -> tuple[str, str]:
     return column, wanted
 
 
-def check_image_folder(name: str, value: str) -> None:
-    """Raises ValueError where a value, called `name` on the command line, is no folder."""
-    if not Path(value).is_dir():
-        raise ValueError(f"{name} is {value!r}, which is no folder: give the folder of the images.")
-
-
 def check_onnx_packages(name: str) -> None:
     """Raises ValueError where the packages of an ONNX export, an extra, are not all installed."""
     if lacking := [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]:
