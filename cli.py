@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from .messages import end_run, hide_unhelpful_messages
 from .training.flags import with_underscores
-from .training.values import check_onnx_packages, check_source
+from .training.values import check_onnx_packages, check_source, column_value
 
 ORDER = ("check", "train", "evaluate", "ask", "search", "score", "export", "app")
 UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
@@ -59,6 +59,15 @@ Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or
 OutsideImages = Annotated[
     bool, typer.Option("--allow_outside_images", help="Read images outside of the data set's folder too.")
 ]
+ImageFolder = Annotated[
+    str | None, typer.Option("--image_folder", help="The folder that image paths are relative to.")
+]
+TrainSplit = Annotated[
+    str | None, typer.Option("--train_split", help="The split to train on, where it is not named train.")
+]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", help="COLUMN=VALUE of the rows to read; may be given several times.")
+]
 
 
 @app.callback()
@@ -83,6 +92,9 @@ def check(
     ] = 16,
     epochs: Annotated[float, typer.Option(help="Epochs of that run.")] = 3,
     allow_outside_images: OutsideImages = False,
+    image_folder: ImageFolder = None,
+    train_split: TrainSplit = None,
+    where: Where = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at a data set before training: what is wrong with it, and how far the questions alone get.
@@ -98,9 +110,8 @@ def check(
     if as_json:
         disable_progress_bars()
     columns = named_columns(image_column, question_column, answer_column)
-    report = check_data(
-        dataset_name, config_name, columns, allow_outside_images=allow_outside_images, group_column=group_column
-    )
+    read = reading(allow_outside_images, image_folder, train_split, where)
+    report = check_data(dataset_name, config_name, columns, group_column=group_column, **read)
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
     if report["errors"]:
         raise typer.Exit(1)
@@ -110,6 +121,18 @@ def named_columns(image: str | None, question: str | None, answer: str | None) -
     """The columns that flags name."""
     given = {"image": image, "question": question, "answer": answer}
     return {name: column for name, column in given.items() if column}
+
+
+def reading(
+    allow_outside_images: bool, image_folder: str | None, train_split: str | None, where: list[str] | None
+) -> dict[str, Any]:
+    """What `load_rows` is told of images and rows."""
+    return {
+        "allow_outside_images": allow_outside_images,
+        "image_folder": image_folder,
+        "train_split": train_split,
+        "where": dict(column_value("--where", text) for text in where or ()),
+    }
 
 
 # The script parses the flags itself, --help too.
@@ -180,6 +203,9 @@ def score(
     question_column: QuestionColumn = None,
     answer_column: AnswerColumn = None,
     allow_outside_images: OutsideImages = False,
+    image_folder: ImageFolder = None,
+    train_split: TrainSplit = None,
+    where: Where = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score anybody's predictions by every rule that published PathVQA numbers use."""
@@ -196,7 +222,8 @@ def score(
     splits = None
     if dataset_name is not None:
         columns = named_columns(image_column, question_column, answer_column)
-        splits = load_rows(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
+        read = reading(allow_outside_images, image_folder, train_split, where)
+        splits = load_rows(dataset_name, config_name, columns, **read)
         if "train" not in splits:
             raise ValueError(f"{dataset_name} has no train split, from whose questions and answers floors are learnt.")
     report = score_report(tables[0], splits, tables[1] if len(tables) > 1 else None)
@@ -290,6 +317,7 @@ def search(
     config_name: ConfigName = None,
     image_column: ImageColumn = None,
     allow_outside_images: OutsideImages = False,
+    image_folder: ImageFolder = None,
     list_statements: Annotated[
         bool, typer.Option("--statements", help="List the statements that the model was taught, and search nothing.")
     ] = False,
@@ -320,7 +348,8 @@ def search(
     wanted, unwanted, query = statements or [], negated or [], None if like is None else str(like)
     loaded, processor = load_saved(model, revision)
     check_asked(loaded.config, [*wanted, *unwanted], query)
-    found = find_images(folder, split, config_name, named_columns(image_column, None, None), allow_outside_images)
+    columns = named_columns(image_column, None, None)
+    found = find_images(folder, split, config_name, columns, allow_outside_images, image_folder)
     try:
         result = search_images(
             loaded,

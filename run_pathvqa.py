@@ -67,7 +67,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.predict_data:
         questions = training_args.predict_question or ()
         new_rows = load_new_rows(
-            training_args.predict_data, questions, data_args.columns(), data_args.allow_outside_images
+            training_args.predict_data,
+            questions,
+            data_args.columns(),
+            data_args.allow_outside_images,
+            data_args.image_folder,
         )
 
     # Build.

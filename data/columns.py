@@ -1,6 +1,7 @@
 """A data set's own columns -> this project's: names, texts, lists of answers, turns of a conversation."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
@@ -10,27 +11,33 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Sequence as ListOf
 
+from .choices import check_answers_are_texts, check_not_swapped, choice_columns, chosen, texts_by_letter
 from .errors import DataError, shortened
+
+logger = logging.getLogger("mmjepa")
 
 REQUIRED_COLUMNS = ("image", "question", "answer")
 TEXT_COLUMNS = ("question", "answer", "caption", "text")
 SET_COLUMN = "dataset"  # of several data sets, the row's own
 # Columns that are added later, about a row's image and the model's answers.
 LATER_COLUMNS = (
-    *("image_file", "image_id", "pixels", "row", "answers", SET_COLUMN),
+    *("image_file", "image_id", "pixels", "row", "answers", "choices", SET_COLUMN),
     *("prediction", "prediction_probability", "shuffled", "blank", "blank_probability", "from_image"),
     *("ranked", "ranked_probability", "by_statements", "align_cosine", "align_cosine_wrong"),
 )
-# Other names of columns: of images in an image folder's metadata, of lists of answers in VQA.
-COLUMN_NAMES = {"file_name": "image", "images": "image", "answers": "answer", "questions": "question"}
+# Other names of columns, the first that is there: of images in an image folder's metadata, in SLAKE, VQA-RAD, PMC-VQA,
+# OmniMedVQA and Kvasir-VQA; of lists of answers in VQA.
+COLUMN_NAMES = dict.fromkeys(
+    ("file_name", "images", "image_path", "img_path", "image_name", "img_name", "figure_path", "img_id"), "image"
+) | {"answers": "answer", "gt_answer": "answer", "questions": "question"}
 # Columns of conversations (LLaVA, chats, The Cauldron) and of pairs, and who asks and who answers in them.
-CONVERSATIONS = ("conversations", "conversation", "messages", "texts", "qa", "qa_pairs")
+CONVERSATIONS = ("conversations", "conversatons", "conversation", "messages", "texts", "qa", "qa_pairs")
 ASKING, ANSWERING = ("human", "user", "question"), ("gpt", "assistant", "model", "answer")
 # Keys of a dict's text: in answers of VQA and SQuAD, in parts of a chat, in translations.
 TEXT_KEYS = ("answer", "answers", "question", "text", "value", "content", "label", "en")
 # `datasets` knows a function by its name alone. This number in the fingerprint keeps it from taking texts that older
 # code has read out of its cache: raise it when the code gives other results.
-READ_BY = 2
+READ_BY = 3
 
 
 def find_columns(
@@ -45,7 +52,7 @@ def find_columns(
         DataError: a required column is missing.
     """
     by_name = {name.lower(): name for name in column_names if name not in columns.values()}
-    by_name = {COLUMN_NAMES[name]: column for name, column in by_name.items() if name in COLUMN_NAMES} | by_name
+    by_name = {COLUMN_NAMES[name]: by_name[name] for name in reversed(COLUMN_NAMES) if name in by_name} | by_name
     by_name |= columns
     found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in column_names}
     missing = [name for name in dict.fromkeys((*required, *columns)) if name not in found]
@@ -81,7 +88,8 @@ def read_texts(rows: Dataset, names: Mapping[str, str], conversations: str | Non
 
     Returns:
         columns `row`, the number of the row that a question comes from, question, answer, caption and text if the data
-        set has them, and `answers`, all distinct ones, if there are lists of answers.
+        set has them; `answers`, all distinct ones, if there are lists of answers; and `choices`, the closed list of a
+        row, if there are columns of choices.
 
     Raises:
         DataError: a text can't be read, or a row has other numbers of questions and answers.
@@ -92,6 +100,8 @@ def read_texts(rows: Dataset, names: Mapping[str, str], conversations: str | Non
         texts[conversations] = "conversation"
     columns = ["question", "answer", *(name for name in texts.values() if name in ("caption", "text"))]
     features = {"row": Value("int64")} | {name: Value("string") for name in columns}
+    choices = {} if conversations is not None else named_choices(rows.column_names, names)
+    texts |= choices
     # Without the images: a map copies the bytes of what it is given.
     read = rows.select_columns(list(texts)).map(
         split_rows,
@@ -104,7 +114,7 @@ def read_texts(rows: Dataset, names: Mapping[str, str], conversations: str | Non
             "split": split,
             "read_by": READ_BY,
         },
-        features=Features({**features, "answers": ListOf(Value("string"))}),
+        features=Features({**features, "answers": ListOf(Value("string")), "choices": ListOf(Value("string"))}),
         desc="Reading texts",
     )
     if not len(read):
@@ -112,6 +122,10 @@ def read_texts(rows: Dataset, names: Mapping[str, str], conversations: str | Non
             f"{split}: no turn of its {conversations!r} asks ({', '.join(ASKING)}) before one that answers "
             f"({', '.join(ANSWERING)}); the first is {shortened(repr(rows[0][conversations]))}."
         )
+    if not choices:
+        read = read.remove_columns("choices")
+    elif lost := sum(answer == "" for answer in read["answer"]):
+        logger.warning("%s: %d rows have no answer, or a letter that none of their choices has", split, lost)
     answers = [rows.features[column] for column, name in texts.items() if name == "answer"]
     are_lists = len(read) == len(rows) and any(not isinstance(kind, Value | ClassLabel) for kind in answers)
     if not are_lists and max(map(len, read["answers"])) < 2:
@@ -124,7 +138,7 @@ def split_rows(
 ) -> dict[str, list]:
     """The texts of many rows, one row per question. `read_by` is only for the fingerprint."""
     texts: dict[str, list] = {"row": [], "question": [], "answer": []}
-    texts |= {name: [] for name in names.values() if name in ("caption", "text")} | {"answers": []}
+    texts |= {name: [] for name in names.values() if name in ("caption", "text")} | {"answers": [], "choices": []}
     for number, values in zip(numbers, zip(*batch.values(), strict=True), strict=True):
         try:
             row = {names[column]: named(value, kinds[column]) for column, value in zip(batch, values, strict=True)}
@@ -154,8 +168,26 @@ def inner_feature(feature: Any) -> Any:
     return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
+def named_choices(column_names: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Name in the data set -> name here, of the columns of choices that are not among `names`."""
+    choices = choice_columns([name for name in column_names if name not in names])
+    return {column: f"choice {letter}" for letter, column in choices.items()}
+
+
+def check_texts(texts: Dataset, columns: Collection[str], has_choices: bool, split: str) -> None:
+    """Raises DataError where texts would be trained on by mistake: letters of choices, questions as answers.
+
+    Args:
+        columns: those that the user named are taken as they are.
+    """
+    if "answer" not in columns and not has_choices:
+        check_answers_are_texts(texts.unique("answer"), split)
+    if not {"question", "answer"} & set(columns):
+        check_not_swapped(texts.unique("question"), texts.unique("answer"), split)
+
+
 def texts_of_row(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The texts of a row, one dict per question: question, answer, all distinct answers, and the other texts.
+    """The texts of a row, one dict per question: question, answer, all distinct answers, choices, and the other texts.
 
     Raises:
         DataError: a text can't be read, or there are other numbers of questions and answers.
@@ -165,12 +197,13 @@ def texts_of_row(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         pairs = question_answers(row["conversation"])
     else:
         pairs = paired(row.get("question"), row.get("answer"))
+    choices = {name.removeprefix("choice "): value for name, value in row.items() if name.startswith("choice ")}
+    choices = texts_by_letter(choices, one_text)
     texts = []
     for question, answer in pairs:
-        answers = distinct_answers(answer)
-        texts.append(
-            {"question": one_text(question), "answer": next(iter(answers), ""), **others, "answers": answers or [""]}
-        )
+        answers = [text for answer in distinct_answers(answer) if (text := chosen(answer, choices))]
+        own = {"question": one_text(question), "answer": next(iter(answers), ""), **others}
+        texts.append({**own, "answers": answers or [""], "choices": list(choices.values())})
     return texts
 
 
@@ -207,7 +240,7 @@ def single_texts(row: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, 
         raise DataError(
             "a row of a stream has several questions: give each a row of its own, or leave out --streaming."
         )
-    return {name: texts[0][name] for name in row}
+    return {name: texts[0][name] for name in row if name in texts[0]}
 
 
 def question_answers(conversation: Any) -> list[tuple[str, str]]:

@@ -14,8 +14,9 @@ from .columns import find_columns
 from .errors import DataError
 from .images import image_hashes
 from .new_images import is_image_file
-from .paths import ImageRoots, encoded_images, file_state, with_absolute_paths
-from .tables import TABLE_SUFFIXES, find_tables, load_splits, split_name
+from .paths import ImageRoots, check_one_each, encoded_images, file_state, with_absolute_paths
+from .table_files import TABLE_SUFFIXES, named_tables
+from .tables import load_splits
 
 SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`
 
@@ -44,6 +45,7 @@ def find_images(
     config_name: str | None = None,
     columns: Mapping[str, str] | None = None,
     allow_outside_images: bool = False,
+    image_folder: str | None = None,
 ) -> FoundImages:
     """The images in a folder and the folders in it, or those of a data set, each once.
 
@@ -51,7 +53,7 @@ def find_images(
         source: a folder of images, an image, or a data set as for `load_rows`, which needs no texts here. A folder
             with a table for a split, or with metadata.csv, is a data set: the images that it names are found.
         split: one split of a data set; all by default.
-        config_name, columns, allow_outside_images: as for `load_rows`.
+        config_name, columns, allow_outside_images, image_folder: as for `load_rows`.
 
     Raises:
         DataError: there is no such folder or data set, it holds no image, or it has no such split.
@@ -72,16 +74,15 @@ def find_images(
         if path.is_dir() and not any(path.rglob("*.parquet")):
             raise DataError(f"{source} holds no image: give a folder with images, or a data set.")
     try:
-        splits = load_splits(source, config_name)
+        found = load_splits(source, config_name)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise DataError(
             f"{source!r} is no folder here, and no such data set was found on the Hub ({error})."
         ) from error
-    found = {split_name(name, splits): rows for name, rows in splits.items()}
     if split is not None and split not in found:
         raise DataError(f"{source} has no split {split!r}: there are {', '.join(found)}.")
     parts = [
-        images_of_split(name, rows, columns or {}, ImageRoots.of(folder, allow_outside_images))
+        images_of_split(name, rows, columns or {}, ImageRoots.of(folder, allow_outside_images, image_folder))
         for name, (rows, folder) in found.items()
         if split in (None, name) and len(rows)
     ]
@@ -94,7 +95,7 @@ def is_data_set(path: Path) -> bool:
     """Whether a path is a table, or a folder that holds tables of a data set or was written by `save_to_disk`."""
     if path.is_file():
         return path.suffix.lower() in (*TABLE_SUFFIXES, ".parquet")
-    return any((path / name).exists() for name in SAVED) or bool(find_tables(path))
+    return path.is_dir() and (any((path / name).exists() for name in SAVED) or bool(named_tables(path)))
 
 
 def images_of_split(
@@ -103,6 +104,7 @@ def images_of_split(
     """Names and keys of the images of `rows`, one per row, and the column `image`."""
     names = find_columns(rows.column_names, columns, split, ("image",))
     column = next(column for column, name in names.items() if name == "image")
+    check_one_each(rows, column, split)
     images = encoded_images(rows.select_columns(column).rename_columns({column: "image"}), split)
     images = with_absolute_paths(images, roots)
     parts = images.flatten().with_format(None)

@@ -10,7 +10,8 @@ from .columns import REQUIRED_COLUMNS, find_columns
 from .errors import DataError
 from .paths import ImageRoots
 from .rows import with_own_columns
-from .tables import TABLE_SUFFIXES, load_table
+from .table_files import TABLE_SUFFIXES
+from .tables import load_table
 
 TABLES = (*TABLE_SUFFIXES, ".parquet")
 COLUMNS = [*REQUIRED_COLUMNS, "image_file"]
@@ -21,6 +22,7 @@ def load_new_rows(
     questions: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     allow_outside_images: bool = False,
+    image_folder: str | None = None,
 ) -> Dataset:
     """Rows like those of `load_rows`, with image, question, answer and image_file; a missing answer is "".
 
@@ -31,13 +33,13 @@ def load_new_rows(
             of images and, if they have them, of questions and answers. Image paths are relative to the table.
         questions: asked about each image that has no question.
         columns: as for `load_rows`; a table may have no column of answers.
-        allow_outside_images: images of a table may lie outside of its folder.
+        allow_outside_images, image_folder: as for `load_rows`, of the images of tables.
 
     Raises:
         DataError: a source is missing or holds no image, a table has no column of images, or an image has no question
             and `questions` is empty.
     """
-    parts = [load_source(Path(source), columns or {}, allow_outside_images) for source in sources]
+    parts = [load_source(Path(source), columns or {}, allow_outside_images, image_folder) for source in sources]
     if any("answers" in part.column_names for part in parts):
         parts = [part if "answers" in part.column_names else with_answer_lists(part) for part in parts]
     rows = concatenate_datasets(parts)
@@ -52,10 +54,12 @@ def load_new_rows(
     return rows.select(order).remove_columns("question").add_column("question", texts)
 
 
-def load_source(source: Path, columns: Mapping[str, str], allow_outside_images: bool) -> Dataset:
+def load_source(
+    source: Path, columns: Mapping[str, str], allow_outside_images: bool, image_folder: str | None
+) -> Dataset:
     """The rows of an image, a folder of images or a table; DataError if there is no image."""
     if source.is_file() and source.suffix in TABLES:
-        return load_new_table(source, columns, allow_outside_images)
+        return load_new_table(source, columns, allow_outside_images, image_folder)
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if is_image_file(path))
     if not files:
         raise DataError(
@@ -73,7 +77,9 @@ def is_image_file(path: Path) -> bool:
     return image_format in PIL.Image.OPEN and not path.name.startswith(".")
 
 
-def load_new_table(path: Path, columns: Mapping[str, str], allow_outside_images: bool) -> Dataset:
+def load_new_table(
+    path: Path, columns: Mapping[str, str], allow_outside_images: bool, image_folder: str | None
+) -> Dataset:
     """The rows of a table, which may lack questions and answers."""
     rows = load_table(path)
     # The column of answers may be named for the data set of the training; a table without it is no error.
@@ -82,7 +88,7 @@ def load_new_table(path: Path, columns: Mapping[str, str], allow_outside_images:
     for name in ("question", "answer"):
         if name not in found:
             rows = rows.add_column(name, [""] * len(rows))
-    roots = ImageRoots.of(path.parent.absolute(), allow_outside_images)
+    roots = ImageRoots.of(path.parent.absolute(), allow_outside_images, image_folder)
     own_rows = with_own_columns(rows, own, roots, path.name)
     return own_rows.select_columns([*COLUMNS, *(["answers"] if "answers" in own_rows.column_names else [])])
 

@@ -1,21 +1,30 @@
 """Where images are: the bytes, base64 texts and paths of a column -> bytes and absolute paths."""
 
+import logging
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.compute
 from datasets import Dataset, Features, Image
 from datasets import Sequence as ListOf
 from datasets.config import HF_DATASETS_CACHE
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..processing_mmjepa import base64_image
-from .columns import READ_BY, inner_feature
+from .columns import READ_BY, inner_feature, one_text
 from .errors import DataError, shortened
 
+logger = logging.getLogger("mmjepa")
+
+FIRST_NAMES = 20  # images whose names say which folder they are in
+# An image may be named by an id, without one of these.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".JPG", ".JPEG", ".PNG")
 LONGEST_PATH = 4096  # characters; a longer text is no path of a file
 MAY_BE_BASE64 = re.compile(r"data:image/|[A-Za-z0-9+/\s]{64}")
 
@@ -26,17 +35,51 @@ class ImageRoots:
 
     folder: absolute.
     allowed: without links; None allows every place.
+    is_found: whether `folder` is where the images are; else `found_for` may find a folder in it.
     """
 
     folder: str
     allowed: tuple[str, ...] | None
+    is_found: bool = False
 
     @classmethod
-    def of(cls, folder: Path, allow_outside: bool) -> "ImageRoots":
-        """Images lie in `folder`, or anywhere with `allow_outside`."""
+    def of(cls, folder: Path, allow_outside: bool, image_folder: str | None = None) -> "ImageRoots":
+        """Images lie in `image_folder` or else in `folder`, or anywhere with `allow_outside`.
+
+        Raises:
+            DataError: there is no such image folder.
+        """
+        if image_folder is not None and not os.path.isdir(image_folder):
+            raise DataError(f"--image_folder is {image_folder!r}, which is no folder: give the folder of the images.")
         # `datasets` leaves what it downloads and unpacks in the caches.
-        places = (folder, HF_DATASETS_CACHE, HF_HUB_CACHE)
-        return cls(str(folder), None if allow_outside else tuple(os.path.realpath(place) for place in places))
+        places = (folder, *([image_folder] if image_folder else []), HF_DATASETS_CACHE, HF_HUB_CACHE)
+        allowed = None if allow_outside else tuple(os.path.realpath(place) for place in places)
+        return cls(os.path.abspath(image_folder or folder), allowed, image_folder is not None)
+
+    def found_for(self, names: Iterable[str]) -> "ImageRoots":
+        """The same with the folder that holds images of these relative names: this one, or the only one in it.
+
+        Raises:
+            DataError: two folders hold such images.
+        """
+        inner = (
+            []
+            if self.is_found or not os.path.isdir(self.folder)
+            else list(filter(os.DirEntry.is_dir, os.scandir(self.folder)))
+        )
+        if not inner:
+            return self  # the names of a stream are not read in vain
+        names = list(islice((name for name in names if not os.path.isabs(name)), FIRST_NAMES))
+        if holds(self.folder, names):
+            return self
+        folders = [entry.path for entry in inner if holds(entry.path, names)]
+        if len(folders) > 1:
+            raise DataError(
+                f"images such as {names[0]!r} are in {' and in '.join(sorted(folders))}: say which by --image_folder."
+            )
+        if folders:
+            logger.info("Images are read from %s", folders[0])
+        return replace(self, folder=folders[0], is_found=True) if folders else self
 
     def absolute(self, path: str) -> str:
         """The file that `path` names: in the folder, or else in the working directory, where `datasets` would read it.
@@ -44,7 +87,7 @@ class ImageRoots:
         Raises:
             DataError: the file lies outside of the allowed folders, by its path or by a link.
         """
-        file = str(Path(self.folder, path))
+        file = existing(os.path.join(self.folder, path)) or str(Path(self.folder, path))
         if not os.path.exists(file) and os.path.exists(path):
             file = os.path.abspath(path)
         if self.allowed is not None and os.path.exists(file):
@@ -52,10 +95,20 @@ class ImageRoots:
             if not any(place.is_relative_to(root) for root in self.allowed):
                 raise DataError(
                     f"the image {path!r} lies outside of the data set's folder {self.folder}. A table from elsewhere "
-                    "could name any file of this machine: put the image into the folder, or allow such paths by "
-                    "--allow_outside_images."
+                    "could name any file of this machine: put the image into the folder, name the images' folder by "
+                    "--image_folder, or allow such paths by --allow_outside_images."
                 )
         return file
+
+
+def existing(path: str) -> str | None:
+    """The file of a path that may lack the suffix of an image; None if there is none."""
+    return next((file for file in (path, *(path + suffix for suffix in IMAGE_SUFFIXES)) if os.path.isfile(file)), None)
+
+
+def holds(folder: str, names: list[str]) -> bool:
+    """Whether one of the images is in the folder."""
+    return any(existing(os.path.join(folder, name)) for name in names)
 
 
 def is_address(path: str) -> bool:
@@ -80,6 +133,7 @@ def with_absolute_paths(images: Dataset, roots: ImageRoots) -> Dataset:
     if not parts.data["image.bytes"].null_count:
         return images  # a map would copy the bytes
     paths = [path for path in parts.unique("image.path") if path and not is_address(path)]
+    roots = roots.found_for(paths)
     files = {path: roots.absolute(path) for path in paths}
     return images.map(
         with_file,
@@ -106,6 +160,24 @@ def file_state(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):  # ValueError: no path at all, such as text with a null character
         return None
     return state.st_size, state.st_mtime_ns
+
+
+def rows_of_images(rows: Dataset, column: str) -> Sequence[int]:
+    """The row that has each row's image: its own, but where the column holds the `index` of a row with a base64 text.
+
+    VLMEvalKit's tables write an image once.
+    """
+    index = next((name for name in rows.column_names if name.lower() == "index"), None)
+    if index is None or not is_text(rows.features.arrow_schema.field(column).type):
+        return range(len(rows))
+    numbers = {one_text(value): row for row, value in enumerate(rows[index])}
+    places: list[int] = []
+    is_encoded: list[bool] = []
+    for batch in rows.with_format("arrow").select_columns(column).iter(100):
+        for text in batch[column].to_pylist():
+            is_encoded.append(bool(text and MAY_BE_BASE64.match(text)))
+            places.append(len(places) if is_encoded[-1] else numbers.get(text, len(places)))
+    return [place if is_encoded[place] else row for row, place in enumerate(places)]
 
 
 def encoded_images(rows: Dataset, split: str) -> Dataset:
@@ -135,6 +207,24 @@ def encoded_images(rows: Dataset, split: str) -> Dataset:
         features=Features({"image": Image(decode=False)}),
         desc="Reading images",
     )
+
+
+def check_one_each(rows: Dataset, column: str, split: str) -> None:
+    """Raises DataError where rows have lists of several images in a column; it says how many rows there are."""
+    numbers: list[int] = []
+    kind = rows.features.arrow_schema.field(column).type
+    if is_list(kind) and not (is_list(kind.value_type) or is_number(kind.value_type)):  # pixels are no such lists
+        for batch in rows.with_format("arrow").select_columns(column).iter(1000):
+            numbers += pyarrow.compute.list_value_length(batch[column]).fill_null(0).to_pylist()
+    elif type(rows.features[column]).__name__ == "Json":
+        numbers = [len(value) if isinstance(value, list) else 1 for value in rows[column]]
+    several = [row for row, number in enumerate(numbers) if number > 1]
+    if several:
+        raise DataError(
+            f"{split}: {len(several)} of {len(rows)} rows have several images, such as row {several[0]} with "
+            f"{numbers[several[0]]}: a question is about one image. Give each image a row of its own, put an image's "
+            "tiles together into a montage, or take these rows out."
+        )
 
 
 def needs_reading(kind: pyarrow.DataType, feature: Any) -> bool:

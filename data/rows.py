@@ -13,16 +13,18 @@ from .columns import (
     REQUIRED_COLUMNS,
     SET_COLUMN,
     TEXT_COLUMNS,
+    check_texts,
     conversation_column,
     find_columns,
+    named_choices,
     one_text,
     other_columns,
     read_texts,
 )
 from .errors import DataError
 from .images import image_hashes
-from .paths import LONGEST_PATH, ImageRoots, encoded_images, with_absolute_paths
-from .tables import check_splits, load_splits, split_name
+from .paths import LONGEST_PATH, ImageRoots, check_one_each, encoded_images, rows_of_images, with_absolute_paths
+from .tables import check_splits, load_splits
 
 logger = logging.getLogger("mmjepa")
 
@@ -34,6 +36,9 @@ def load_rows(
     wanted: Collection[str] | None = None,
     optional: Collection[str] = (),
     allow_outside_images: bool = False,
+    image_folder: str | None = None,
+    train_split: str | None = None,
+    where: Mapping[str, str] | None = None,
 ) -> DatasetDict:
     """The splits of a data set with columns `image`, `question`, `answer` and, if it has them, `caption`, `text`.
 
@@ -41,7 +46,8 @@ def load_rows(
     image; base64 text is its bytes. A missing text is "", a class is its name. Where an answer may be a list, `answer`
     is its most frequent item, the first of equally frequent ones, and `answers` has the distinct ones, the most
     frequent first. Lists of questions and of their answers, and conversations as in LLaVA and in chats, become one row
-    per question.
+    per question. Of a row with columns of choices, `choices` has the closed list, and a letter stands for the text of
+    its choice.
 
     The other columns are kept, so that answers can be matched with ids: `image_file`, the path or file name of the
     image in the data set, None if it has none; and all columns but those of bytes. A column whose name has a meaning
@@ -50,8 +56,9 @@ def load_rows(
     Args:
         dataset_name: a Hub id; a table (.csv, .tsv, .json, .jsonl, .parquet); or a folder: of `save_to_disk`, of
             parquet files in the Hub's layout, of tables named after their splits, or of images and metadata.csv (.tsv,
-            .json, .jsonl), one for all or one per split. Image paths are relative to the table. A table that is not
-            named after a split is train.
+            .json, .jsonl), one for all or one per split. Image paths are relative to the table, or to the only folder
+            beside it that holds them. A table that is not named after a split is train, unless its column `split` or
+            VQA-RAD's `phrase_type` says more.
         config_name: which configuration of a Hub data set.
         columns: name in this project -> name in the data set, {"question": "prompt"}; other columns are found by their
             name.
@@ -59,19 +66,23 @@ def load_rows(
             which `hold_out` makes one.
         optional: more splits to read, if they exist.
         allow_outside_images: images may lie outside of the data set's folder.
+        image_folder: what image paths are relative to.
+        train_split: the split that is train, by its name in the data set.
+        where: values, as texts, that columns of the data set must have; other rows are not read.
 
     Raises:
         DataError: a wanted split or a column is missing, a table can't be read, a folder has no data in one of these
             forms, an image lies outside of it, or a row has several images or a text that can't be read.
     """
-    splits = load_splits(dataset_name, config_name)
-    found = {split_name(split, splits): rows for split, rows in splits.items()}
+    found = load_splits(dataset_name, config_name, train_split, where)
     if wanted is not None:
         check_splits(dataset_name, found, [name for name in wanted if name != "validation" or "train" not in found])
         found = {split: rows for split, rows in found.items() if split in (*wanted, *optional)}
     return DatasetDict(
         {
-            split: with_own_columns(rows, columns or {}, ImageRoots.of(folder, allow_outside_images), split)
+            split: with_own_columns(
+                rows, columns or {}, ImageRoots.of(folder, allow_outside_images, image_folder), split
+            )
             for split, (rows, folder) in found.items()
         }
     )
@@ -87,18 +98,21 @@ def with_own_columns(rows: Dataset, columns: Mapping[str, str], roots: ImageRoot
         raise DataError(f"{split} has no rows.")
     conversations = conversation_column(rows.column_names, columns)
     names = find_columns(rows.column_names, columns, split, ("image",) if conversations else REQUIRED_COLUMNS)
+    column = next(column for column, name in names.items() if name == "image")
+    check_one_each(rows, column, split)
     texts = read_texts(rows, names, conversations, split)
+    check_texts(texts, columns, "choices" in texts.column_names, split)
     order = texts["row"][:]
     if order != list(range(len(rows))):
         rows = rows.select(order)
-    column = next(column for column, name in names.items() if name == "image")
-    images = encoded_images(rows.select_columns(column).rename_columns({column: "image"}), split)
+    images = rows.select_columns(column).rename_columns({column: "image"}).select(rows_of_images(rows, column))
+    images = encoded_images(images, split)
     parts = [with_absolute_paths(images, roots)]
     parts.append(texts.select_columns([name for name in TEXT_COLUMNS if name in texts.column_names]))
     parts.append(image_files(images))
-    if "answers" in texts.column_names:
-        parts.append(texts.select_columns("answers"))
-    if others := other_columns(rows, {*names, conversations}):
+    parts += [texts.select_columns(name) for name in ("answers", "choices") if name in texts.column_names]
+    choices = named_choices(rows.column_names, names) if "choices" in texts.column_names else ()
+    if others := other_columns(rows, {*names, *choices, conversations}):
         taken = {"image", *TEXT_COLUMNS, *LATER_COLUMNS}
         new_names = {name: f"table_{name}" for name in others if name in taken}
         parts.append(rows.select_columns(others).rename_columns(new_names))

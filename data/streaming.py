@@ -1,7 +1,8 @@
 """Training rows read from parquet shards while training goes on, without downloading or preparing them beforehand."""
 
+import glob
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from datasets import Sequence as ListOf
 from datasets.distributed import split_dataset_by_node
 from transformers import BaseImageProcessor
 
-from .columns import READ_BY, find_columns, inner_feature, single_texts
+from .columns import READ_BY, check_texts, find_columns, inner_feature, named_choices, one_text, single_texts
 from .errors import DataError, shortened
 from .images import check_readable, image_hash, prepare_image, prepared_shape
-from .paths import ImageRoots, named_file, one_image
+from .paths import FIRST_NAMES, ImageRoots, named_file, one_image
 from .rows import with_own_columns
 from .sampling import ImageGroupedSampler
-from .tables import check_splits, naming_unreadable, split_name
+from .table_files import find_parquet
+from .tables import check_splits, check_where, naming_unreadable, rows_where, with_train_split
 
 logger = logging.getLogger("mmjepa")
 
@@ -41,6 +43,9 @@ def stream_rows(
     columns: dict[str, str] | None = None,
     wanted: Collection[str] | None = None,
     allow_outside_images: bool = False,
+    image_folder: str | None = None,
+    train_split: str | None = None,
+    where: Mapping[str, str] | None = None,
 ) -> tuple[IterableDataset, DatasetDict]:
     """The training rows as a stream, and the splits as `load_rows` gives them, but `train` with its texts alone.
 
@@ -52,45 +57,58 @@ def stream_rows(
         config_name: which configuration of a Hub data set.
         columns: name in this project -> name in the data set; other columns are found by their name.
         wanted: the splits to read, train among them; all by default.
-        allow_outside_images: images may lie outside of the folder.
+        allow_outside_images, image_folder, train_split, where: as for `load_rows`.
 
     Raises:
         DataError: the data are not parquet files, have no train split, or a wanted split or a column is missing.
     """
-    files = parquet_files(dataset_name, config_name)
+    files = parquet_files(dataset_name, config_name, train_split)
     check_splits(dataset_name, files, wanted or ())
-    columns, folder = columns or {}, Path(dataset_name).absolute()
-    roots = ImageRoots.of(folder, allow_outside_images)
+    columns, where, folder = columns or {}, where or {}, Path(dataset_name).absolute()
     train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
+    for column in where:
+        check_where(train.column_names, column, "train")
     names = find_columns(train.column_names, columns, "train")
+    names |= named_choices(train.column_names, names)
     kinds = {name: train.features[column] for column, name in names.items() if name != "image"}
+    train = train.filter(is_wanted, fn_kwargs={"where": where}) if where else train
+    image_column = next(column for column, name in names.items() if name == "image")
+    first_images = (one_image(row[image_column]) for row in undecoded(train, image_column).take(FIRST_NAMES))
+    roots = ImageRoots.of(folder, allow_outside_images, image_folder)
+    roots = roots.found_for(filter(None, map(named_file, first_images)))
     rows = {}
     with naming_unreadable(folder):
         # In the cache of `datasets`, by the files' names and times of change: the first process alone reads them.
         rows["train"] = Dataset.from_generator(
             stream_texts,
-            features=Features({name: Value("string") for name in kinds}),
+            features=Features({name: Value("string") for name in kinds if not name.startswith("choice ")}),
             gen_kwargs={
                 "files": files["train"],
                 "names": {column: name for column, name in names.items() if name != "image"},
                 "kinds": kinds,
+                "where": where,
                 "read_by": READ_BY,
             },
         )
+    check_texts(rows["train"], columns, any(name.startswith("choice ") for name in kinds), "train")
     for split in (split for split in wanted or files if split != "train"):
-        others = load_dataset("parquet", data_files={split: files[split]}, split=split)
+        others = rows_where(load_dataset("parquet", data_files={split: files[split]}, split=split), where, split)
         rows[split] = with_own_columns(others, columns, roots, split)
     return own_columns_of_stream(train, names, kinds, roots), DatasetDict(rows)
 
 
-def parquet_files(dataset_name: str, config_name: str | None) -> dict[str, list[str]]:
+def parquet_files(dataset_name: str, config_name: str | None, train_split: str | None) -> dict[str, list[str]]:
     """The parquet files of each split.
 
     Raises:
         DataError: the data are not parquet files, or have no train split.
     """
-    found = load_dataset_builder(dataset_name, config_name).config.data_files or {}
-    files = {split_name(split, found): paths for split, paths in found.items()}
+    own = find_parquet(Path(dataset_name).absolute()) if config_name is None else {}
+    found = {split or "train": [glob.escape(str(path)) for path in paths] for split, paths in own.items()}
+    if not found:
+        named = load_dataset_builder(dataset_name, config_name).config.data_files or {}
+        found = {str(split): paths for split, paths in named.items()}
+    files = with_train_split(found, train_split)
     if "train" not in files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):
         raise DataError(
             f"{dataset_name} can't be streamed: give a Hub id or a folder of parquet files that has a train split, or "
@@ -108,18 +126,31 @@ def own_columns_of_stream(
         names: name in the data set -> name in this project.
         kinds: the feature of each text, by its name in this project.
     """
-    rows = rows.select_columns(list(names))
     image_column = next(column for column, name in names.items() if name == "image")
-    feature, encoded = rows.features[image_column], Image(decode=False)
-    if Image in (type(feature), type(inner_feature(feature))):
-        rows = rows.cast_column(image_column, encoded if isinstance(feature, Image) else ListOf(encoded))
+    rows = undecoded(rows, image_column).select_columns(list(names))
     # A table's column can be renamed to the name it has, a stream's can't.
     rows = rows.rename_columns({column: name for column, name in names.items() if column != name})
     return rows.map(
         read_row,
         fn_kwargs={"kinds": kinds, "roots": roots},
-        features=Features({"image": Image(decode=False)} | {name: Value("string") for name in kinds}),
+        features=Features(
+            {"image": Image(decode=False)}
+            | {name: Value("string") for name in kinds if not name.startswith("choice ")}
+        ),
     )
+
+
+def undecoded(rows: IterableDataset, image_column: str) -> IterableDataset:
+    """A stream whose images stay encoded."""
+    feature, encoded = rows.features[image_column], Image(decode=False)
+    if Image not in (type(feature), type(inner_feature(feature))):
+        return rows
+    return rows.cast_column(image_column, encoded if isinstance(feature, Image) else ListOf(encoded))
+
+
+def is_wanted(row: dict[str, Any], where: Mapping[str, str]) -> bool:
+    """Whether the columns of a row have the values of `where`."""
+    return all(one_text(row[column]).strip() == value for column, value in where.items())
 
 
 def read_row(row: dict[str, Any], kinds: dict[str, Any], roots: ImageRoots) -> dict[str, Any]:
@@ -135,11 +166,13 @@ def read_row(row: dict[str, Any], kinds: dict[str, Any], roots: ImageRoots) -> d
 
 
 def stream_texts(
-    files: list[str], names: dict[str, str], kinds: dict[str, Any], read_by: int
+    files: list[str], names: dict[str, str], kinds: dict[str, Any], where: dict[str, str], read_by: int
 ) -> Iterator[dict[str, str]]:
     """The texts of all rows; only their columns of the files are read. `read_by` is only for the fingerprint."""
-    for row in load_dataset("parquet", data_files=files, split="train", streaming=True, columns=list(names)):
-        yield single_texts({names[column]: value for column, value in row.items()}, kinds)
+    columns = list(dict.fromkeys([*names, *where]))
+    for row in load_dataset("parquet", data_files=files, split="train", streaming=True, columns=columns):
+        if is_wanted(row, where):
+            yield single_texts({names[column]: row[column] for column in names}, kinds)
 
 
 class StreamedVqaData(torch.utils.data.IterableDataset):

@@ -1,7 +1,9 @@
 """Finds what is wrong with a data set before a model is trained on it."""
 
 import hashlib
+import os
 from collections import Counter
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -9,6 +11,7 @@ from datasets import Dataset, Features, Value
 
 from ..data.columns import conversation_column, find_columns
 from ..data.images import MADE_BY, decoded_or_fault, image_hashes, image_name
+from ..data.layouts import layout_of
 from ..data.rows import groups_of, is_answered, load_rows
 from ..data.tables import load_splits
 from ..metrics.vqa_answers.rules import normalize_answer
@@ -27,27 +30,42 @@ def check_data(
     max_unreadable: float = 0.1,
     allow_outside_images: bool = False,
     group_column: str | None = None,
+    image_folder: str | None = None,
+    train_split: str | None = None,
+    where: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Looks at every row and every image of a data set.
 
     Args:
-        dataset_name, config_name, columns, allow_outside_images: as for `load_rows`.
+        dataset_name, config_name, columns, allow_outside_images, image_folder, train_split, where: as for `load_rows`.
         max_unreadable: the share of a split's images that may be missing or broken.
         group_column: the rows of one of its groups, such as a patient, should be in one split only.
 
     Returns:
         `errors`, with which no training can start, and `warnings`: texts that say what to do.
+        `layout`: the publisher's layout that the tables have; None if it is not known by name.
+        `image_folders`: by split, where images are that are not beside their table.
         `columns`: for each used column of the data set its name here.
         `splits`: the numbers of each split.
         `questions_alone`: what validation questions give without images, as of the function of this name.
     """
-    report: dict[str, Any] = {"errors": [], "warnings": [], "columns": {}, "splits": {}, "questions_alone": {}}
+    report: dict[str, Any] = {"errors": [], "warnings": [], "layout": None, "image_folders": {}, "columns": {}}
+    report |= {"splits": {}, "questions_alone": {}}
     try:
-        found = load_splits(dataset_name, config_name)
+        found = load_splits(dataset_name, config_name, train_split, where)
         split, (first, _) = next(iter(found.items()))
+        report["layout"] = layout_of(first.column_names)
         if conversation_column(first.column_names, columns or {}) is None:
             report["columns"] = find_columns(first.column_names, columns or {}, split)
-        splits = load_rows(dataset_name, config_name, columns, allow_outside_images=allow_outside_images)
+        splits = load_rows(
+            dataset_name,
+            config_name,
+            columns,
+            allow_outside_images=allow_outside_images,
+            image_folder=image_folder,
+            train_split=train_split,
+            where=where,
+        )
         grouped = splits if group_column is not None else {}
         groups = {split: set(groups_of(rows, group_column)) - {""} for split, rows in grouped.items()}
     except (ValueError, OSError) as error:
@@ -55,6 +73,8 @@ def check_data(
         return report
     images: dict[str, dict[str, str]] = {}
     for split, rows in splits.items():
+        if (folder := folder_of_images(rows)) not in (None, str(found[split][1])):
+            report["image_folders"][split] = folder
         report["splits"][split], images[split] = check_split(split, rows, report, max_unreadable)
     check_split_names(splits, group_column, report)
     warn_of_shared_groups(groups, group_column, report)
@@ -64,10 +84,22 @@ def check_data(
     return report
 
 
+def folder_of_images(rows: Dataset) -> str | None:
+    """The folder that the path of the first image starts from; None if it is no file or has an absolute path."""
+    named, path = rows[0]["image_file"], (rows[0]["image"] or {}).get("path")
+    if not named or not path or os.path.isabs(named):
+        return None
+    stem = path[: path.rfind(os.path.normpath(named))]
+    return stem.rstrip(os.sep) or None
+
+
 def check_split_names(splits: dict[str, Dataset], group_column: str | None, report: dict[str, Any]) -> None:
     """Adds to `report` what it means that there is no train or no validation split."""
     if "train" not in splits:
-        report["errors"].append(f"There is no train split among {', '.join(splits)}: name a table or folder train.")
+        report["errors"].append(
+            f"There is no train split among {', '.join(splits)}: name a table or folder train, "
+            "or say which split is trained on by --train_split."
+        )
     if "validation" not in splits:
         things = "training images" if group_column is None else f"training groups by {group_column!r}"
         report["warnings"].append(f"There is no validation split: training holds out about 10 % of the {things}.")

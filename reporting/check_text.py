@@ -13,6 +13,10 @@ def check_text(report: dict[str, Any], batch_size: int, epochs: float) -> str:
     lines = [f"ERROR    {message}" for message in report["errors"]]
     lines += [f"WARNING  {message}" for message in report["warnings"]]
     lines.append("Training can't start." if report["errors"] else "Training can start.")
+    if report["layout"]:
+        lines += ["", f"layout: {report['layout']}"]
+    for split, folder in report["image_folders"].items():
+        lines.append(f"images of {split}: from {folder}")
     if report["columns"]:
         used = ", ".join(f"{name} from {column!r}" for column, name in report["columns"].items())
         lines += ["", f"columns: {used}"]

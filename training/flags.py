@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple
 
-from .values import check_source, json_object
+from .values import check_source, column_value, json_object
 
 MAX_ANSWER_TOKENS = 32  # how many a new model writes, by default
 
@@ -201,6 +201,21 @@ class DataArguments:
         "parquet files or of save_to_disk; several are trained on together and evaluated together and apart.",
     )
     dataset_config_name: str | None = flag(None, help="The data set's configuration on the Hub.")
+    train_split: str | None = flag(
+        None, help="The split that is trained on, by its name in the data set, where it is not train."
+    )
+    where: list[str] | None = flag(
+        None,
+        check=column_value,
+        help="COLUMN=VALUE, such as q_lang=en: only rows of the data set with this value are read; several must all "
+        "hold.",
+    )
+    image_folder: str | None = flag(
+        None,
+        check=check_source,
+        help="The folder that image paths are relative to; by default the table's, or the only folder beside the "
+        "table that holds the images.",
+    )
     image_column: str | None = flag(None, help="Name of the image column, where it is not `image`.")
     question_column: str | None = flag(None, help="Name of the question column, where it is not `question`.")
     answer_column: str | None = flag(None, help="Name of the answer column, where it is not `answer`.")
@@ -259,6 +274,15 @@ class DataArguments:
         """The columns that flags name."""
         named = {name: getattr(self, f"{name}_column") for name in ("image", "question", "answer", "caption", "text")}
         return {name: column for name, column in named.items() if column is not None}
+
+    def rows(self) -> dict[str, Any]:
+        """What `load_rows` is told of images and rows, beside the data set's name and columns."""
+        return {
+            "allow_outside_images": self.allow_outside_images,
+            "image_folder": self.image_folder,
+            "train_split": self.train_split,
+            "where": dict(column_value("--where", text) for text in self.where or ()),
+        }
 
 
 @dataclass

@@ -81,8 +81,8 @@ def read_splits(data_args: DataArguments, wanted: list[str]) -> tuple[IterableDa
         source = (name, data_args.dataset_config_name, data_args.columns(), wanted)
         try:
             if data_args.streaming:
-                return stream_rows(*source, data_args.allow_outside_images)
-            sets[short_name] = load_rows(*source, ["train"], data_args.allow_outside_images)
+                return stream_rows(*source, **data_args.rows())
+            sets[short_name] = load_rows(*source, ["train"], **data_args.rows())
         except (DatasetNotFoundError, ConnectionError) as error:
             raise DataError(
                 f"--dataset_name is {name!r}: there is no such folder here, and no such data set was found on the Hub "

@@ -28,6 +28,18 @@ def json_object(name: str, value: str) -> dict[str, Any]:
     return fields
 
 
+def column_value(name: str, value: str) -> tuple[str, str]:
+    """The column and the value of `COLUMN=VALUE`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    column, equals, wanted = (part.strip() for part in value.partition("="))
+    if not column or not equals:
+        raise ValueError(f"{name} is {value!r}: give a column and the value of the rows to read, such as q_lang=en.")
+    return column, wanted
+
+
 def check_onnx_packages(name: str) -> None:
     """Raises ValueError where the packages of an ONNX export, an extra, are not all installed."""
     if lacking := [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]:

@@ -220,7 +220,10 @@ def test_classes_are_read_by_their_names(tmp_path, classes):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"image": ["a.png", "b.png"]}, "row 1: a question is about one image, and there are 2"),
+        (
+            {"image": ["a.png", "b.png"]},
+            "1 of 2 rows have several images, such as row 1 with 2: .* Give each image a row",
+        ),
         ({"image": {"src": "https://a/b.png", "height": 3}}, "row 0: .*'src'.* is no image: give a path"),
         ({"image": 7}, "images of the type int64 can't be read: .*--image_column"),
         ({"question": ["a?", "b?"], "answer": ["a", "b", "c"]}, "row 1: there are 2 questions and 3 answers"),
