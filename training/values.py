@@ -28,7 +28,11 @@ def json_object(name: str, value: str) -> dict[str, Any]:
     return fields
 
 
-def check_onnx_packages(name: str) -> None:
-    """Raises ValueError where the packages of an ONNX export, an extra, are not all installed."""
-    if lacking := [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]:
-        raise ValueError(f"{name} needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
+# The packages that an extra of this project installs.
+EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "lora": ("peft",)}
+
+
+def check_extra(name: str, extra: str) -> None:
+    """Raises ValueError where not all packages of an extra are installed, which `name` needs."""
+    if lacking := [package for package in EXTRAS[extra] if find_spec(package) is None]:
+        raise ValueError(f"{name} needs {', '.join(lacking)}: pip install 'mmjepa[{extra}]'.")
