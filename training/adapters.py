@@ -31,14 +31,16 @@ def adapted_layers(model: MMJepaForConditionalGeneration, args: MMJepaTrainingAr
             "--lora_r adapts the image encoder and the decoder, and both are frozen: leave out --lora_r, "
             "--freeze_image_encoder or --freeze_decoder."
         )
-    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name.startswith(towers)]
+    layers = [
+        name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name.startswith(towers)
+    ]
     if args.lora_targets is None:
         return [name for name in layers if "attn." in name or "attention." in name]
     known = {name.rpartition(".")[2] for name in layers}
     if unknown := sorted(set(args.lora_targets) - known):
         raise ValueError(
-            f"--lora_targets names {', '.join(unknown)}: the linear layers of {' and '.join(towers).replace('. ', ' ')}"
-            f" are {', '.join(sorted(known))}."
+            f"--lora_targets names {', '.join(unknown)}: the linear layers that learn, of "
+            f"{' and '.join(tower.rstrip('.') for tower in towers)}, are {', '.join(sorted(known))}."
         )
     return [name for name in layers if name.rpartition(".")[2] in args.lora_targets]
 
@@ -72,9 +74,7 @@ def adapter_base(arguments: ModelArguments) -> str | None:
     if arguments.image_encoder is None:
         return None
     fields = "".join(f", {name}={value!r}" for name, value in arguments.config_fields().items())
-    return (
-        f"type(model).from_vision_text_pretrained({arguments.image_encoder!r}, {arguments.text_model!r}{fields})"
-    )
+    return f"type(model).from_vision_text_pretrained({arguments.image_encoder!r}, {arguments.text_model!r}{fields})"
 
 
 def merge_adapters(trainer: Trainer) -> None:

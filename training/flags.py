@@ -282,7 +282,11 @@ class OutputFlags:
     save_strategy: str = flag("epoch", help="When to save a checkpoint.")
     save_total_limit: int | None = flag(2, help="How many checkpoints are kept: the best and the last.")
     logging_steps: float = flag(20, help="Steps between two lines of the log.")
-    report_to: list[str] | str | None = flag("tensorboard", help="Where logs go.")
+    report_to: list[str] | str | None = flag(
+        "tensorboard",
+        nargs="+",
+        help="Where logs go: one or more of tensorboard, wandb, trackio and the like; or none.",
+    )
 
 
 @dataclass

@@ -19,7 +19,13 @@ from mmjepa.training.arguments import MMJepaTrainingArguments, parse_arguments
 
 peft = pytest.importorskip("peft")
 
-NEW = ("encoder.visual_prefix.", "encoder.image_projector.", "encoder.prefix_norm.", "alignment.", "answer_prediction.")
+NEW = (
+    "encoder.visual_prefix.",
+    "encoder.image_projector.",
+    "encoder.prefix_norm.",
+    "alignment.",
+    "answer_prediction.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,18 @@ def train(parts: list[str], slides: str, folder: Path, *flags: str) -> Path:
     steps = ["--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "no"]
     steps += ["--save_total_limit", "5", "--lora_r", "4", "--lr_dec", "1e-2", "--num_image_tokens", "5"]
     run_pathvqa.main(
-        [*parts, *FAST, *steps, "--dataset_name", slides, "--output_dir", str(folder), "--max_val_samples", "4", *flags]
+        [
+            *parts,
+            *FAST,
+            *steps,
+            "--dataset_name",
+            slides,
+            "--output_dir",
+            str(folder),
+            "--max_val_samples",
+            "4",
+            *flags,
+        ]
     )
     return folder
 
@@ -141,8 +158,11 @@ def test_adapters_without_peft_are_refused_before_training(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--lora_targets", "q_proj", "query"], r"names query: the linear layers .* fc1, fc2, k_proj, .*out_proj"),
-        (["--freeze_decoder", "--lora_targets", "out_proj"], "names out_proj: the linear layers of encoder.image_enc"),
+        (
+            ["--lora_targets", "q_proj", "query"],
+            r"names query: the linear layers that learn, of encoder.image_encoder and decoder, are fc1, fc2, k_proj",
+        ),
+        (["--freeze_decoder", "--lora_targets", "out_proj"], "names out_proj: .*, of encoder.image_encoder, are fc1"),
         (["--freeze_decoder", "--freeze_image_encoder"], "both are frozen: leave out --lora_r"),
     ],
 )

@@ -126,7 +126,12 @@ FROZEN = {
 
 @pytest.mark.parametrize("flag", FROZEN)
 def test_weights_whose_rate_is_0_have_no_gradient_and_no_state_and_stay(make_trainer, flag, tmp_path):
-    settings = {flag: True if flag.startswith("freeze") else 0.0, "align_warmup_epochs": 1, "save_strategy": "steps", "save_steps": 8}
+    settings = {
+        flag: True if flag.startswith("freeze") else 0.0,
+        "align_warmup_epochs": 1,
+        "save_strategy": "steps",
+        "save_steps": 8,
+    }
     trainer = make_trainer(**settings)
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
