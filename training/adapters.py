@@ -1,6 +1,7 @@
 """Adapters of low rank (LoRA, arXiv 2106.09685) by the PEFT library: added before a training, merged after it."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import Trainer
@@ -14,8 +15,10 @@ FOLDER = "adapter"  # of the output folder: the adapters beside the model that t
 # The parts of the model that adapters change, by their names in `learning_rates`.
 TOWERS = {"encoder": "encoder.image_encoder", "dec": "decoder"}
 # The layers that no published checkpoint has: they start at random, so they are trained whole.
-NEW_LAYERS = ("encoder.image_projector", "encoder.visual_prefix", "encoder.prefix_norm", "alignment")
-PREDICTION = "answer_prediction"  # a model that predicts no answers has none
+NEW_LAYERS = (
+    *("encoder.image_projector", "encoder.visual_prefix", "encoder.prefix_norm"),
+    *("alignment", "answer_prediction"),
+)
 
 
 def adapted_layers(model: MMJepaForConditionalGeneration, args: MMJepaTrainingArguments) -> list[str]:
@@ -45,8 +48,8 @@ def adapted_layers(model: MMJepaForConditionalGeneration, args: MMJepaTrainingAr
     return [name for name in layers if name.rpartition(".")[2] in args.lora_targets]
 
 
-def with_adapters(model: MMJepaForConditionalGeneration, args: MMJepaTrainingArguments) -> nn.Module:
-    """`model` with adapters, as a `PeftModel`: they and the new layers are trained, all other weights stay.
+def with_adapters(model: MMJepaForConditionalGeneration, args: MMJepaTrainingArguments) -> Any:
+    """`model` with adapters, a `PeftModel`: they and the new layers are trained, all other weights stay.
 
     Raises:
         ValueError: as `adapted_layers`.
@@ -58,7 +61,8 @@ def with_adapters(model: MMJepaForConditionalGeneration, args: MMJepaTrainingArg
         lora_alpha=2 * args.lora_r if args.lora_alpha is None else args.lora_alpha,
         lora_dropout=args.lora_dropout or 0.0,
         target_modules=adapted_layers(model, args),
-        modules_to_save=[*NEW_LAYERS, *([PREDICTION] if model.config.predict_answer else [])],
+        # Of some models a layer is missing, or has no weights.
+        modules_to_save=[name for name, layer in model.named_modules() if name in NEW_LAYERS and layer.state_dict()],
     )
     adapted = get_peft_model(model, config)
     # A new model was not read from anywhere. PEFT would look for it on the Hub, under an empty name.

@@ -40,9 +40,11 @@ def parts(checkpoints, image_processor, tokenizer, tmp_path_factory) -> list[str
 
 
 def train(parts: list[str], slides: str, folder: Path, *flags: str) -> Path:
-    """The folder of a training of four steps with two checkpoints; the decoder's adapters learn from the third."""
-    steps = ["--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "no"]
-    steps += ["--save_total_limit", "5", "--lora_r", "4", "--lr_dec", "1e-2", "--num_image_tokens", "5"]
+    """The folder of a training of four steps with two checkpoints, of which the first, with more loss, is "best"."""
+    steps = ["--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "5"]
+    steps += ["--eval_strategy", "steps", "--eval_steps", "2", "--metric_for_best_model", "loss"]
+    steps += ["--greater_is_better", "true", "--align_warmup_epochs", "0", "--warmup_steps", "0"]
+    steps += ["--lora_r", "4", "--lr_dec", "1e-2", "--num_image_tokens", "5"]
     run_pathvqa.main(
         [
             *parts,
@@ -79,6 +81,17 @@ def test_the_saved_model_is_whole_and_has_the_adapters_merged_into_its_attention
     # What tells how to read its scores was measured of the merged model, and goes with it.
     assert model.config.truth_temperature > 0 and model.config.rank_threshold is not None
     assert read_taught(str(trained))
+
+
+def test_the_best_checkpoints_adapters_and_new_layers_are_the_saved_ones(trained):
+    best = json.loads((trained / "trainer_state.json").read_text())["best_model_checkpoint"]
+    assert best == str(trained / "checkpoint-2")
+    saved, of_best, last = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (trained / "adapter", Path(best), trained / "checkpoint-4")
+    )
+    assert all(weight.equal(of_best[name]) for name, weight in saved.items())
+    assert not any(weight.equal(last[name]) for name, weight in saved.items() if "lora_B" in name or "prefix" in name)
 
 
 def test_the_adapter_on_its_base_gives_the_saved_model_by_the_code_of_its_card(trained):
