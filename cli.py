@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from .messages import end_run, hide_unhelpful_messages
 from .training.flags import with_underscores
-from .training.values import check_onnx_packages, check_source, column_value
+from .training.values import check_extra, check_source, column_value
 
 ORDER = ("check", "train", "evaluate", "ask", "search", "score", "export", "app")
 UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
@@ -183,7 +183,7 @@ def export(
     """Write a saved model as stock parts or as ONNX graphs."""
     check_source("the model", model)
     if onnx:
-        check_onnx_packages("--onnx")
+        check_extra("--onnx", "onnx")
         from .export.onnx import main
     else:
         from .export.parts import main

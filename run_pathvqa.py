@@ -33,6 +33,7 @@ from mmjepa.evaluation.controls import score_majority
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.training.adapters import with_adapters
 from mmjepa.training.arguments import flag_parser, parse_arguments
 from mmjepa.training.building import build, fit_targets
 from mmjepa.training.command_line import given_flags, read_command_line
@@ -86,6 +87,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         model.generation_config.max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     if is_new:
         fit_targets(model, processor, rows["train"], training_args.device)
+    if training_args.do_train and training_args.lora_r is not None:
+        model = with_adapters(model, training_args)
     data = prepare_splits(stream, rows, processor.image_processor, data_args, training_args)
     if new_rows is not None:
         new_data = prepare_split("predict_data", new_rows, processor.image_processor, data_args, training_args)

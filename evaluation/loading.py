@@ -39,6 +39,12 @@ def naming_broken_files(*names: str, revision: str | None = None) -> Iterator[No
     for name in names:
         if Path(name).is_file():
             raise OSError(f"{name} is a file: give the folder that `save_pretrained` has written it to.")
+        if Path(name, "adapter_config.json").exists() and not Path(name, "config.json").exists():
+            raise OSError(
+                f"the folder {name} has adapters without their model: give the training's output folder, where they "
+                "are merged at the end, or merge them by PEFT's PeftModel.from_pretrained(model, folder)"
+                ".merge_and_unload().save_pretrained(another folder)."
+            )
         if Path(name).is_dir() and not Path(name, "config.json").exists():
             raise OSError(f"the folder {name} has no config.json: give a folder that `save_pretrained` has written.")
     try:

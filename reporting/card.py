@@ -40,7 +40,18 @@ print(processor.decode(model.generate(**inputs), skip_special_tokens=True)[0])
 
 `images` are paths, URLs, PIL images, arrays or the bytes of image files. Several questions about one
 image: `image_index=[0, 0, 0]` beside one image and three questions.
-{% for split, table in tables.items() %}
+{% if adapter_base %}
+## Its adapter
+
+The folder `adapter` holds what LoRA trained. The weights of this repository have it merged in. To merge it yourself:
+
+```python
+from peft import PeftModel
+
+base = {{ adapter_base }}
+merged = PeftModel.from_pretrained(base, "{{ model_id }}", subfolder="adapter").merge_and_unload()
+```
+{% endif %}{% for split, table in tables.items() %}
 ## Measured on the {{ split }} split
 
 {{ table }}
@@ -105,6 +116,7 @@ def model_card(
     dataset_names: Sequence[str],
     base_models: list[str],
     fine_tuned: bool = False,
+    adapter_base: str | None = None,
 ) -> ModelCard:
     """The card of a model.
 
@@ -113,6 +125,7 @@ def model_card(
         metrics: the run's numbers as in `all_results.json`, with their splits' prefixes.
         dataset_names, base_models: Hub ids or folders. Folders stand only in the text: the Hub can't link to them.
         fine_tuned: the base model is an MMJepa that was trained further; else the base models are parts of a new one.
+        adapter_base: of a model with an adapter beside it, the Python that makes the model which the adapter changes.
     """
     dataset, model_name = " and ".join(map(shown_name, dataset_names)), shown_name(model_id)
     results = evaluation_results(metrics, dataset)
@@ -136,6 +149,7 @@ def model_card(
         model_name=model_name,
         model_id=model_id,
         code_hashes={path.name: sha256(path.read_bytes()).hexdigest() for path in CODE_FILES},
+        adapter_base=adapter_base,
         origin=f"{'Fine-tuned' if fine_tuned else 'Trained'} from {start} on {dataset}.",
         tables={split: answer_table(of_split) for split, of_split in numbers.items()},
         sentences={split: plain_words(of_split) for split, of_split in numbers.items()},

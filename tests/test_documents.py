@@ -5,9 +5,11 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from argparse import ArgumentParser
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
@@ -263,7 +265,11 @@ def test_the_way_to_a_model_of_ones_own_images_runs_step_by_step(with_own_images
 @pytest.mark.slow
 def test_the_python_of_the_documents_trains_measures_and_adapts_a_saved_model(with_own_images, capsys):
     pytest.importorskip("peft")
-    exec("".join(python_blocks("docs/python.md")), {})
+    # Packages that no extra installs, by a word of the blocks that need them.
+    optional = {"BitsAndBytesConfig": "bitsandbytes", "hyperparameter_search(": "optuna"}
+    lacking = [word for word, package in optional.items() if find_spec(package) is None]
+    blocks = [block for block in python_blocks("docs/python.md") if not any(word in block for word in lacking)]
+    exec("".join(blocks), {})
     assert "Shuffling the images" in capsys.readouterr().out
     demo, trained, adapted = (
         load_file(with_own_images / "runs" / name / "model.safetensors") for name in ("demo", "python", "lora")
@@ -272,6 +278,26 @@ def test_the_python_of_the_documents_trains_measures_and_adapts_a_saved_model(wi
     assert not torch.equal(trained[name], demo[name]) and not torch.equal(adapted[name], trained[name])
     name = "decoder.layers.0.fc1.weight"
     assert torch.equal(adapted[name], trained[name])
+    if find_spec("bitsandbytes") is not None:
+        merged = load_file(with_own_images / "runs" / "qlora" / "model.safetensors")
+        assert torch.equal(merged[name], demo[name])
+        for name in ("decoder.layers.0.self_attn.q_proj.weight", "alignment.reader.q_proj.weight"):
+            assert not torch.equal(merged[name], demo[name])
+
+
+BASH = re.compile(r"^```bash\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+
+
+def test_the_script_for_several_nodes_is_read_by_bash_and_its_training_exists():
+    (script,) = BASH.findall((ROOT / "docs" / "recipes.md").read_text())
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert "#SBATCH --time=24:00:00 --signal=TERM@" in script  # to the processes, not to the script alone
+    (flags,) = re.findall(r"python run_pathvqa.py (.*)'", script)
+    check_flags(shlex.split(flags))
+
+
+def test_the_recipes_stay_short():
+    assert len((ROOT / "docs" / "recipes.md").read_text().split()) <= 900
 
 
 def test_no_other_document_has_python_to_run():

@@ -24,6 +24,8 @@ IMPLIED: dict[str, Callable[[Any], dict[str, Any]]] = {
     ),
     "bf16": lambda on: {"fp16": False} if on else {},
     "use_cosine_schedule": lambda on: {"lr_scheduler_type": "cosine"} if on else {},
+    "freeze_image_encoder": lambda on: {"encoder_lr_factor": 0.0} if on else {},
+    "freeze_decoder": lambda on: {"learning_rate": 0.0} if on else {},
     "do_eval": lambda on: {} if on else {"eval_strategy": "no", "load_best_model_at_end": False},
     "eval_strategy": lambda when: {"load_best_model_at_end": False} if when == "no" else {},
     "save_strategy": lambda when: {"load_best_model_at_end": False} if when == "no" else {},

@@ -16,7 +16,7 @@ from .agreement import PRECISIONS, GivenFlag, check_agreement
 from .augmentation import AUGMENTATIONS
 from .command_line import FlagParser, flag_with_underscores, read_command_line
 from .flags import FIXED_FLAGS, LIBRARY_BOUNDS, DataArguments, ModelArguments, TrainingFlags, check_bounds
-from .values import check_onnx_packages
+from .values import check_extra
 
 logger = logging.getLogger("mmjepa")
 # What --resume_from_checkpoint may say in place of a folder.
@@ -111,8 +111,9 @@ class MMJepaTrainingArguments(TrainingFlags, TrainingArguments):
         check_bounds(self, LIBRARY_BOUNDS)
         if self.do_train and self.lr_img == self.learning_rate == 0:
             raise ValueError("lr_img and learning_rate are both 0, which trains nothing: give one of them.")
+        self._check_adapters()
         if self.onnx_dir is not None:
-            check_onnx_packages("onnx_dir")
+            check_extra("onnx_dir", "onnx")
             from transformers.exporters import OnnxExporter
 
             OnnxExporter()  # an error now, not after the training, where torch is too old for it
@@ -124,6 +125,19 @@ class MMJepaTrainingArguments(TrainingFlags, TrainingArguments):
             raise ValueError(
                 f"side_words is {self.side_words!r}: allowed are {', '.join(allowed)}; with {NO_WORDS}, images whose "
                 "texts name a side are not flipped."
+            )
+
+    def _check_adapters(self):
+        """Raises ValueError where flags of LoRA stand alone, or where it can't run."""
+        if self.lora_r is None:
+            if given := [name for name in ("lora_alpha", "lora_dropout", "lora_targets") if getattr(self, name)]:
+                raise ValueError(f"--{', --'.join(given)} is about adapters: give --lora_r too, their rank.")
+            return
+        check_extra("--lora_r", "lora")
+        if self.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+            raise ValueError(
+                "--lora_r does not run under FSDP, where no process has the whole model to merge adapters into: start "
+                "it with torchrun, or leave out --lora_r."
             )
 
     def _check_predictions(self):

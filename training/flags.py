@@ -24,6 +24,8 @@ class Bound(NamedTuple):
 AT_LEAST_0 = Bound(lambda number: number >= 0, "a number of at least 0")
 AT_LEAST_1 = Bound(lambda number: number >= 1, "a number of at least 1")
 A_LIMIT = Bound(lambda number: number >= 1, "at least 1, or leave it out for its default")
+MORE_THAN_0 = Bound(lambda number: number > 0, "a number above 0")
+BELOW_1 = Bound(lambda number: 0 <= number < 1, "a share of at least 0 and below 1")
 A_SHARE = Bound(lambda number: 0 <= number <= 1, "a share from 0 to 1")
 A_PERCENTAGE = Bound(
     lambda number: 0 < number <= 100, "more than 0 and at most 100, or --do_eval false to hold nothing out"
@@ -312,7 +314,11 @@ class OutputFlags:
     save_strategy: str = flag("epoch", help="When to save a checkpoint.")
     save_total_limit: int | None = flag(2, help="How many checkpoints are kept: the best and the last.")
     logging_steps: float = flag(20, help="Steps between two lines of the log.")
-    report_to: list[str] | str | None = flag("tensorboard", help="Where logs go.")
+    report_to: list[str] | str | None = flag(
+        "tensorboard",
+        nargs="+",
+        help="Where logs go: one or more of tensorboard, wandb, trackio and the like; or none.",
+    )
 
 
 @dataclass
@@ -340,6 +346,31 @@ class TrainingFlags(OutputFlags):
         bound=AT_LEAST_0,
         help="What lr_img is multiplied by for the image encoder alone; below 1 a pretrained one changes more slowly "
         "than the new layers, 0 freezes it.",
+    )
+    freeze_image_encoder: bool = flag(
+        False,
+        help="Keep the image encoder as it is: it gets no gradient and stays in eval mode. lr_img is then the rate of "
+        "the new layers alone.",
+    )
+    freeze_decoder: bool = flag(
+        False,
+        help="Keep the decoder as it is, with its token embeddings and the output head: no gradient, eval mode. The "
+        "new layers and the image encoder learn to be read by it.",
+    )
+    lora_r: int | None = flag(
+        None,
+        bound=AT_LEAST_1,
+        help="Train adapters of this rank (LoRA) on the image encoder and the decoder in place of their weights; the "
+        "new layers are trained whole. Needs pip install 'mmjepa[lora]'.",
+    )
+    lora_alpha: float | None = flag(
+        None, bound=MORE_THAN_0, help="Adapters are multiplied by lora_alpha / lora_r (default: twice lora_r)."
+    )
+    lora_dropout: float | None = flag(None, bound=BELOW_1, help="Dropout before the adapters; none by default.")
+    lora_targets: list[str] | None = flag(
+        None,
+        help="Last parts of the names of the linear layers that get adapters, such as q_proj v_proj fc1 (default: all "
+        "of the attention).",
     )
     use_cosine_schedule: bool = flag(False, help="Decay by a cosine instead of --lr_scheduler_type.")
     warmup_steps: float = flag(

@@ -48,6 +48,23 @@ def frozen_without_rate(model: nn.Module, args: MMJepaTrainingArguments) -> Iter
             weight.requires_grad_(True)
 
 
+def keep_frozen_towers_in_eval_mode(model: nn.Module) -> None:
+    """Puts the image encoder and the decoder in eval mode where none of their weights is trained.
+
+    In training mode, dropout and dropped layers would change what a part says that can't learn to deal with it.
+    """
+    for tower in (model.encoder.image_encoder, model.decoder):
+        if not any(weight.requires_grad for weight in tower.parameters()):
+            tower.eval()
+
+
+def count_parameters(model: nn.Module) -> str:
+    """How many parameters are trained, of how many."""
+    weights = list(model.parameters())
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    return f"trained: {trained:,} of {sum(weight.numel() for weight in weights):,} parameters"
+
+
 def make_optimizer(
     model: nn.Module,
     args: MMJepaTrainingArguments,

@@ -20,7 +20,7 @@ logger = logging.getLogger("mmjepa")
 NEWEST = ("last", "true")  # what --resume_from_checkpoint says for the newest checkpoint of the output folder
 # A folder with one of these holds a run.
 RUN_SIGNS = re.compile(
-    r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|adapter_model\.safetensors"
+    r"checkpoint-\d+|trainer_state\.json|all_results\.json|predictions\.parquet|adapter|adapter_model\.safetensors"
     r"|model(-\d+-of-\d+)?\.safetensors"
 )
 LOGS = "logs/mmjepa_joint"  # where --log_dir puts them by default

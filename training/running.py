@@ -22,6 +22,7 @@ from ..reporting.html import write_html_report
 from ..reporting.picture import draw_answers
 from ..reporting.plain_words import plain_words
 from ..reporting.table import answer_table
+from .adapters import adapter_base, merge_adapters
 from .callbacks import MMJepaTensorBoardCallback
 from .flags import ModelArguments
 from .trainer import MMJepaTrainer
@@ -35,6 +36,8 @@ def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
     The numbers are returned.
     """
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.args.lora_r is not None:
+        merge_adapters(trainer)
     trainer.save_model()
     if trainer.is_world_process_zero():
         config = trainer.model.config
@@ -171,5 +174,12 @@ def write_card(
     parts = [name for name in (model_args.image_encoder, model_args.text_model) if name is not None]
     saved = model_args.model_name_or_path
     model_id = trainer.hub_model_id or trainer.args.output_dir
-    card = model_card(model_id, results, dataset_names, [saved] if saved else parts, fine_tuned=saved is not None)
+    card = model_card(
+        model_id,
+        results,
+        dataset_names,
+        [saved] if saved else parts,
+        fine_tuned=saved is not None,
+        adapter_base=None if trainer.args.lora_r is None else adapter_base(model_args),
+    )
     card.save(Path(trainer.args.output_dir, "README.md"))

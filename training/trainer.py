@@ -12,6 +12,7 @@ A training run calls its methods in this order:
     each evaluation: evaluation_loop     exact mean losses, then the scores of the answers
 """
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,8 @@ from .nonfinite import NonfiniteStepsCallback
 from .resumable import ResumableTrainer
 from .targets import TrainingTargets
 from .weights import in_float32
+
+logger = logging.getLogger("mmjepa")
 
 
 class MMJepaTrainer(ResumableTrainer):
@@ -103,6 +106,7 @@ class MMJepaTrainer(ResumableTrainer):
         if self.targets is not None:
             self.targets.embed(self.model, self.processing_class, args.device)
         self.during_training.enter_context(optimization.frozen_without_rate(self.model, args))
+        logger.info(optimization.count_parameters(self.model))
         return super().set_initial_training_values(args, dataloader)
 
     def get_train_dataloader(self):
@@ -211,6 +215,7 @@ class MMJepaTrainer(ResumableTrainer):
         batch, inputs = inputs, self.model_inputs(inputs)
         counts = {name: count({**batch, **inputs}) for name, count in COUNTS.items()}
         if model.training:
+            optimization.keep_frozen_towers_in_eval_mode(self.model)
             tokens = counts["ce"] if num_items_in_batch is None else num_items_in_batch
             divisors = {**self.meter.step_counts, "ce": tokens}
             step = MMJepaTrainingStep(

@@ -40,7 +40,11 @@ def column_value(name: str, value: str) -> tuple[str, str]:
     return column, wanted
 
 
-def check_onnx_packages(name: str) -> None:
-    """Raises ValueError where the packages of an ONNX export, an extra, are not all installed."""
-    if lacking := [package for package in ("onnx", "onnxruntime", "onnxscript") if find_spec(package) is None]:
-        raise ValueError(f"{name} needs {', '.join(lacking)}: pip install 'mmjepa[onnx]'.")
+# The packages that an extra of this project installs.
+EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "lora": ("peft",)}
+
+
+def check_extra(name: str, extra: str) -> None:
+    """Raises ValueError where not all packages of an extra are installed, which `name` needs."""
+    if lacking := [package for package in EXTRAS[extra] if find_spec(package) is None]:
+        raise ValueError(f"{name} needs {', '.join(lacking)}: pip install 'mmjepa[{extra}]'.")

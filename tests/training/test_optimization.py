@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from small_trainings import logged
-from tiny import DESCRIBED
+from tiny import DESCRIBED, VISION
 from transformers import TrainerCallback
 
 from mmjepa.data.images import VqaData
@@ -114,8 +114,10 @@ class GradientsCallback(TrainerCallback):
         self.optimized = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
 
 
-# Flags that may take the learning rate away, and the beginnings of the names of the weights that have none then.
+# Flags that take the learning rate away, and the beginnings of the names of the weights that have none then.
 FROZEN = {
+    "freeze_image_encoder": ("encoder.image_encoder.",),
+    "freeze_decoder": ("decoder.", "lm_head."),
     "encoder_lr_factor": ("encoder.image_encoder.",),
     "lr_img": ("encoder.", "alignment."),
     "learning_rate": ("decoder.", "lm_head."),
@@ -124,7 +126,12 @@ FROZEN = {
 
 @pytest.mark.parametrize("flag", FROZEN)
 def test_weights_whose_rate_is_0_have_no_gradient_and_no_state_and_stay(make_trainer, flag, tmp_path):
-    settings = {flag: 0.0, "align_warmup_epochs": 1, "save_strategy": "steps", "save_steps": 8}
+    settings = {
+        flag: True if flag.startswith("freeze") else 0.0,
+        "align_warmup_epochs": 1,
+        "save_strategy": "steps",
+        "save_steps": 8,
+    }
     trainer = make_trainer(**settings)
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     trained = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
@@ -145,6 +152,52 @@ def test_weights_whose_rate_is_0_have_no_gradient_and_no_state_and_stay(make_tra
     trainer.save_model()
     loaded = type(trainer.model).from_pretrained(tmp_path / "checkpoints")
     assert {name for name, weight in loaded.named_parameters() if weight.requires_grad} == trained
+
+
+@pytest.mark.parametrize(
+    ("flag", "dropout"),
+    [
+        ("freeze_image_encoder", {"config": {"vision_config": {**VISION, "drop_path_rate": 0.5}}}),
+        ("freeze_decoder", {"text_dropout": 0.5}),
+    ],
+)
+def test_a_frozen_part_says_in_training_what_it_says_in_an_answer(make_trainer, flag, dropout):
+    """Dropout and dropped layers, which change the losses of a part that learns, change none here."""
+    runs = []
+    for more in ({}, dropout):
+        for settings in ({}, {flag: True}):
+            trainer = make_trainer(**settings, **more, max_steps=3)
+            trainer.train()
+            runs.append(logged(trainer, "loss"))
+    learning, frozen, disturbed, undisturbed = runs
+    assert disturbed != learning and undisturbed == frozen
+
+
+@pytest.mark.parametrize("is_reentrant", [True, False])
+@pytest.mark.parametrize("flag", ["freeze_image_encoder", "freeze_decoder"])
+def test_gradient_checkpointing_with_a_frozen_part_trains_the_same_weights(make_trainer, flag, is_reentrant):
+    weights = []
+    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": is_reentrant}}
+    for settings in ({}, checkpointing):
+        trainer = make_trainer(**{flag: True}, **settings, max_steps=2, optim="sgd", lr_img=0.1)
+        before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+        trainer.train()
+        weights.append(dict(trainer.model.named_parameters()))
+        frozen = {name for name in before if name.startswith(FROZEN[flag]) or ".text_encoder." in name}
+        still = {name for name, weight in weights[-1].items() if weight.equal(before[name])}
+        assert frozen <= still and len(still - frozen) < 5
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_a_training_says_how_many_parameters_it_trains(make_trainer, caplog):
+    with caplog.at_level("INFO", "mmjepa"):
+        trainer = make_trainer(freeze_decoder=True, freeze_image_encoder=True, max_steps=1)
+        trainer.train()
+    weights = list(trainer.model.named_parameters())
+    towers = ("encoder.image_encoder.", "encoder.text_encoder.", "decoder.", "lm_head.")
+    trained = sum(weight.numel() for name, weight in weights if not name.startswith(towers))
+    assert f"trained: {trained:,} of {sum(weight.numel() for _, weight in weights):,} parameters" in caplog.text
 
 
 def test_the_norm_that_is_clipped_is_that_of_the_trained_weights_alone(make_trainer):
