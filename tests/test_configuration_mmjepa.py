@@ -18,7 +18,7 @@ from mmjepa.configuration_mmjepa import MMJepaConfig
         ("lambda_ce", float("nan")),
         ("initializer_factor", 0),
         ("rank_threshold", float("nan")),
-        ("vision_config", {"model_type": "vit"}),
+        ("vision_config", {"model_type": "clip"}),
         ("text_config", {"model_type": "t5"}),
     ],
 )
