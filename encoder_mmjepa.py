@@ -294,8 +294,8 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
     def train(self, mode: bool = True):
         """The text encoder stays frozen and in eval mode: its dropout would change a text's target at every step.
 
-        The image encoder's mask token, which only its own pretraining uses, is frozen too. This is done here and not once in
-        `__init__`: loading a checkpoint makes new parameters that require gradients (transformers'
+        The image encoder's mask token, which only its own pretraining uses, is frozen too. This is done here and not
+        once in `__init__`: loading a checkpoint makes new parameters that require gradients (transformers'
         `set_param_for_module`), and then calls `eval()`.
         """
         super().train(mode)

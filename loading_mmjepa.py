@@ -62,9 +62,9 @@ def load_config(
     model_type, read = fields.get("model_type"), " or ".join(allowed)
     if "architecture" in fields or "pretrained_cfg" in fields:
         raise ValueError(
-            f"{name} is a checkpoint of timm ({fields.get('architecture')}), whose layers and weights have other names "
-            f"than transformers': give, as the {part}, a checkpoint in transformers' format, with model_type {read} in "
-            "its config.json."
+            f"{name} is a checkpoint of timm ({fields.get('architecture')}), whose layers and weights transformers' "
+            f"classes can't take: give, as the {part}, a checkpoint in transformers' format, with model_type {read} "
+            "in its config.json."
         )
     if model_type not in allowed:
         raise ValueError(

@@ -103,8 +103,10 @@ class ModelArguments:
     )
     text_model: str | None = published_flag("A BART checkpoint", "facebook/bart-base")
     vision_config: str | None = flag(
-        None, check=json_object, help="JSON of Dinov2Config fields, to start from random weights; model_type names another image encoder, such "
-        "as dinov2_with_registers, dinov3_vit or vit.",
+        None,
+        check=json_object,
+        help="JSON of Dinov2Config fields, to start from random weights; model_type names another image encoder: "
+        "dinov2_with_registers, dinov3_vit or vit.",
     )
     text_config: str | None = flag(
         None, check=json_object, help="JSON of BartConfig fields, to start from random weights."
