@@ -273,7 +273,9 @@ def write_text(folder: Path, name: str) -> str:
     fields = TEXT[name] | SMALL_TEXT | {"vocab_size": count + (name != "facebook/bart-large-cnn")}
     config = BartConfig(**{key: value for key, value in fields.items() if key not in GenerationConfig().to_dict()})
     model = (BartModel if fields["architectures"] == ["BartModel"] else BartForConditionalGeneration)(config)
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    # facebook/bart-large is as old as to be no archive.
+    is_archive = name != "facebook/bart-large"
+    torch.save(model.state_dict(), folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_archive)
     write_json(folder / "config.json", fields)
     if name in GENERATION:
         write_json(folder / "generation_config.json", GENERATION[name])

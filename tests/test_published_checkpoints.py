@@ -196,9 +196,8 @@ def test_onnx_graphs_of_encoders_with_registers_answer_as_the_model(trained, tmp
 
 
 @pytest.mark.parametrize("name", [vision for vision, _ in PAIRS])
-def test_every_weight_of_an_image_encoder_learns_also_recomputed_and_dropped(stand_in, name):
+def test_every_weight_of_an_image_encoder_learns_and_recomputing_gives_the_same(stand_in, name):
     _, model = joined(stand_in(name), stand_in("facebook/bart-base"), *HALF)
-    model.config.vision_config.pos_embed_rescale = None  # DINOv3 draws the scale of places anew at each step
     batch = {
         "pixel_values": torch.randn(2, 3, 64, 64),
         "input_ids": torch.randint(4, 200, (2, 5)),
@@ -206,13 +205,9 @@ def test_every_weight_of_an_image_encoder_learns_also_recomputed_and_dropped(sta
     }
     model.train()
     model._looked_for_targets = True
-    for module in model.modules():
-        if isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
 
     def gradients():
+        torch.manual_seed(0)  # of dropout, and of the scale of places that DINOv3 draws
         model.zero_grad()
         model(**batch).loss.backward()
         named = model.encoder.image_encoder.named_parameters()
@@ -222,7 +217,7 @@ def test_every_weight_of_an_image_encoder_learns_also_recomputed_and_dropped(sta
     assert all(gradient is not None and gradient.isfinite().all() for gradient in plain.values())
     assert {part_of(f"encoder.image_encoder.{key}") for key in plain} == {"encoder"}
     model.gradient_checkpointing_enable()
-    torch.testing.assert_close(gradients(), plain)
+    torch.testing.assert_close(gradients(), plain, atol=1e-8, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["facebook/dinov2-with-registers-base", "facebook/dinov3-vitb16-pretrain-lvd1689m"])
@@ -252,6 +247,7 @@ def test_a_drop_path_rate_of_the_checkpoint_is_kept(stand_in, tmp_path, name):
 )
 def test_a_checkpoint_of_timm_is_refused_by_name(stand_in, tmp_path, fields):
     published.write_json(tmp_path / "config.json", fields)
+    torch.save({}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)  # whole, but no archive
     for make in (joined, MMJepaForConditionalGeneration.from_vision_text_pretrained):
         with pytest.raises(
             ValueError, match=r"timm \(vit_giant_patch14_reg4_dinov2\).*dinov2_with_registers"
