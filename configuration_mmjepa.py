@@ -1,7 +1,7 @@
 """Every knob of MMJepa's architecture and losses, with its default and its check."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub.dataclasses import strict
 from transformers import (
@@ -244,7 +244,7 @@ class MMJepaConfig(PreTrainedConfig):
         config._check_values()
         return loaded
 
-    def _check_sub_config(self, name: str, allowed: dict[str, type[PreTrainedConfig]]):
+    def _check_sub_config(self, name: str, allowed: Mapping[str, type[PreTrainedConfig]]):
         config = getattr(self, name)
         default = next(iter(allowed))
         if isinstance(config, dict):

@@ -185,10 +185,12 @@ def load_image_processor(arguments: ModelArguments, vision_config: PreTrainedCon
         image_processor = BitImageProcessor.from_dict(fields, do_center_crop=bool(fields.get("do_center_crop")))
     else:
         image_processor = AutoImageProcessor.from_pretrained(name)
-    stated = {field: list(getattr(image_processor, field)) for field in colors}
+    if not colors:
+        return image_processor
+    stated = {field: list(getattr(image_processor, field) or []) for field in colors}
     if stated != colors:
         logger.warning("%s states %s; the flags' %s are taken.", name, stated, colors)
-    return type(image_processor).from_dict(image_processor.to_dict(), **colors)
+    return type(image_processor).from_dict(image_processor.to_dict(), do_normalize=True, **colors)
 
 
 def load_tokenizer(name: str) -> BartTokenizer:
