@@ -1,10 +1,25 @@
 """Every knob of MMJepa's architecture and losses, with its default and its check."""
 
 import copy
+from collections.abc import Mapping, Sequence
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, BartConfig, Dinov2Config, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    BartConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
+    PreTrainedConfig,
+    ViTConfig,
+)
+from transformers.configuration_utils import SubConfigSpec
 
+# By `model_type`. These image encoders give the states of CLS, then of registers if they have them, then of patches.
+VISION_CONFIGS = {
+    config.model_type: config for config in (Dinov2Config, Dinov2WithRegistersConfig, DINOv3ViTConfig, ViTConfig)
+}
+TEXT_CONFIGS = {BartConfig.model_type: BartConfig}
 VISUAL_PREFIXES = ("patches", "pooled")
 IMAGE_POOLINGS = ("cls", "mean")
 ALIGNMENT_LOSSES = ("cosine", "infonce")
@@ -29,7 +44,8 @@ class MMJepaConfig(PreTrainedConfig):
     """Configuration of [`MMJepaForConditionalGeneration`].
 
     Args:
-        vision_config: a `Dinov2Config` or its dict: the image encoder, of width Dv.
+        vision_config: the image encoder, of width Dv: a `Dinov2Config`, `Dinov2WithRegistersConfig`, `DINOv3ViTConfig`
+            or `ViTConfig`, or the dict of one; `model_type` says which, and is "dinov2" by default.
         text_config: a `BartConfig` or its dict, of width D: its encoder half is the frozen text encoder, its decoder
             half writes the answers. Generation takes its special tokens from it.
         num_image_tokens: M, how many visual tokens the decoder reads for an image.
@@ -85,7 +101,10 @@ class MMJepaConfig(PreTrainedConfig):
     """
 
     model_type = "mmjepa"
-    sub_configs_defaults = {"vision_config": Dinov2Config, "text_config": BartConfig}  # type: ignore[dict-item]
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type=Dinov2Config.model_type),
+        "text_config": SubConfigSpec(config_class=BartConfig),
+    }
     # What the library's Trainer does not gather in an evaluation; the logits it does.
     keys_to_ignore_at_inference = [
         "past_key_values",
@@ -126,8 +145,8 @@ class MMJepaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         # The library would read another model's dict as if it were one of these.
-        self._check_sub_config("vision_config", Dinov2Config)
-        self._check_sub_config("text_config", BartConfig)
+        self._check_sub_config("vision_config", VISION_CONFIGS)
+        self._check_sub_config("text_config", TEXT_CONFIGS)
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             self.auto_map = dict.fromkeys(AUTO_MODEL_CLASSES, "modeling_mmjepa.MMJepaForConditionalGeneration")
@@ -225,14 +244,16 @@ class MMJepaConfig(PreTrainedConfig):
         config._check_values()
         return loaded
 
-    def _check_sub_config(self, name: str, config_class: type[PreTrainedConfig]):
+    def _check_sub_config(self, name: str, allowed: Mapping[str, type[PreTrainedConfig]]):
         config = getattr(self, name)
+        default = next(iter(allowed))
         if isinstance(config, dict):
-            model_type = config.get("model_type", config_class.model_type)
+            model_type = config.get("model_type", default)
         else:
-            model_type = config_class.model_type if config is None else config.model_type
-        if model_type != config_class.model_type:
-            raise ValueError(f"{name} is of model type {model_type!r}: give a {config_class.__name__} or its dict.")
+            model_type = default if config is None else config.model_type
+        if model_type not in allowed:
+            classes = " or ".join(config_class.__name__ for config_class in allowed.values())
+            raise ValueError(f"{name} is of model type {model_type!r}: give a {classes}, or its dict.")
 
     def _check_yes_no_words(self):
         for language, words in self.yes_no_words.items():
@@ -251,6 +272,12 @@ class MMJepaConfig(PreTrainedConfig):
     def _check_choice(self, name: str, allowed: tuple[str, ...]):
         if getattr(self, name) not in allowed:
             raise ValueError(f"{name} is {getattr(self, name)!r}: allowed are {', '.join(map(repr, allowed))}.")
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """`patch_size` or `image_size` of a vision configuration, which may be one number for both, as two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 MMJepaConfig.register_for_auto_class()

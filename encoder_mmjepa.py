@@ -1,7 +1,7 @@
 """From pixels and a question to what the decoder reads: image encoder, frozen text encoder and visual prefix.
 
-Symbols in the shape comments: B questions, I distinct images, P patches of width Dv, L question tokens of width D,
-M visual tokens, Q learned queries.
+Symbols in the shape comments: B questions, I distinct images, P patches of width Dv, S special tokens before them (CLS
+and registers), L question tokens of width D, M visual tokens, Q learned queries.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Dinov2Model, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -18,8 +18,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from .alignment_mmjepa import INITIAL_TRUTH_SCALE, MMJepaAlignment
-from .configuration_mmjepa import MMJepaConfig
-from .loading_mmjepa import known_arguments, share_weights
+from .configuration_mmjepa import MMJepaConfig, height_and_width
+from .loading_mmjepa import image_encoder_class, known_arguments, share_weights
 from .losses_mmjepa import CLIP_LOGIT_SCALE, MMJepaAnswerPrediction
 from .targets_mmjepa import TargetSpace, l2_normalize
 
@@ -35,7 +35,7 @@ class MMJepaImageFeatures(ModelOutput):
     visual_tokens (I, M, D): what the decoder reads.
     visual_token_attentions (I, M, P): how much each visual token reads of each patch, the mean over heads; the aligned
     embedding's row is 0. None with the pooled prefix.
-    last_hidden_state (I, 1+P, Dv), hidden_states, attentions: of the image encoder; answers don't need them.
+    last_hidden_state (I, S+P, Dv), hidden_states, attentions: of the image encoder; answers don't need them.
     pooler_output (I, M, D): the visual tokens, under the name that the library's models give them.
     """
 
@@ -281,7 +281,8 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
 
     def __init__(self, config: MMJepaConfig):
         super().__init__(config)
-        self.image_encoder = Dinov2Model(config.vision_config)
+        model_class, made_with = image_encoder_class(config.vision_config)
+        self.image_encoder = model_class(config.vision_config, **made_with)
         self.text_encoder = BartEncoder(config.text_config)
         vision_width, text_width = config.vision_config.hidden_size, config.text_config.d_model
         self.image_projector = nn.Linear(vision_width, text_width) if config.project_image else nn.Identity()
@@ -293,14 +294,15 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
     def train(self, mode: bool = True):
         """The text encoder stays frozen and in eval mode: its dropout would change a text's target at every step.
 
-        DINOv2's mask token, which only its own pretraining uses, is frozen too. This is done here and not once in
-        `__init__`: loading a checkpoint makes new parameters that require gradients (transformers'
+        The image encoder's mask token, which only its own pretraining uses, is frozen too. This is done here and not
+        once in `__init__`: loading a checkpoint makes new parameters that require gradients (transformers'
         `set_param_for_module`), and then calls `eval()`.
         """
         super().train(mode)
         self.text_encoder.train(False).requires_grad_(False)
-        if self.config.vision_config.use_mask_token:
-            self.image_encoder.embeddings.mask_token.requires_grad_(False)
+        mask_token = getattr(self.image_encoder.embeddings, "mask_token", None)
+        if mask_token is not None:
+            mask_token.requires_grad_(False)
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -327,13 +329,15 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
                 "(I, 3, H, W) as floats, rescaled and normalised by the processor."
             )
         kwargs = known_arguments(MMJepaEncoder.get_image_features, kwargs)
+        if self.config.vision_config.model_type == "vit":  # the others take images of any size by themselves
+            kwargs["interpolate_pos_encoding"] = True
         outputs = self.image_encoder(pixel_values, **kwargs)
-        states = outputs.last_hidden_state  # (I, 1+P, Dv)
-        pooled = states[:, 0] if self.config.image_pooling == "cls" else states[:, 1:].mean(dim=1)  # (I, Dv)
+        states = outputs.last_hidden_state  # (I, S+P, Dv)
+        grid = self.patch_grid(pixel_values)
+        patches = states[:, -grid[0] * grid[1] :]  # (I, P, Dv): the special tokens are before them in every class
+        pooled = states[:, 0] if self.config.image_pooling == "cls" else patches.mean(dim=1)  # (I, Dv)
         image_embeds = self.image_projector(l2_normalize(pooled))  # (I, D)
-        patch_height, patch_width = self.image_encoder.embeddings.patch_embeddings.patch_size
-        grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
-        tokens, read = self.visual_prefix(image_embeds, states[:, 1:], grid)  # (I, M, D), (I, M, P)
+        tokens, read = self.visual_prefix(image_embeds, patches, grid)  # (I, M, D), (I, M, P)
         return MMJepaImageFeatures(
             image_embeds=image_embeds,
             visual_tokens=self.prefix_norm(tokens),
@@ -342,6 +346,11 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """How many rows and columns of patches images (I, 3, H, W) have."""
+        height, width = height_and_width(self.config.vision_config.patch_size)
+        return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
 
     @torch.no_grad()
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

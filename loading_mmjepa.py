@@ -8,12 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.utils import TransformersKwargs
 
 # Arguments of `from_pretrained` that say where files are, and those that are about files of weights alone.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 LOADING_ARGUMENTS = (*HUB_ARGUMENTS, "use_safetensors", "variant")
+MASK_TOKEN = ("embeddings.mask_token",)  # of an image encoder: only its own pretraining reads it
 
 
 def refuse_unknown(function: str, given: Iterable[str], allowed: Iterable[str]) -> None:
@@ -42,6 +43,47 @@ def loading_arguments(given: Mapping[str, Any], half: str, names: Iterable[str] 
     """Those of `names` that are in `given`, with `half` and an underscore in front or else without it."""
     found = {name: given.get(f"{half}_{name}", given.get(name)) for name in names}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def load_config(
+    name: str | Path, part: str, allowed: Mapping[str, type[PreTrainedConfig]], **loading
+) -> PreTrainedConfig:
+    """The configuration of the checkpoint `name`, of the class that its `model_type` has in `allowed`.
+
+    Args:
+        part: what the checkpoint is for, in an error.
+        loading: arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: the checkpoint is of another model type, or of timm. The library would read it as if it were of
+            the class that it is asked for, or say only that timm is not installed.
+    """
+    fields, _ = PreTrainedConfig.get_config_dict(name, **loading)
+    model_type, read = fields.get("model_type"), " or ".join(allowed)
+    if "architecture" in fields or "pretrained_cfg" in fields:
+        raise ValueError(
+            f"{name} is a checkpoint of timm ({fields.get('architecture')}), whose layers and weights transformers' "
+            f"classes can't take: give, as the {part}, a checkpoint in transformers' format, with model_type {read} "
+            "in its config.json."
+        )
+    if model_type not in allowed:
+        raise ValueError(
+            f"{name} is of model type {model_type!r}: give, as the {part}, a checkpoint with model_type {read} in its "
+            "config.json."
+        )
+    return allowed[model_type].from_pretrained(name, **loading)
+
+
+def image_encoder_class(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], dict[str, Any]]:
+    """The stock class of a vision configuration, and what it is made with beside the configuration."""
+    # Nothing reads ViT's pooler, which would be a weight without gradient.
+    return MODEL_MAPPING[type(config)], {"add_pooling_layer": False} if config.model_type == "vit" else {}
+
+
+def load_image_encoder(name: str | Path, config: PreTrainedConfig, **loading) -> PreTrainedModel:
+    """A stock image encoder of the class of `config` with the weights of the checkpoint `name`, see [`load_tower`]."""
+    model_class, made_with = image_encoder_class(config)
+    return load_tower(model_class, name, MASK_TOKEN, **made_with, **loading)
 
 
 def load_tower(

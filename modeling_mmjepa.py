@@ -1,4 +1,4 @@
-"""The model: a trainable DINOv2 image encoder aligned to a frozen BART encoder, read by a BART decoder.
+"""The model: a trainable image encoder, such as DINOv2, aligned to a frozen BART encoder, read by a BART decoder.
 
 Symbols in the shape comments: B questions, I distinct images, L question tokens of width D, M visual tokens, A answer
 tokens, V vocabulary.
@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, BartForConditionalGeneration, Dinov2Model, GenerationMixin
+from transformers import BartForConditionalGeneration, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.bart.modeling_bart import BartEncoder
@@ -21,12 +21,14 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .alignment_mmjepa import MMJepaStatements
-from .configuration_mmjepa import AUTO_MODEL_CLASSES, MMJepaConfig
+from .configuration_mmjepa import AUTO_MODEL_CLASSES, TEXT_CONFIGS, VISION_CONFIGS, MMJepaConfig
 from .encoder_mmjepa import MMJepaEncoder, MMJepaEncoderOutput, MMJepaImageFeatures
 from .loading_mmjepa import (
     HUB_ARGUMENTS,
     LOADING_ARGUMENTS,
     known_arguments,
+    load_config,
+    load_image_encoder,
     load_tower,
     loading_arguments,
     refuse_unknown,
@@ -40,7 +42,6 @@ from .losses_mmjepa import (
 )
 from .scoring_mmjepa import MMJepaScoringModel
 
-MASK_TOKEN = ("embeddings.mask_token",)  # of DINOv2: only its own pretraining reads it
 # Arguments of `forward` that only a loss reads.
 LOSS_ARGUMENTS = (
     *("labels", "align_input_ids", "align_attention_mask", "align_signs", "statements", "answers", "image_ids"),
@@ -102,12 +103,12 @@ class MMJepaForConditionalGeneration(MMJepaScoringModel, GenerationMixin):
     def from_vision_text_pretrained(
         cls, vision: str, text: str, dtype: torch.dtype | str = torch.float32, **kwargs
     ) -> "MMJepaForConditionalGeneration":
-        """Builds the model from a DINOv2 and a BART checkpoint (folders or Hub ids); the rest starts at random.
+        """Builds the model from an image encoder and a BART (folders or Hub ids); the rest starts at random.
 
         It is in eval mode, as after `from_pretrained`. Before it trains, `fit_targets` has to see the texts.
 
         Args:
-            vision: checkpoint of a `Dinov2Model`.
+            vision: checkpoint of a `Dinov2Model`, `Dinov2WithRegistersModel`, `DINOv3ViTModel` or `ViTModel`.
             text: checkpoint of a BART model; its encoder becomes the text encoder, its decoder the generator. Its
                 generation settings give the special and forced tokens.
             dtype: of the weights; with "auto" that of the checkpoints, or the smallest type that holds both.
@@ -126,13 +127,14 @@ class MMJepaForConditionalGeneration(MMJepaScoringModel, GenerationMixin):
         refuse_unknown("from_vision_text_pretrained", kwargs, {*LOADING_ARGUMENTS, *given, *own})
         config_kwargs = {name: value for name, value in kwargs.items() if name in own}
 
-        vision_config = AutoConfig.from_pretrained(vision, **loading_arguments(kwargs, "vision", HUB_ARGUMENTS))
-        text_config = AutoConfig.from_pretrained(text, **loading_arguments(kwargs, "text", HUB_ARGUMENTS))
+        found = {half: loading_arguments(kwargs, half, HUB_ARGUMENTS) for half in ("vision", "text")}
+        vision_config = load_config(vision, "image encoder", VISION_CONFIGS, **found["vision"])
+        text_config = load_config(text, "text model", TEXT_CONFIGS, **found["text"])
         config = MMJepaConfig(vision_config=vision_config, text_config=text_config, **config_kwargs)
         if "tie_word_embeddings" not in config_kwargs:
             config.tie_word_embeddings = text_config.tie_word_embeddings
         vision_loading, text_loading = loading_arguments(kwargs, "vision"), loading_arguments(kwargs, "text")
-        image_encoder = load_tower(Dinov2Model, vision, MASK_TOKEN, dtype=dtype, **vision_loading)
+        image_encoder = load_image_encoder(vision, vision_config, dtype=dtype, **vision_loading)
         bart = load_tower(BartForConditionalGeneration, text, dtype=dtype, **text_loading)
         model = cls(config).to(torch.promote_types(image_encoder.dtype, bart.dtype))
         model.load_towers(image_encoder, bart.get_encoder(), bart)
@@ -142,7 +144,7 @@ class MMJepaForConditionalGeneration(MMJepaScoringModel, GenerationMixin):
         return model.eval()
 
     def load_towers(
-        self, image_encoder: Dinov2Model, text_encoder: BartEncoder, generator: BartForConditionalGeneration
+        self, image_encoder: PreTrainedModel, text_encoder: BartEncoder, generator: BartForConditionalGeneration
     ) -> None:
         """Copies the weights of stock models into this one. Only the decoder and the head of `generator` are read."""
         self.encoder.image_encoder.load_state_dict(image_encoder.state_dict())

@@ -59,7 +59,7 @@ CHAT_TEMPLATE = (
 
 
 class MMJepaProcessor(ProcessorMixin):
-    """DINOv2's image processor and BART's tokenizer in one.
+    """The image encoder's image processor and BART's tokenizer in one.
 
     Args:
         image_processor: makes `pixel_values` of images; normally a `BitImageProcessor`.

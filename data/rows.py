@@ -145,7 +145,7 @@ def first_places(data: Dataset, limit: int | None) -> Sequence[int]:
     place_in_set = np.zeros(len(data), dtype=int)
     for name in set(sets):
         place_in_set[sets == name] = np.arange((sets == name).sum())
-    return np.sort(np.argsort(place_in_set, kind="stable")[:limit])
+    return np.sort(np.argsort(place_in_set, kind="stable")[:limit]).tolist()
 
 
 def drop_unanswered(rows: Dataset, split: str) -> Dataset:

@@ -22,12 +22,6 @@ def weights_returned(model: MMJepaForConditionalGeneration) -> Iterator[None]:
         model.decoder.config._attn_implementation = fast
 
 
-def patch_grid(model: MMJepaForConditionalGeneration, pixel_values: torch.Tensor) -> tuple[int, int]:
-    """How many rows and columns of patches images (I, 3, H, W) have."""
-    height, width = model.encoder.image_encoder.embeddings.patch_embeddings.patch_size
-    return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
-
-
 def attention_maps(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
@@ -67,4 +61,4 @@ def attention_maps(
         answered = (labels != -100).float()  # (B, A)
         looked = (weights * answered[..., None]).sum(dim=1) / answered.sum(dim=1, keepdim=True)  # (B, M+L)
         maps = looked[:, None, : read.shape[1]] @ read  # (B, 1, P)
-    return maps.view(len(maps), *patch_grid(model, pixel_values)).cpu()
+    return maps.view(len(maps), *model.encoder.patch_grid(pixel_values)).cpu()

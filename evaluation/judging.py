@@ -11,7 +11,6 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from ..scoring_mmjepa import check_tells_truth
 from .answerer import Answerer, evaluating
-from .attention import patch_grid
 from .taught import TaughtStatement, Wording, nearest_taught, taught_to
 
 PLACES = ("upper left", "top", "upper right", "left", "centre", "right", "lower left", "bottom", "lower right")
@@ -71,7 +70,9 @@ def judge(
         probabilities = model.score_statements(embeds, image_features=features)[0].tolist()
         blank_probabilities = model.score_statements(embeds, image_features=black)[0].tolist()
         read = model.statement_attentions(embeds, features)  # (1, S, P), or none
-    maps = [None] * len(wordings) if read is None else read[0].unflatten(1, patch_grid(model, pixel_values)).cpu()
+    maps = (
+        [None] * len(wordings) if read is None else read[0].unflatten(1, model.encoder.patch_grid(pixel_values)).cpu()
+    )
     return [Judgement(*parts) for parts in zip(wordings, probabilities, blank_probabilities, maps, strict=True)]
 
 

@@ -87,7 +87,9 @@ def is_cut_off(path: Path) -> bool:
         except SafetensorError:
             return True
     elif path.suffix in (".pt", ".pth", ".bin"):
-        return not is_zipfile(path)  # whose table of contents is at its end
+        with path.open("rb") as file:
+            is_old = file.read(2) == b"\x80\x02"  # torch before 1.6 wrote no archive, whose end tells if it is whole
+        return not is_old and not is_zipfile(path)
     elif path.suffix == ".json":
         try:
             json.loads(path.read_text(encoding="utf-8"))

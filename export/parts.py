@@ -1,6 +1,6 @@
 """Writes a trained model as a folder of parts, each for its own stock class, and puts it together again.
 
-image_encoder/    Dinov2Model and its image processor
+image_encoder/    Dinov2Model, or the class that it was started from, and its image processor
 generator_bart/   BartForConditionalGeneration: the decoder, its embeddings and head, and the text encoder's layers;
                   its tokenizer
 teacher_bart/     BartModel without decoder layers: the frozen text encoder with embeddings of its own; its tokenizer
@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BartForConditionalGeneration, BartModel, Dinov2Model, GenerationConfig
+from transformers import BartForConditionalGeneration, BartModel, GenerationConfig
 
-from ..configuration_mmjepa import MMJepaConfig
-from ..loading_mmjepa import load_tower, share_weights
+from ..configuration_mmjepa import VISION_CONFIGS, MMJepaConfig
+from ..loading_mmjepa import load_config, load_image_encoder, load_tower, share_weights
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .command import export_saved_model
 
 
 def adapter_modules(model: MMJepaForConditionalGeneration) -> dict[str, nn.Module]:
-    """The modules that are neither DINOv2's nor BART's, by the name of their file."""
+    """The modules that are neither the image encoder's nor BART's, by the name of their file."""
     modules = {
         "img_to_txt": model.encoder.image_projector,
         "visual_prefix": model.encoder.visual_prefix,
@@ -88,7 +88,7 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
         save_file(state, adapters / f"{name}.safetensors")
         # Written a second time because the project's first description names `.pt` files.
         torch.save(state, adapters / f"{name}.pt")
-    # The configurations of DINOv2 and BART are in their own folders.
+    # The configurations of image encoder and BART are in their own folders.
     own = {name: value for name, value in model.config.to_diff_dict().items() if not name.endswith("_config")}
     (adapters / "mm_config.json").write_text(json.dumps(own, indent=2, sort_keys=True))
     for name in ("image_encoder", "generator_bart", "teacher_bart"):
@@ -99,7 +99,8 @@ def export_parts(model: MMJepaForConditionalGeneration, processor: MMJepaProcess
 def rebuild_from_parts(folder: str | Path) -> MMJepaForConditionalGeneration:
     """The model that [`export_parts`] wrote, put together from its parts. It gives the same answers."""
     folder = Path(folder)
-    image_encoder = load_tower(Dinov2Model, folder / "image_encoder")
+    vision_config = load_config(folder / "image_encoder", "image encoder", VISION_CONFIGS)
+    image_encoder = load_image_encoder(folder / "image_encoder", vision_config)
     generator = load_tower(BartForConditionalGeneration, folder / "generator_bart")
     teacher = load_tower(BartModel, folder / "teacher_bart")
     own = json.loads((folder / "adapters" / "mm_config.json").read_text())

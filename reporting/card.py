@@ -14,15 +14,17 @@ CODE_FILES = sorted(Path(__file__).parents[1].glob("*_mmjepa.py"))
 # Prefix of a split's numbers in all_results.json -> its name.
 SPLITS = {"eval_": "validation", "test_": "test"}
 
+# Parts whose licence is known. Another part's may bind the model that is made of it.
+APACHE = {"facebook/dinov2-base", "facebook/bart-base"}
+
 TEMPLATE = """---
 {{ card_data }}
 ---
 
 # {{ model_name }}
 
-Answers a question about a pathology image in a few words: a [DINOv2](https://huggingface.co/papers/2304.07193) image
-encoder, aligned with a frozen [BART](https://huggingface.co/papers/1910.13461) encoder, is read beside the question by
-a BART decoder. {{ origin }}
+Answers a question about a pathology image in a few words: an image encoder, aligned with a frozen
+[BART](https://huggingface.co/papers/1910.13461) encoder, is read beside the question by a BART decoder. {{ origin }}
 
 For research on question answering. It is not a medical device; do not use it for diagnosis.
 
@@ -132,7 +134,7 @@ def model_card(
     data = ModelCardData(
         model_name=model_name if results else None,
         language="en",
-        license="apache-2.0",
+        license="apache-2.0" if set(base_models) <= APACHE else None,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["visual-question-answering", "pathology"],

@@ -2,6 +2,7 @@
 
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from tiny import VISION
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
 
@@ -18,13 +19,24 @@ from mmjepa.configuration_mmjepa import MMJepaConfig
         ("lambda_ce", float("nan")),
         ("initializer_factor", 0),
         ("rank_threshold", float("nan")),
-        ("vision_config", {"model_type": "vit"}),
+        ("vision_config", {"model_type": "clip"}),
         ("text_config", {"model_type": "t5"}),
     ],
 )
 def test_config_errors_name_the_field(field, value):
     with pytest.raises(ValueError, match=field):
         MMJepaConfig(**{field: value})
+
+
+def test_the_vision_configuration_says_which_image_encoder_it_is_of_and_without_is_of_dinov2(make_config, tmp_path):
+    classes = {None: "Dinov2", "dinov2": "Dinov2", "dinov2_with_registers": "Dinov2WithRegisters"}
+    classes |= {"dinov3_vit": "DINOv3ViT", "vit": "ViT"}
+    for model_type, name in classes.items():
+        make_config(vision_config=VISION | ({"model_type": model_type} if model_type else {})).save_pretrained(
+            tmp_path
+        )
+        loaded = MMJepaConfig.from_pretrained(tmp_path).vision_config
+        assert type(loaded).__name__ == f"{name}Config" and loaded.hidden_size == VISION["hidden_size"]
 
 
 @pytest.mark.parametrize(

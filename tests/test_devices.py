@@ -7,6 +7,7 @@ different devices together as it does with real ones.
 import pytest
 import torch
 from accelerate.utils import send_to_device
+from tiny import VISION
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers.initialization import no_init_weights
@@ -48,15 +49,19 @@ def split(model, places):
 
 
 @pytest.mark.parametrize(
-    ("alignment_loss", "places"),
+    ("alignment_loss", "places", "image_encoder"),
     [
-        ("infonce", (0, 0, 0, 0, 1, 1, 1, 1, 1)),
-        ("infonce", (1, 2, 3, 4, 5, 6, 7, 8, 0)),
-        ("cosine", (0, 1, 2, 3, 4, 5, 6, 7, 8)),
+        ("infonce", (0, 0, 0, 0, 1, 1, 1, 1, 1), "dinov2"),
+        ("infonce", (1, 2, 3, 4, 5, 6, 7, 8, 0), "dinov2"),
+        ("cosine", (0, 1, 2, 3, 4, 5, 6, 7, 8), "dinov2"),
+        ("infonce", (1, 2, 3, 4, 5, 6, 7, 8, 0), "dinov2_with_registers"),
+        ("infonce", (1, 2, 3, 4, 5, 6, 7, 8, 0), "dinov3_vit"),
+        ("infonce", (1, 2, 3, 4, 5, 6, 7, 8, 0), "vit"),
     ],
 )
-def test_a_model_split_over_devices_answers_and_learns(make_config, alignment_loss, places):
-    config = make_config(alignment_loss=alignment_loss, lambda_answer=0.25)
+def test_a_model_split_over_devices_answers_and_learns(make_config, alignment_loss, places, image_encoder):
+    vision = VISION | {"model_type": image_encoder}
+    config = make_config(alignment_loss=alignment_loss, lambda_answer=0.25, vision_config=vision)
     shapes = ShapeEnv(allow_scalar_outputs=True, allow_dynamic_output_shape_ops=True)
     with FakeTensorMode(shape_env=shapes), no_init_weights(), torch.device("cpu:0"):
         model = split(MMJepaForConditionalGeneration(config).train(), places)

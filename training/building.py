@@ -1,9 +1,10 @@
 """Flags -> processor and model."""
 
 import json
+import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -14,15 +15,17 @@ from transformers import (
     BartTokenizer,
     BaseImageProcessor,
     BitImageProcessor,
-    Dinov2Config,
+    PreTrainedConfig,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils import has_file
 
-from ..configuration_mmjepa import MMJepaConfig
+from ..configuration_mmjepa import TEXT_CONFIGS, VISION_CONFIGS, MMJepaConfig, height_and_width
 from ..data.columns import TEXT_COLUMNS
 from ..data.images import prepared_shape
 from ..data.statements import statement_of
 from ..evaluation.loading import naming_broken_files
+from ..loading_mmjepa import load_config
 from ..messages import is_message
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
@@ -30,8 +33,11 @@ from .flags import ModelArguments
 from .weights import in_float32, text_encoder_on
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is a whole processor's
+PUBLISHED_SIDE = 224  # pixels: what published image encoders are asked to see, even if trained on 518
 # Fields of a saved model's configuration that may change. The others shape its weights or what they learnt.
 CHANGEABLE = ("lambda_align", "lambda_ce", "lambda_answer")
+
+logger = logging.getLogger("mmjepa")
 
 
 def build(
@@ -87,17 +93,18 @@ def load_saved(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForCon
 
 
 def join_checkpoints(arguments: ModelArguments) -> tuple[MMJepaProcessor, MMJepaForConditionalGeneration]:
-    """A new model of a DINOv2 and a BART checkpoint, and a processor of their two halves."""
+    """A new model of an image encoder's and a BART checkpoint, and a processor of their two halves."""
+    # First: their errors say if a checkpoint is of another kind of model.
+    vision_config = load_config(arguments.image_encoder, "image encoder", VISION_CONFIGS)
+    text_config = load_config(arguments.text_model, "text model", TEXT_CONFIGS)
     tokenizer_name = arguments.tokenizer_name or arguments.text_model
     tokenizer = load_tokenizer(tokenizer_name)
-    image_processor = load_image_processor(arguments.image_encoder)
+    image_processor = load_image_processor(arguments, vision_config)
     if not arguments.center_crop:
         size = arguments.image_size or prepared_shape(image_processor)[1]
-        check_image_size(size, Dinov2Config.from_pretrained(arguments.image_encoder))
+        check_image_size(size, vision_config)
         image_processor = whole_images(image_processor, size)
-    processor = join_processor(
-        image_processor, tokenizer, BartConfig.from_pretrained(arguments.text_model), tokenizer_name
-    )
+    processor = join_processor(image_processor, tokenizer, text_config, tokenizer_name)
     model = MMJepaForConditionalGeneration.from_vision_text_pretrained(
         arguments.image_encoder,
         arguments.text_model,
@@ -129,9 +136,9 @@ def start_from_random_weights(
             **arguments.config_fields(),
         )
         model = MMJepaForConditionalGeneration(config)
-    size = arguments.image_size or config.vision_config.image_size
+    size = arguments.image_size or min(height_and_width(config.vision_config.image_size))
     check_image_size(size, config.vision_config)
-    image_processor = whole_images(new_image_processor(), size)
+    image_processor = whole_images(new_image_processor(**arguments.colors), size)
     processor = join_processor(image_processor, tokenizer, config.text_config, arguments.tokenizer_name)
     # Published BART's settings: answers begin with <s> and end with </s>.
     model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
@@ -155,14 +162,35 @@ def naming_wrong_fields() -> Iterator[None]:
         ) from error
 
 
-def load_image_processor(name: str) -> BaseImageProcessor:
-    """The image processor of a checkpoint. Raises ValueError if a folder has none."""
-    if Path(name).is_dir() and not any(Path(name, file).exists() for file in IMAGE_PROCESSOR_FILES):
-        raise ValueError(
-            f"the folder {name} has no {IMAGE_PROCESSOR_FILES[0]}, which says how images are resized and normalised: "
-            "put that of the checkpoint there; the one of facebook/dinov2-base fits every DINOv2."
-        )
-    return AutoImageProcessor.from_pretrained(name)
+def load_image_processor(arguments: ModelArguments, vision_config: PreTrainedConfig) -> BaseImageProcessor:
+    """The image processor of an image encoder's checkpoint; flags may give its colours.
+
+    Raises:
+        ValueError: the checkpoint has none, and no flag says how colours are normalised.
+    """
+    name, colors = arguments.image_encoder, arguments.colors
+    if not any(has_file(name, file) for file in IMAGE_PROCESSOR_FILES):
+        if not colors or arguments.center_crop:
+            raise ValueError(
+                f"{name} has no {IMAGE_PROCESSOR_FILES[0]}, which says how images are cropped and colours normalised: "
+                "give --image_mean and --image_std without --center_crop. Known are 0.485 0.456 0.406 and 0.229 0.224 "
+                "0.225 (ImageNet) for facebook's DINOv2 and DINOv3, 0.5 and 0.5 for kaiko-ai/midnight and google's "
+                "ViT; others are on the checkpoint's page."
+            )
+        size = min(PUBLISHED_SIDE, *height_and_width(vision_config.image_size))
+        return whole_images(new_image_processor(**colors), size)
+    if vision_config.model_type == "dinov3_vit":
+        # Its own class needs torchvision, for training and for each use of the saved model.
+        fields, _ = BitImageProcessor.get_image_processor_dict(name)
+        image_processor = BitImageProcessor.from_dict(fields, do_center_crop=bool(fields.get("do_center_crop")))
+    else:
+        image_processor = AutoImageProcessor.from_pretrained(name)
+    if not colors:
+        return image_processor
+    stated = {field: list(getattr(image_processor, field) or []) for field in colors}
+    if stated != colors:
+        logger.warning("%s states %s; the flags' %s are taken.", name, stated, colors)
+    return type(image_processor).from_dict(image_processor.to_dict(), do_normalize=True, **colors)
 
 
 def load_tokenizer(name: str) -> BartTokenizer:
@@ -204,9 +232,11 @@ def check_tokenizer(tokenizer: BartTokenizer, config: BartConfig, name: str | No
         )
 
 
-def new_image_processor() -> BaseImageProcessor:
-    """DINOv2's image processor, with the mean and deviation of ImageNet's colours."""
-    return BitImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
+def new_image_processor(
+    image_mean: list[float] = IMAGENET_DEFAULT_MEAN, image_std: list[float] = IMAGENET_DEFAULT_STD
+) -> BaseImageProcessor:
+    """DINOv2's image processor, by default with the mean and deviation of ImageNet's colours."""
+    return BitImageProcessor(image_mean=image_mean, image_std=image_std)
 
 
 def whole_images(image_processor: BaseImageProcessor, size: int) -> BaseImageProcessor:
@@ -219,9 +249,9 @@ def whole_images(image_processor: BaseImageProcessor, size: int) -> BaseImagePro
     return type(image_processor).from_dict(image_processor.to_dict(), size=square, do_center_crop=False)
 
 
-def check_image_size(size: int, vision_config: Dinov2Config) -> None:
+def check_image_size(size: int, vision_config: PreTrainedConfig) -> None:
     """Raises ValueError if `size` is no multiple of a patch's side: the model would not see the rest."""
-    patch = vision_config.patch_size
+    patch = math.lcm(*height_and_width(vision_config.patch_size))
     if size < patch or size % patch:
         below = max(patch, size - size % patch)
         raise ValueError(

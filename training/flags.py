@@ -98,10 +98,15 @@ class ModelArguments:
 
     model_name_or_path: str | None = flag(None, check=check_source, help="A saved MMJepa to train on or evaluate.")
     model_revision: str | None = flag(None, help="Its branch, tag or commit on the Hub.")
-    image_encoder: str | None = published_flag("A DINOv2 checkpoint", "facebook/dinov2-base")
+    image_encoder: str | None = published_flag(
+        "A checkpoint of DINOv2, with registers or without, DINOv3 or ViT", "facebook/dinov2-base"
+    )
     text_model: str | None = published_flag("A BART checkpoint", "facebook/bart-base")
     vision_config: str | None = flag(
-        None, check=json_object, help="JSON of Dinov2Config fields, to start from random weights."
+        None,
+        check=json_object,
+        help="JSON of Dinov2Config fields, to start from random weights; model_type names another image encoder: "
+        "dinov2_with_registers, dinov3_vit or vit.",
     )
     text_config: str | None = flag(
         None, check=json_object, help="JSON of BartConfig fields, to start from random weights."
@@ -114,8 +119,14 @@ class ModelArguments:
     image_size: int | None = flag(
         None,
         help="Side in pixels of the images that the model sees, a multiple of its patches' side (default: as "
-        "published, pretrained or saved). DINOv2 interpolates its position embeddings.",
+        "published, pretrained or saved). DINOv2 and ViT interpolate their position embeddings.",
     )
+    image_mean: list[float] | None = flag(
+        None,
+        help="Mean of red, green and blue, from 0 to 1, or one number for all; needed where --image_encoder has no "
+        "preprocessor_config.json, and taken before the file's.",
+    )
+    image_std: list[float] | None = flag(None, help="Standard deviation of red, green and blue, beside --image_mean.")
     center_crop: bool = flag(
         False,
         help="Keep the published image processor's crop, which cuts off the borders of an image. Without it the whole "
@@ -155,7 +166,9 @@ class ModelArguments:
     def __post_init__(self):
         parts = ("image_encoder", "text_model", "vision_config", "text_config", "tokenizer_name")
         given = [name for name in parts if getattr(self, name) is not None]
+        self.colors = self.check_colors()
         if self.model_name_or_path is not None:
+            given += self.colors
             if given:
                 raise ValueError(
                     f"--{', --'.join(given)} beside --model_name_or_path, whose model has its own: leave out "
@@ -178,6 +191,21 @@ class ModelArguments:
             )
         self.vision_fields = json_object("--vision_config", self.vision_config or "{}")
         self.text_fields = json_object("--text_config", self.text_config or "{}")
+
+    def check_colors(self) -> dict[str, list[float]]:
+        """image_mean and image_std of red, green and blue as flags give them, or nothing; ValueError if wrong."""
+        colors = {"image_mean": self.image_mean, "image_std": self.image_std}
+        colors = {name: values for name, values in colors.items() if values is not None}
+        if len(colors) == 1:
+            raise ValueError(f"--{next(iter(colors))} is given alone: give --image_mean and --image_std together.")
+        for name, values in colors.items():
+            lowest = 0.0 if name == "image_mean" else 1e-3
+            if len(values) not in (1, 3) or not all(lowest <= value <= 1 for value in values):
+                raise ValueError(
+                    f"--{name} is {' '.join(map(str, values))}: give one number, or three for red, green and blue, "
+                    f"from {lowest} to 1; colours are divided by 255 first."
+                )
+        return {name: values * (3 // len(values)) for name, values in colors.items()}
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of MMJepaConfig that flags give, without the towers' configurations."""

@@ -73,6 +73,12 @@ def test_folders_of_this_machine_are_not_linked_to_and_their_paths_not_told(tmp_
     assert "Trained from encoder and text on slides and somebody/data." in card.text
 
 
+def test_no_licence_is_claimed_for_parts_of_another_one():
+    for parts in (["owkin/phikon-v2", "facebook/bart-base"], ["somebody/model"]):
+        card = model_card("somebody/slides", METRICS, "somebody/data", parts)
+        assert card.data.license is None and "apache" not in str(card)
+
+
 def test_without_measured_numbers_the_card_claims_none():
     card = model_card("somebody/model", {"train_loss": 1.0}, ["somebody/data"], [])
     assert card.data.eval_results is None and "Measured" not in card.text

@@ -90,10 +90,10 @@ def test_an_image_size_that_patches_do_not_fill_is_refused(joined, size, allowed
         built(*joined, "--image_size", str(size))
 
 
-def test_a_missing_file_of_a_checkpoint_is_named_and_who_has_it(joined, published):
+def test_a_crop_is_not_kept_where_no_file_says_it(joined, published):
     Path(published["vision"], "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"has no preprocessor_config.json.*facebook/dinov2-base"):
-        built(*joined)
+    with pytest.raises(ValueError, match="has no preprocessor_config.json.*without --center_crop"):
+        built(*joined, "--image_mean", "0.5", "--image_std", "0.5", "--center_crop")
 
 
 def test_exported_parts_start_a_new_model(make_model, processor, tmp_path):
