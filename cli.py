@@ -465,12 +465,15 @@ def show_found_in_slides(
         asked: arguments of `search_slides`.
         files: arguments of [`SlideReport`].
     """
-    from .data.slide_files import find_slides, shard_of
+    from .data.slide_files import count_images_beside, find_slides, shard_of
     from .evaluation.asking import load_saved
     from .evaluation.searching_slides import search_slides
     from .reporting.slide_report import SlideReport, file_names
 
     slides = find_slides(sources)
+    for source in filter(os.path.isdir, sources):
+        if number := count_images_beside(Path(source)):
+            say(f"{source} holds {number} images beside its slides: they are not searched.")
     names = file_names(slides)  # of all slides: those of one job are not named as those of another
     slides = slides if shard is None else shard_of(slides, shard)
     if not slides:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..processing_mmjepa import SLIDE_SUFFIXES
 from .errors import DataError
 from .image_files import is_data_set
+from .new_images import is_image_file
 
 TIFF_SUFFIXES = (".btf", ".tif", ".tiff")
 LIST_SUFFIX = ".txt"
@@ -84,6 +85,11 @@ def find_slides(sources: Sequence[str]) -> list[Path]:
     if not paths:
         raise DataError(f"there are no slides in {', '.join(sources)}.")
     return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]
+
+
+def count_images_beside(folder: Path) -> int:
+    """How many images a folder of slides holds that are no slides."""
+    return sum(is_image_file(path) and not is_slide(path) for path in folder.rglob("*"))
 
 
 def shard_of(slides: Sequence[Path], shard: str) -> list[Path]:

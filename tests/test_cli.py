@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import FAST, FROM_RANDOM
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -227,6 +228,7 @@ def test_search_ranks_the_tiles_of_slides_and_writes_tables_pictures_and_shapes(
 def test_jobs_of_an_array_share_the_slides_of_a_folder_or_a_list(call, saved_folder, slide, tmp_path):
     for name in ("two", "three"):
         shutil.copy(slide, slide.with_name(f"{name}.tif"))
+    Image.new("RGB", (30, 30)).save(slide.with_name("label.jpg"))
     (tmp_path / "all.txt").write_text("".join(f"scans/{name}.tif\n" for name in ("one", "two", "three")))
     found = []
     for source, shard in [(slide.parent, "1/2"), (tmp_path / "all.txt", "2/2"), (slide.parent, "4/4")]:
@@ -235,6 +237,7 @@ def test_jobs_of_an_array_share_the_slides_of_a_folder_or_a_list(call, saved_fol
         found.append([Path(one["slide"]).stem for one in json.loads(run.stdout)["slides"]] if run.stdout else [])
     assert found == [["one", "two"], ["two"], []]
     assert "there are 3 slides, and none of them is of the shard 4/4" in run.stderr
+    assert "scans holds 1 images beside its slides: they are not searched" in run.stderr
 
 
 def test_slides_without_their_package_say_how_to_install_it(call, saved_folder, monkeypatch, tmp_path):
