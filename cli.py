@@ -3,7 +3,10 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -286,7 +289,7 @@ def ask(
     judgements = judge(loaded, processor, str(image), statements) if statements else []
     if judgements:
         for note in statement_notes(loaded.config, [judgement.wording for judgement in judgements]):
-            typer.echo(note, err=True)
+            say(note)
     for judgement in judgements:
         typer.echo(json.dumps(judgement_json(judgement)) if as_json else judgement_text(judgement))
 
@@ -294,7 +297,8 @@ def ask(
 @app.command()
 def search(
     folder: Annotated[
-        str | None, typer.Argument(help="A folder of images, or a data set: a folder, a table or a Hub id.")
+        str | None,
+        typer.Argument(help="A folder of images, or a data set: a folder, a table or a Hub id. Or slides, see below."),
     ] = None,
     statements: Annotated[
         list[str] | None, typer.Argument(help='What the images should show, each in quotes: "is necrosis seen?".')
@@ -321,9 +325,38 @@ def search(
     list_statements: Annotated[
         bool, typer.Option("--statements", help="List the statements that the model was taught, and search nothing.")
     ] = False,
+    mpp: Annotated[float, typer.Option(help="Of slides: micrometres per pixel of the tiles.", min=0.01)] = 0.5,
+    slide_mpp: Annotated[
+        float | None,
+        typer.Option(
+            "--slide_mpp",
+            help="Micrometres per pixel of the slides' finest level, where the files don't say.",
+            min=0.01,
+        ),
+    ] = None,
+    tissue_share: Annotated[
+        float,
+        typer.Option(
+            "--tissue_share", help="Of slides: how much of a tile must be tissue; 0 takes all tiles.", min=0, max=1
+        ),
+    ] = 0.1,
+    heat_map: Annotated[
+        Path | None,
+        typer.Option("--heat_map", help="Writes a picture of each slide with its tiles in colour to this folder."),
+    ] = None,
+    geojson: Annotated[
+        Path | None, typer.Option(help="Writes the tiles of each slide to this folder, for QuPath.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Searches a part of the slides: 2/8 is the second job of eight.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Find the images of which statements are true; --statements lists those that a model knows."""
+    """Find the images of which statements are true; --statements lists those that a model knows.
+
+    In place of the folder there may be whole slides, folders of slides, or .txt files that list slides: their tiles
+    are then searched.
+    """
     check_source("--model", model)
     if list_statements:
         show_taught(model, revision, as_json)
@@ -333,24 +366,44 @@ def search(
     check_source("the folder", folder)
     if like is not None and not os.path.isfile(like):
         raise ValueError(f"--like is {str(like)[:200]}, which is no file: give an image file that exists.")
-    for file in (csv, html):
+    for file in (csv, html, heat_map, geojson):
         if file is not None and not file.absolute().parent.is_dir():
             raise ValueError(f"there is no folder {file.parent} for {file.name}: make it first.")
     from datasets import disable_progress_bars
 
+    from .data.slide_files import names_slides
+
+    disable_progress_bars()
+    query = None if like is None else str(like)
+    of_images = {"--split": split, "--config_name": config_name, "--image_column": image_column}
+    of_slides = {"--heat_map": heat_map, "--geojson": geojson, "--shard": shard, "--slide_mpp": slide_mpp}
+    is_slides = names_slides(folder)
+    for name, value in (of_images if is_slides else of_slides).items():
+        if value is not None:
+            kind, other = ("images", "slides") if is_slides else ("slides", "no slide")
+            raise ValueError(f"{name} is for {kind}, and {folder} holds {other}: leave it out.")
+    if is_slides:
+        check_extra(folder, "slides")
+        words = list(takewhile(names_slides, statements or []))
+        scale = {"mpp": mpp, "slide_mpp": slide_mpp, "tissue_share": tissue_share}
+        asked = {"statements": (statements or [])[len(words) :], "negated": negated or [], "any_of": any_of}
+        files = {"table": csv, "page": html, "heat_maps": heat_map, "shapes": geojson}
+        show_found_in_slides(
+            [folder, *words], shard, (model, revision), {**asked, "like": query, **scale}, files, top, as_json
+        )
+        return
     from .data.image_files import find_images
     from .evaluation.asking import load_saved
     from .evaluation.searching import check_asked
     from .evaluation.searching import search as search_images
     from .reporting.search_text import search_json, search_text, write_findings
 
-    disable_progress_bars()
-    wanted, unwanted, query = statements or [], negated or [], None if like is None else str(like)
+    wanted, unwanted = statements or [], negated or []
     loaded, processor = load_saved(model, revision)
     check_asked(loaded.config, [*wanted, *unwanted], query)
     columns = named_columns(image_column, None, None)
     found = find_images(folder, split, config_name, columns, allow_outside_images, image_folder)
-    try:
+    with saying_how_to_go_on():
         result = search_images(
             loaded,
             processor,
@@ -361,11 +414,8 @@ def search(
             like=query,
             every_image=csv is not None,
             show_progress=True,
-            say=lambda note: typer.echo(note, err=True),
+            say=say,
         )
-    except KeyboardInterrupt as error:
-        typer.echo("stopped: what was encoded is kept, and the same command goes on from there.", err=True)
-        raise typer.Exit(130) from error
     if csv is not None:
         write_findings(csv, result)
     if html is not None:
@@ -373,9 +423,75 @@ def search(
 
         write_search_page(html, result, found, top)
     typer.echo(json.dumps(search_json(result, top)) if as_json else search_text(result, top))
-    for name, written in (("findings", csv), ("page", html)):
-        if written is not None:
-            typer.echo(f"{name}: {written}", err=True)
+    say_what_is_written(findings=csv, page=html)
+
+
+def say(note: str) -> None:
+    """Prints a note apart from the results."""
+    typer.echo(note, err=True)
+
+
+def say_what_is_written(**written: Path | None) -> None:
+    """Names the files and folders that were written."""
+    for name, path in written.items():
+        if path is not None:
+            say(f"{name.replace('_', ' ')}: {path}")
+
+
+@contextmanager
+def saying_how_to_go_on() -> Iterator[None]:
+    """Ends a search that is stopped with a line instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        say("stopped: what was encoded is kept, and the same command goes on from there.")
+        raise typer.Exit(130) from error
+
+
+def show_found_in_slides(
+    sources: list[str],
+    shard: str | None,
+    saved: tuple[str, str | None],
+    asked: dict[str, Any],
+    files: dict[str, Path | None],
+    top: int,
+    as_json: bool,
+) -> None:
+    """Searches slides.
+
+    Args:
+        sources: as for `find_slides`.
+        saved: the model and its revision.
+        asked: arguments of `search_slides`.
+        files: arguments of [`SlideReport`].
+    """
+    from .data.slide_files import count_images_beside, find_slides, shard_of
+    from .evaluation.asking import load_saved
+    from .evaluation.searching_slides import search_slides
+    from .reporting.slide_report import SlideReport, file_names
+
+    slides = find_slides(sources)
+    for source in filter(os.path.isdir, sources):
+        if number := count_images_beside(Path(source)):
+            say(f"{source} holds {number} images beside its slides: they are not searched.")
+    names = file_names(slides)  # of all slides: those of one job are not named as those of another
+    slides = slides if shard is None else shard_of(slides, shard)
+    if not slides:
+        say(f"there are {len(names)} slides, and none of them is of the shard {shard}.")
+        return
+    for folder in (files["heat_maps"], files["shapes"]):
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
+    report = SlideReport(names, top, **files)
+    with saying_how_to_go_on():
+        for result in search_slides(*load_saved(*saved), slides, **asked, show_progress=True, say=say):
+            report.add(result)
+    if files["page"] is not None:
+        report.write_page()
+    typer.echo(json.dumps(report.json()) if as_json else report.text())
+    say_what_is_written(
+        findings=files["table"], page=files["page"], heat_maps=files["heat_maps"], geojson=files["shapes"]
+    )
 
 
 def show_taught(model: str, revision: str | None, as_json: bool) -> None:

@@ -30,6 +30,9 @@ FORMATS = sorted(set(PIL.Image.OPEN) - {"EPS"})
 ORIENTATION, BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 0x0112, 0x0102, 0x0119
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 PNG_START = b"\x89PNG\r\n\x1a\n"
+# Names of slides end so; a .mrxs file alone is a small picture of its slide, which Pillow would read.
+SLIDE_SUFFIXES = (".bif", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu")
+A_SLIDE = "it is a slide: search its tiles by `mmjepa search`, or cut out regions, as by QuPath, and save them as PNG"
 # First bytes of files that are no images but are taken for some -> what they are, and what to do.
 OTHER_FILES = (
     (rb"version https://git-lfs", "it is a pointer of Git LFS in place of the file: fetch that with `git lfs pull`"),
@@ -43,7 +46,8 @@ OTHER_FILES = (
     (rb"%!PS|\xc5\xd0\xd3\xc6", "it is a PostScript program, which is not run: save it as PNG"),
     (rb"\x93NUMPY", "it is a numpy array: save it as PNG or TIFF"),
     (rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!", "it is an archive: unpack it"),
-    (rb"ZISRAWFILE|\x89HDF", "it is a microscope's own file: export the field of view as PNG or TIFF"),
+    (rb"ZISRAWFILE", A_SLIDE),
+    (rb"\x89HDF", "it is a microscope's own file: export the field of view as PNG or TIFF"),
 )
 
 # The model answers one question at a time: the text of a chat's last turn. Earlier turns only bring the image.
@@ -248,6 +252,8 @@ def encoded_image(source: str) -> bytes:
     if source.startswith(("http://", "https://")):
         return fetch(source)
     if os.path.isfile(source):
+        if source.lower().endswith(SLIDE_SUFFIXES):
+            raise ValueError(f"{source} can't be read: {A_SLIDE}.")
         return Path(source).read_bytes()
     if (encoded := base64_image(source)) is None:
         shown = source if len(source) <= 200 else f"{source[:200]}..."
@@ -294,7 +300,11 @@ def why_unreadable(encoded: bytes, error: Exception) -> str:
     if not encoded:
         return "it is empty"
     if isinstance(error, PIL.Image.DecompressionBombError):
-        return f"it has more than {2 * PIL.Image.MAX_IMAGE_PIXELS} pixels: cut out a part, or save it smaller"
+        most = 2 * PIL.Image.MAX_IMAGE_PIXELS
+        return (
+            f"it has more than {most} pixels: cut out a part, or save it smaller; `mmjepa search` reads the tiles of "
+            "slides (pip install 'mmjepa[slides]')"
+        )
     for start, reason in OTHER_FILES:
         if re.match(start, encoded[:256], re.DOTALL | re.IGNORECASE):
             return reason

@@ -16,7 +16,7 @@ import transformers
 from datasets import Array3D, Dataset, Features, Value
 from transformers import BaseImageProcessor
 
-from ..processing_mmjepa import decode_image, why_unreadable
+from ..processing_mmjepa import A_SLIDE, SLIDE_SUFFIXES, decode_image, why_unreadable
 from .errors import DataError, shortened
 from .paths import is_address
 from .threads import InThreads
@@ -158,6 +158,8 @@ def image_bytes(image: dict[str, Any] | None) -> bytes:
         return image["bytes"]
     if is_address(image["path"]):
         raise ValueError("it is an address of the web, and is not fetched")
+    if image["path"].lower().endswith(SLIDE_SUFFIXES):
+        raise ValueError(A_SLIDE)
     try:
         encoded = Path(image["path"]).read_bytes()
     except FileNotFoundError as error:

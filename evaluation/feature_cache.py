@@ -109,14 +109,18 @@ def weights_hash(model: MMJepaForConditionalGeneration, is_read: Callable[[str],
     return digest.hexdigest()
 
 
-def open_cache(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor) -> FeatureCache:
-    """The cache of a model: of another one if a weight, a setting or the preparation of images differs."""
+def model_folder(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor) -> Path:
+    """Where a model's features are kept: elsewhere if a weight, a setting or the preparation of images differs."""
 
     def is_read(name: str) -> bool:
         return name.startswith("encoder.") and not name.startswith("encoder.text_encoder.")
 
-    key = weights_hash(model, is_read, processor.image_processor.to_dict(), MADE_BY)
-    return FeatureCache(cache_folder("features") / key)
+    return cache_folder("features") / weights_hash(model, is_read, processor.image_processor.to_dict(), MADE_BY)
+
+
+def open_cache(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor) -> FeatureCache:
+    """The cache of a model for images."""
+    return FeatureCache(model_folder(model, processor))
 
 
 class ReadImage(NamedTuple):

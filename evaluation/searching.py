@@ -100,24 +100,8 @@ def search(
     """
     check_asked(model.config, [*statements, *negated], like)
     answerer = Answerer(model, processor, batch_size)
-    asked: list[str] = []
-    unwanted: set[str] = set()
-    wordings: list[Wording] = []
-    notes: list[str] = []
-    query = None
-    if like is not None:
-        pixel_values = processor(images=like, return_tensors="pt")["pixel_values"].to(model.device)  # (1, 3, H, W)
-        with evaluating(model):
-            query = model.get_image_features(pixel_values).image_embeds.float()  # (1, D)
-    else:
-        taught = taught_to(model) if taught is None else taught
-        wordings = nearest_taught(answerer, [*statements, *negated], taught, show_progress)
-        notes = statement_notes(model.config, wordings)
-        asked = list(dict.fromkeys(wording.asked for wording in wordings))
-        unwanted = {wording.asked for wording in wordings[len(statements) :]}
-        if both := unwanted & {wording.asked for wording in wordings[: len(statements)]}:
-            raise ValueError(f"{both.pop()!r} can't be both true and false: give it once.")
-    for note in notes:
+    query = make_query(answerer, statements, negated, any_of, like, taught, show_progress)
+    for note in query.notes:
         say(note)
 
     cache = open_cache(model, processor) if cache is None else cache
@@ -129,30 +113,101 @@ def search(
     images, places = list(first_places), list(first_places.values())
     num_copies = len(found) - len(faults) - len(images)
 
-    if query is not None:
-        scores = vector_cosines(cache, images, query)[:, 0]  # (N,)
-        probabilities = scores.new_zeros(len(images), 0)
-    else:
-        embeds = answerer.encode_all_texts(asked, model.encode_texts)  # (S, D)
-        is_negated = torch.tensor([text in unwanted for text in asked])  # (S,)
-        limit = TOKEN_LIMIT // (2 * model.config.num_image_tokens * model.config.text_config.d_model)
-        if not every_image and len(images) > limit:
-            kept = shortlist(vector_cosines(cache, images, embeds), is_negated, any_of, limit)
-            images, places = [images[row] for row in kept], [places[row] for row in kept]
-        probabilities = truth_probabilities(model, cache, images, embeds)  # (N, S)
-        scores = combined(probabilities, is_negated, any_of)  # (N,)
-    return SearchResult(
-        title=search_title(asked, unwanted, any_of) if asked else f"images like {like}",
-        places=places,
-        names=[found.names[place] for place in places],
-        scores=scores,
+    limit = TOKEN_LIMIT // (2 * model.config.num_image_tokens * model.config.text_config.d_model)
+    if query.statements and not every_image and len(images) > limit:
+        kept = shortlist(vector_cosines(cache, images, query.embeds), query.is_negated, any_of, limit)
+        images, places = [images[row] for row in kept], [places[row] for row in kept]
+    unreadable = {found.names[number]: fault for number, fault in faults.items()}
+    names = [found.names[place] for place in places]
+    return search_result(model, query, cache, images, names, places, unreadable, num_copies)
+
+
+@dataclass
+class Query:
+    """What is searched for.
+
+    title: in one line.
+    embeds: the targets (S, D) of the S statements, or the vector (1, D) of an image.
+    any_of: one of the statements is enough, else all count.
+    statements, negated, notes, wordings: as of [`SearchResult`]; there are none with an image.
+    """
+
+    title: str
+    embeds: torch.Tensor
+    any_of: bool = False
+    statements: list[str] = field(default_factory=list)
+    negated: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    wordings: list[Wording] = field(default_factory=list)
+
+    @property
+    def is_negated(self) -> torch.Tensor:
+        """(S,), whether a statement should be false."""
+        return torch.tensor([text in self.negated for text in self.statements])
+
+
+def make_query(
+    answerer: Answerer,
+    statements: Sequence[str],
+    negated: Sequence[str],
+    any_of: bool,
+    like: Image.Image | str | None,
+    taught: Sequence[TaughtStatement] | None,
+    show_progress: bool = False,
+) -> Query:
+    """Encodes what is searched for; the arguments are those of `search`. ValueError: it contradicts itself."""
+    model = answerer.model
+    if like is not None:
+        pixel_values = answerer.processor(images=like, return_tensors="pt")["pixel_values"]  # (1, 3, H, W)
+        with evaluating(model):
+            features = model.get_image_features(pixel_values.to(model.device))
+        return Query(f"images like {like}", features.image_embeds.float())
+    taught = taught_to(model) if taught is None else taught
+    wordings = nearest_taught(answerer, [*statements, *negated], taught, show_progress)
+    asked = list(dict.fromkeys(wording.asked for wording in wordings))
+    unwanted = {wording.asked for wording in wordings[len(statements) :]}
+    if both := unwanted & {wording.asked for wording in wordings[: len(statements)]}:
+        raise ValueError(f"{both.pop()!r} can't be both true and false: give it once.")
+    return Query(
+        title=search_title(asked, unwanted, any_of),
+        embeds=answerer.encode_all_texts(asked, model.encode_texts),
+        any_of=any_of,
         statements=asked,
         negated=unwanted,
-        probabilities=probabilities,
-        unreadable={found.names[number]: fault for number, fault in faults.items()},
-        num_copies=num_copies,
-        notes=notes,
+        notes=statement_notes(model.config, wordings),
         wordings=wordings,
+    )
+
+
+def search_result(
+    model: MMJepaForConditionalGeneration,
+    query: Query,
+    cache: FeatureCache,
+    images: Sequence[str],
+    names: list[str],
+    places: list[int],
+    unreadable: dict[str, str],
+    num_copies: int = 0,
+) -> SearchResult:
+    """Scores N `images` of a cache by a query; the other arguments are as of [`SearchResult`]."""
+    if query.statements:
+        probabilities = truth_probabilities(model, cache, images, query.embeds)  # (N, S)
+        scores = combined(probabilities, query.is_negated, query.any_of)  # (N,)
+    else:
+        scores = vector_cosines(cache, images, query.embeds)[:, 0]  # (N,)
+        probabilities = scores.new_zeros(len(images), 0)
+    return SearchResult(
+        title=query.title,
+        places=places,
+        names=names,
+        scores=scores,
+        statements=query.statements,
+        negated=query.negated,
+        probabilities=probabilities,
+        unreadable=unreadable,
+        num_copies=num_copies,
+        notes=query.notes,
+        wordings=query.wordings,
     )
 
 

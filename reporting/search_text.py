@@ -22,12 +22,18 @@ def found_rows(result: SearchResult, top: int) -> list[dict[str, Any]]:
     ]
 
 
-def search_json(result: SearchResult, top: int) -> dict[str, Any]:
-    """The best `top` images and what was asked."""
+def asked_json(result: SearchResult) -> dict[str, Any]:
+    """What was asked."""
     return {
         "statements": [text for text in result.statements if text not in result.negated],
         "not": sorted(result.negated),
         "notes": result.notes,
+    }
+
+
+def search_json(result: SearchResult, top: int) -> dict[str, Any]:
+    """The best `top` images and what was asked."""
+    return asked_json(result) | {
         "num_images": len(result.names),
         "num_copies": result.num_copies,
         "unreadable": result.unreadable,
@@ -46,21 +52,26 @@ def summary_lines(result: SearchResult) -> list[str]:
 
 
 def search_text(result: SearchResult, top: int) -> str:
-    """A line for each of the best `top` images: rank, probability and name.
+    """The best `top` images, a line for each, then what was searched."""
+    return "\n".join([rows_text(result, found_rows(result, top), ["image"]), "", *summary_lines(result)])
+
+
+def rows_text(result: SearchResult, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """A line for each of `rows`, as `found_rows` gives them: rank, probability, and the values called `names`.
 
     With several statements each of them has a column too.
     """
     columns = range(len(result.statements) if len(result.statements) > 1 else 0)
     header = ["rank", result.score_name, *(f"({column + 1})" for column in columns)]
-    lines = [[*header, "image"]]
-    for found in found_rows(result, top):
+    lines = [[*header, *names]]
+    for found in rows:
         shares = [found[result.score_name], *found["probabilities"].values()][: len(header) - 1]
         numbers = [f"{100 * share:.1f} %" if result.statements else f"{share:.3f}" for share in shares]
-        lines.append([str(found["rank"]), *numbers, found["image"]])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+        lines.append([str(found["rank"]), *numbers, *(str(found[name]) for name in names)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
     table = ["  ".join([*map(str.rjust, line[:-1], widths), line[-1]]) for line in lines]
     legend = [f"({column + 1}) {result.statements[column]}" for column in columns]
-    return "\n".join([result.title, *legend, "", *table, "", *summary_lines(result)])
+    return "\n".join([result.title, *legend, "", *table])
 
 
 def write_findings(path: Path, result: SearchResult) -> None:

@@ -211,3 +211,15 @@ def test_the_tables_hold_every_peer_and_every_figure(capsys):
     main(["--size", "tiny", "--steps", "1"])
     first_cells = {line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("|")}
     assert {"this project", "row by row", "VisionEncoderDecoderModel, sharing", "speedup_vs_blip"} <= first_cells
+
+
+def test_the_benchmark_of_slides_searches_the_tissue_of_what_it_writes(tmp_path):
+    pytest.importorskip("openslide", reason="slides are read by openslide-python, the extra [slides]")
+    pytest.importorskip("tifffile", reason="slides are written by tifffile, of the extra [test]")
+    from bench_slides import search_once, write_slide
+
+    write_slide(tmp_path / "one.tif", 5376)  # 12 x 12 tiles of 448 pixels, 21 x 21 of the file's
+    found = search_once(str(tmp_path / "one.tif"), workers=0)
+    # The file's tiles 8 to 12 have tissue, across and down: the pixels from 2,048 to 3,327, in 4 tiles of 448.
+    assert found["tiles"] == 4 * 4
+    assert all(value > 0 for name, value in found.items() if "worker" not in name)

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny import FAST, FROM_RANDOM
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -190,6 +192,92 @@ def test_a_stopped_search_says_that_it_can_go_on(call, saved_folder, slides, mon
     assert run.exit_code == 130 and "the same command goes on from there" in run.output
 
 
+@pytest.fixture
+def slide(tmp_path):
+    """A slide of 5 x 4 squares of 56 pixels, one with tissue and one with glands."""
+    pytest.importorskip("openslide", reason="slides are read by openslide-python, the extra [slides]")
+    pytest.importorskip("tifffile", reason="the tests write slides with tifffile, of the extra [test]")
+    from written_slides import drawn_slide, smaller, write_pyramid
+
+    (tmp_path / "scans").mkdir()
+    pixels = drawn_slide(5, 4, 56, [(1, 1)], [(3, 2)])
+    write_pyramid(tmp_path / "scans" / "one.tif", [pixels, smaller(pixels, 4)])
+    return tmp_path / "scans" / "one.tif"
+
+
+def test_search_ranks_the_tiles_of_slides_and_writes_tables_pictures_and_shapes(call, saved_folder, slide, tmp_path):
+    shutil.copy(slide, slide.with_name("two.tif"))
+    words = ["is it?", "--not", "is it pink?", "--model", saved_folder, "--csv", tmp_path / "found.csv"]
+    words += ["--html", tmp_path / "found.html", "--heat_map", tmp_path / "maps", "--geojson", tmp_path / "shapes"]
+    run = call("search", slide, slide.with_name("two.tif"), *words)
+    assert run.exit_code == 0, run.output
+    with open(tmp_path / "found.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["slide", "tile", "x", "y", "width", "combined", "is it?", "is it pink?"]
+    assert [(row["x"], row["y"]) for row in table] == 2 * [("56", "56"), ("168", "112")]
+    best = max(table[:2], key=lambda row: float(row["combined"]))
+    first = next(line.split() for line in run.stdout.splitlines() if line.split()[:1] == ["1"])
+    assert first[-5:-1] == [best["tile"], best["x"], best["y"], "56"] and first[-1].endswith("one.tif")
+    assert run.stdout.count("2 tiles of tissue, 28 pixels wide at 0.5 µm per pixel") == 2
+    for name in ("one", "two"):
+        assert (tmp_path / "maps" / f"{name}.png").exists() and (tmp_path / "shapes" / f"{name}.geojson").exists()
+    assert (tmp_path / "found.html").exists()
+    assert re.search(r"^findings: .*\npage: .*\nheat maps: .*maps\ngeojson: .*shapes$", run.stderr, re.MULTILINE)
+
+
+def test_jobs_of_an_array_share_the_slides_of_a_folder_or_a_list(call, saved_folder, slide, tmp_path):
+    for name in ("two", "three"):
+        shutil.copy(slide, slide.with_name(f"{name}.tif"))
+    Image.new("RGB", (30, 30)).save(slide.with_name("label.jpg"))
+    (tmp_path / "all.txt").write_text("".join(f"scans/{name}.tif\n" for name in ("one", "two", "three")))
+    found = []
+    for source, shard in [(slide.parent, "1/2"), (tmp_path / "all.txt", "2/2"), (slide.parent, "4/4")]:
+        run = call("search", source, "is it?", "--model", saved_folder, "--json", "--shard", shard)
+        assert run.exit_code == 0, run.output
+        found.append([Path(one["slide"]).stem for one in json.loads(run.stdout)["slides"]] if run.stdout else [])
+    assert found == [["one", "two"], ["two"], []]
+    assert "there are 3 slides, and none of them is of the shard 4/4" in run.stderr
+    assert "scans holds 1 images beside its slides: they are not searched" in run.stderr
+
+
+def test_slides_without_their_package_say_how_to_install_it(call, saved_folder, monkeypatch, tmp_path):
+    (tmp_path / "one.svs").write_bytes(b"")
+    monkeypatch.setattr("mmjepa.training.values.find_spec", lambda name: None)
+    run = call("search", tmp_path / "one.svs", "is it?", "--model", saved_folder)
+    assert run.exit_code == 1
+    assert run.output.endswith("one.svs needs openslide: pip install 'mmjepa[slides]'.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("{slide} is? --split test", "--split is for images, and {slide} holds slides"),
+        ("{slides} is? --geojson {tmp}/out", "--geojson is for slides, and {slides} holds no slide"),
+        ("{slides} is? --heat_map none/out", "there is no folder none for out"),
+        ("{slide} is? --shard 3/2", "the shard is '3/2': give the number of this job and of all jobs, such as 2/8"),
+        ("{slide} {tmp}/none.svs is?", "there is no file {tmp}/none.svs"),
+        ("{slide}", "give at least one"),
+    ],
+)
+def test_what_is_wrong_with_a_search_of_slides_is_one_line(
+    call, saved_folder, slides, slide, tmp_path, words, message
+):
+    names = {"slide": slide, "slides": slides, "tmp": tmp_path}
+    run = call("search", *words.format(**names).split(), "--model", saved_folder)
+    assert run.exit_code == 1 and message.format(**names) in run.output and "Traceback" not in run.output
+
+
+@pytest.mark.parametrize("name", ["scan.svs", "scan.MRXS"])
+def test_a_slide_is_asked_about_and_trained_on_by_its_regions_only(call, saved_folder, image_file, tmp_path, name):
+    shutil.copy(image_file, tmp_path / name)  # the file .mrxs of a slide is a small picture of it
+    run = call("ask", tmp_path / name, "is it?", "--model", saved_folder)
+    said = "it is a slide: search its tiles by `mmjepa search`, or cut out regions"
+    assert run.exit_code == 1 and said in run.output and "Traceback" not in run.output
+    (tmp_path / "train.csv").write_text(f"image,question,answer\n{name},is it?,yes\n")
+    run = call("check", tmp_path)
+    assert run.exit_code == 1 and said in run.output
+
+
 def test_the_page_without_gradio_says_how_to_install_it(call, saved_folder, monkeypatch):
     monkeypatch.setattr("mmjepa.cli.find_spec", lambda name: None)
     run = call("app", saved_folder)
@@ -253,6 +341,8 @@ FOLDERS = ("data", "training", "evaluation", "export")
 def test_each_flag_that_a_message_of_a_run_names_is_one_of_train_and_evaluate(name):
     others = {"nproc_per_node"} if name.endswith("arguments.py") else set()  # torchrun's
     others |= {"flag", "name"}  # any flag
+    if name == "data/slides.py":  # which only a search reads
+        others |= {name[2:] for option in OPTIONS["search"] for name in option.opts}
     assert flags_named(ROOT / name) - others <= flag_parser().flags.keys()
 
 

@@ -16,7 +16,8 @@ PACKAGES = [ROOT.joinpath(*name.split(".")[1:]) for name in SETUP["options"]["pa
 TESTS = ROOT / "tests"
 FILES = [path for folder in (*PACKAGES, ROOT / "benchmarks") for path in sorted(folder.glob("*.py"))]
 FILES += sorted(TESTS.rglob("*.py"))
-DISTRIBUTIONS = packages_distributions()
+# Where it is not installed, nothing tells that the module has another name.
+DISTRIBUTIONS = {"openslide": ["openslide-python"]} | packages_distributions()
 
 
 def normal(name: str) -> str:
@@ -64,7 +65,8 @@ def test_what_the_code_reads_beside_it_is_installed_with_it():
 def test_all_that_a_file_imports_is_declared(path):
     needs_tests = TESTS in path.parents or path.parent.name == "benchmarks"
     is_of_page = path.stem == "app" or path.parent.name == "page"
-    extra = "test" if needs_tests else "onnx" if "onnx" in path.stem else "app" if is_of_page else ""
+    of_package = "onnx" if "onnx" in path.stem else "slides" if "slide" in path.stem else "app" if is_of_page else ""
+    extra = "test" if needs_tests else of_package
     allowed = declared()[""] | declared()[extra]
     assert imported(path) <= allowed.keys()
 

@@ -41,7 +41,7 @@ def column_value(name: str, value: str) -> tuple[str, str]:
 
 
 # The packages that an extra of this project installs.
-EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "lora": ("peft",)}
+EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "lora": ("peft",), "slides": ("openslide",)}
 
 
 def check_extra(name: str, extra: str) -> None:
