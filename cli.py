@@ -3,8 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from .cli_search import say, show_found_images, show_found_in_slides, show_taught
 from .messages import end_run, hide_unhelpful_messages
 from .training.flags import with_underscores
 from .training.values import check_extra, check_source, column_value
@@ -385,125 +384,15 @@ def search(
     if is_slides:
         check_extra(folder, "slides")
         words = list(takewhile(names_slides, statements or []))
-        scale = {"mpp": mpp, "slide_mpp": slide_mpp, "tissue_share": tissue_share}
         asked = {"statements": (statements or [])[len(words) :], "negated": negated or [], "any_of": any_of}
+        asked |= {"like": query, "mpp": mpp, "slide_mpp": slide_mpp, "tissue_share": tissue_share}
         files = {"table": csv, "page": html, "heat_maps": heat_map, "shapes": geojson}
-        show_found_in_slides(
-            [folder, *words], shard, (model, revision), {**asked, "like": query, **scale}, files, top, as_json
-        )
+        show_found_in_slides([folder, *words], shard, (model, revision), asked, files, top, as_json)
         return
-    from .data.image_files import find_images
-    from .evaluation.asking import load_saved
-    from .evaluation.searching import check_asked
-    from .evaluation.searching import search as search_images
-    from .reporting.search_text import search_json, search_text, write_findings
-
-    wanted, unwanted = statements or [], negated or []
-    loaded, processor = load_saved(model, revision)
-    check_asked(loaded.config, [*wanted, *unwanted], query)
     columns = named_columns(image_column, None, None)
-    found = find_images(folder, split, config_name, columns, allow_outside_images, image_folder)
-    with saying_how_to_go_on():
-        result = search_images(
-            loaded,
-            processor,
-            found,
-            wanted,
-            unwanted,
-            any_of=any_of,
-            like=query,
-            every_image=csv is not None,
-            show_progress=True,
-            say=say,
-        )
-    if csv is not None:
-        write_findings(csv, result)
-    if html is not None:
-        from .reporting.search_page import write_search_page
-
-        write_search_page(html, result, found, top)
-    typer.echo(json.dumps(search_json(result, top)) if as_json else search_text(result, top))
-    say_what_is_written(findings=csv, page=html)
-
-
-def say(note: str) -> None:
-    """Prints a note apart from the results."""
-    typer.echo(note, err=True)
-
-
-def say_what_is_written(**written: Path | None) -> None:
-    """Names the files and folders that were written."""
-    for name, path in written.items():
-        if path is not None:
-            say(f"{name.replace('_', ' ')}: {path}")
-
-
-@contextmanager
-def saying_how_to_go_on() -> Iterator[None]:
-    """Ends a search that is stopped with a line instead of a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        say("stopped: what was encoded is kept, and the same command goes on from there.")
-        raise typer.Exit(130) from error
-
-
-def show_found_in_slides(
-    sources: list[str],
-    shard: str | None,
-    saved: tuple[str, str | None],
-    asked: dict[str, Any],
-    files: dict[str, Path | None],
-    top: int,
-    as_json: bool,
-) -> None:
-    """Searches slides.
-
-    Args:
-        sources: as for `find_slides`.
-        saved: the model and its revision.
-        asked: arguments of `search_slides`.
-        files: arguments of [`SlideReport`].
-    """
-    from .data.slide_files import count_images_beside, find_slides, shard_of
-    from .evaluation.asking import load_saved
-    from .evaluation.searching_slides import search_slides
-    from .reporting.slide_report import SlideReport, file_names
-
-    slides = find_slides(sources)
-    for source in filter(os.path.isdir, sources):
-        if number := count_images_beside(Path(source)):
-            say(f"{source} holds {number} images beside its slides: they are not searched.")
-    names = file_names(slides)  # of all slides: those of one job are not named as those of another
-    slides = slides if shard is None else shard_of(slides, shard)
-    if not slides:
-        say(f"there are {len(names)} slides, and none of them is of the shard {shard}.")
-        return
-    for folder in (files["heat_maps"], files["shapes"]):
-        if folder is not None:
-            folder.mkdir(exist_ok=True)
-    report = SlideReport(names, top, **files)
-    with saying_how_to_go_on():
-        for result in search_slides(*load_saved(*saved), slides, **asked, show_progress=True, say=say):
-            report.add(result)
-    if files["page"] is not None:
-        report.write_page()
-    typer.echo(json.dumps(report.json()) if as_json else report.text())
-    say_what_is_written(
-        findings=files["table"], page=files["page"], heat_maps=files["heat_maps"], geojson=files["shapes"]
-    )
-
-
-def show_taught(model: str, revision: str | None, as_json: bool) -> None:
-    """Prints the statements that a saved model was taught."""
-    from .evaluation.taught import TAUGHT_FILE, read_taught
-    from .reporting.search_text import taught_text
-
-    taught = read_taught(model, revision)
-    if not taught:
-        raise ValueError(f"{model} has no {TAUGHT_FILE}: it is not known which statements it was taught.")
-    shown = [statement._asdict() for statement in taught]
-    typer.echo(json.dumps(shown, ensure_ascii=False) if as_json else taught_text(taught))
+    source = (folder, split, config_name, columns, allow_outside_images, image_folder)
+    asked = {"statements": statements or [], "negated": negated or [], "any_of": any_of, "like": query}
+    show_found_images(source, (model, revision), asked, csv, html, top, as_json)
 
 
 @app.command("app")

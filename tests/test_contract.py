@@ -433,9 +433,13 @@ def test_a_config_of_another_version_keeps_what_it_says_and_gets_defaults_for_th
 def test_a_checkpoint_of_another_model_is_refused(checkpoints):
     with pytest.raises(ValueError, match="model type 'bart', not 'mmjepa'.*from_vision_text_pretrained"):
         MMJepaForConditionalGeneration.from_pretrained(checkpoints["text"])
-    with pytest.raises(ValueError, match="vision_config is of model type 'bart': give a Dinov2Config"):
+    with pytest.raises(
+        ValueError, match="is of model type 'bart': give, as the image encoder, a checkpoint with model_type dinov2"
+    ):
         MMJepaForConditionalGeneration.from_vision_text_pretrained(checkpoints["text"], checkpoints["text"])
-    with pytest.raises(ValueError, match="text_config is of model type 'dinov2': give a BartConfig"):
+    with pytest.raises(
+        ValueError, match="is of model type 'dinov2': give, as the text model, a checkpoint with model_type bart"
+    ):
         MMJepaForConditionalGeneration.from_vision_text_pretrained(checkpoints["vision"], checkpoints["vision"])
 
 

@@ -39,6 +39,10 @@ def pinned(file: str) -> dict[str, str]:
     return {normal(name): version for name, version in pins}
 
 
+# A part of a file's name -> the extra whose packages the file may import.
+EXTRA_OF = {"onnx": "onnx", "slide": "slides", "adapters": "lora"}
+
+
 def imported(path: Path) -> set[str]:
     """The distributions that a file imports anywhere, apart from Python's own and the files of this project."""
     modules = set()
@@ -65,7 +69,7 @@ def test_what_the_code_reads_beside_it_is_installed_with_it():
 def test_all_that_a_file_imports_is_declared(path):
     needs_tests = TESTS in path.parents or path.parent.name == "benchmarks"
     is_of_page = path.stem == "app" or path.parent.name == "page"
-    of_package = "onnx" if "onnx" in path.stem else "slides" if "slide" in path.stem else "app" if is_of_page else ""
+    of_package = next((extra for part, extra in EXTRA_OF.items() if part in path.stem), "app" if is_of_page else "")
     extra = "test" if needs_tests else of_package
     allowed = declared()[""] | declared()[extra]
     assert imported(path) <= allowed.keys()
