@@ -100,7 +100,7 @@ def read_texts(rows: Dataset, names: Mapping[str, str], conversations: str | Non
         texts[conversations] = "conversation"
     columns = ["question", "answer", *(name for name in texts.values() if name in ("caption", "text"))]
     features = {"row": Value("int64")} | {name: Value("string") for name in columns}
-    choices = {} if conversations is not None else named_choices(rows.column_names, names)
+    choices = {} if conversations is not None else named_choices(rows.features, names)
     texts |= choices
     # Without the images: a map copies the bytes of what it is given.
     read = rows.select_columns(list(texts)).map(
@@ -168,9 +168,11 @@ def inner_feature(feature: Any) -> Any:
     return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
-def named_choices(column_names: Collection[str], names: Collection[str]) -> dict[str, str]:
+def named_choices(features: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
     """Name in the data set -> name here, of the columns of choices that are not among `names`."""
-    choices = choice_columns([name for name in column_names if name not in names])
+    choices = choice_columns([name for name in features if name not in names])
+    if "list" in choices and isinstance(features[choices["list"]], Value | ClassLabel):
+        return {}  # one text is no list of choices
     return {column: f"choice {letter}" for letter, column in choices.items()}
 
 

@@ -111,7 +111,7 @@ def with_own_columns(rows: Dataset, columns: Mapping[str, str], roots: ImageRoot
     parts.append(texts.select_columns([name for name in TEXT_COLUMNS if name in texts.column_names]))
     parts.append(image_files(images))
     parts += [texts.select_columns(name) for name in ("answers", "choices") if name in texts.column_names]
-    choices = named_choices(rows.column_names, names) if "choices" in texts.column_names else ()
+    choices = named_choices(rows.features, names) if "choices" in texts.column_names else ()
     if others := other_columns(rows, {*names, *choices, conversations}):
         taken = {"image", *TEXT_COLUMNS, *LATER_COLUMNS}
         new_names = {name: f"table_{name}" for name in others if name in taken}

@@ -69,7 +69,7 @@ def stream_rows(
     for column in where:
         check_where(train.column_names, column, "train")
     names = find_columns(train.column_names, columns, "train")
-    names |= named_choices(train.column_names, names)
+    names |= named_choices(train.features, names)
     kinds = {name: train.features[column] for column, name in names.items() if name != "image"}
     train = train.filter(is_wanted, fn_kwargs={"where": where}) if where else train
     image_column = next(column for column, name in names.items() if name == "image")

@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_before_pytorch_is_imported(tmp_path, words, messa
     [
         (
             [{"image": ["a.png", "b.png"], "question": "?", "answer": "yes"}],
-            "train, row 0: a question is about one image",
+            "train: 1 of 1 rows have several images, such as row 0",
         ),
         ([{"picture": "a.png", "question": "?", "answer": "yes"}], "train has no column 'image'"),
         ([{"image": "a.png", "question": "?", "answer": ""}], "none of the 1 rows has an answer"),

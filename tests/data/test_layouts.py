@@ -33,7 +33,7 @@ def remade(request, tmp_path):
 def rows_by_flags(flags: list[str]):
     """The rows that a run with these flags reads; the first is the data set's name."""
     _, data_args, _ = parse_arguments(["--dataset_name", *flags, *FROM_RANDOM, "--use_cpu"])
-    return load_rows(data_args.dataset_name, columns=data_args.columns(), **data_args.rows())
+    return load_rows(data_args.dataset_name[0], columns=data_args.columns(), **data_args.rows())
 
 
 def test_every_layout_is_read_with_the_flags_of_its_line(remade):
