@@ -139,14 +139,14 @@ def stated_mpp(properties: dict[str, str], path: Path) -> float:
     )
 
 
-def read_rgb(slide: OpenSlide, place: Sequence[int], level: int, size: Sequence[int]) -> Image.Image:
+def read_rgb(slide: OpenSlide, place: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
     """A region in RGB; what was not scanned has the slide's background colour, which is normally white.
 
     Args:
         place: x and y of its upper left corner at level 0.
         size: width and height at `level`.
     """
-    region = slide.read_region(tuple(place), level, tuple(size))
+    region = slide.read_region(place, level, size)
     image = Image.new("RGB", region.size, f"#{slide.properties.get(PROPERTY_NAME_BACKGROUND_COLOR, 'ffffff')}")
     image.paste(region, mask=region)
     return image
@@ -242,5 +242,6 @@ class TileReader(torch.utils.data.Dataset):
         tiles = self.tiles
         if self.slide is None:
             self.slide = OpenSlide(tiles.path)
-        image = read_rgb(self.slide, tiles.places[number].tolist(), tiles.level, (tiles.level_width,) * 2)
+        x, y = tiles.places[number].tolist()
+        image = read_rgb(self.slide, (x, y), tiles.level, (tiles.level_width, tiles.level_width))
         return image.resize((tiles.side, tiles.side), Image.Resampling.BICUBIC)
