@@ -1,6 +1,7 @@
 """Several data sets as one, each row knowing its own."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,31 +28,24 @@ def join_sets(sets: Mapping[str, DatasetDict]) -> DatasetDict:
     """The rows of several data sets, split by split, with a column [`SET_COLUMN`] of the sets' names.
 
     A text that a set does not have is "". Where one set has lists of right answers, a row of another has its answer as
-    a list. Of the other columns those are kept that have one type in all sets that have them.
+    a list. Of the other columns those are kept that have one type wherever they are. All this is the same in every
+    split, because rows of train may be held out for validation.
 
     Args:
         sets: name -> the splits of `load_rows`.
     """
-    splits = dict.fromkeys(split for rows in sets.values() for split in rows)
-    return DatasetDict(
-        {split: joined({name: rows[split] for name, rows in sets.items() if split in rows}, split) for split in splits}
-    )
-
-
-def joined(parts: Mapping[str, Dataset], split: str) -> Dataset:
-    """One split of `join_sets`."""
-    types = [rows.features for rows in parts.values()]
+    types = [rows.features for splits in sets.values() for rows in splits.values()]
     names = dict.fromkeys(name for features in types for name in features)
     dropped = [name for name in names if len({str(features[name]) for features in types if name in features}) > 1]
     if dropped:
-        logger.info("%s: columns whose types differ between data sets are left out: %s", split, ", ".join(dropped))
+        logger.info("Columns whose types differ between data sets are left out: %s", ", ".join(dropped))
     texts = [name for name in TEXT_COLUMNS if name in names]
-    has_lists = "answers" in names
-    kept = {
-        name: rows.select_columns([column for column in rows.column_names if column not in dropped])
-        for name, rows in parts.items()
-    }
-    return concatenate_datasets([completed(rows, name, texts, has_lists) for name, rows in kept.items()])
+    parts = defaultdict(list)
+    for name, splits in sets.items():
+        for split, rows in splits.items():
+            kept = rows.select_columns([column for column in rows.column_names if column not in dropped])
+            parts[split].append(completed(kept, name, texts, has_lists="answers" in names))
+    return DatasetDict({split: concatenate_datasets(rows) for split, rows in parts.items()})
 
 
 def completed(rows: Dataset, name: str, texts: Sequence[str], has_lists: bool) -> Dataset:
@@ -64,3 +58,8 @@ def completed(rows: Dataset, name: str, texts: Sequence[str], has_lists: bool) -
     if has_lists and "answers" not in rows.column_names:
         added["answers"], features["answers"] = [[answer] for answer in rows["answer"]], ListOf(Value("string"))
     return concatenate_datasets([rows, Dataset.from_dict(added, features=Features(features))], axis=1)
+
+
+def sets_of(rows: Dataset) -> list[str]:
+    """The data set of each row, "" where there is only one."""
+    return rows[SET_COLUMN][:] if SET_COLUMN in rows.column_names else [""] * len(rows)

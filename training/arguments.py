@@ -247,6 +247,8 @@ def check_run(data_args: DataArguments, training_args: MMJepaTrainingArguments) 
             raise ValueError("--predict_split train needs all its images beforehand: leave it out beside --streaming.")
         if data_args.group_column is not None:
             raise ValueError("--group_column holds out whole groups, and a stream holds out nothing: leave out one.")
+        if training_args.dataset_weights:
+            raise ValueError("--dataset_weights needs all rows beforehand: leave it out beside --streaming.")
         for flag in ("max_train_samples", "blank_images"):
             if getattr(data_args, flag):
                 raise ValueError(f"--{flag} needs all rows beforehand: leave it out beside --streaming.")

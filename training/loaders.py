@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from ..configuration_mmjepa import MMJepaConfig
 from ..data.collator import VqaCollator
-from ..data.columns import SET_COLUMN
 from ..data.images import VqaData
+from ..data.joining import sets_of
 from ..data.sampling import ImageGroupedSampler, SharedBatchSampler
 from ..processing_mmjepa import MMJepaProcessor
 from .arguments import MMJepaTrainingArguments
@@ -63,7 +63,7 @@ def row_weights(questions: Dataset, weights: Sequence[float] | None) -> list[flo
     """
     if weights is None:
         return None
-    sets = questions[SET_COLUMN][:] if SET_COLUMN in questions.column_names else [""] * len(questions)
+    sets = sets_of(questions)
     names = list(dict.fromkeys(sets))
     if len(names) != len(weights):
         raise ValueError(

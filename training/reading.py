@@ -14,7 +14,7 @@ from ..configuration_mmjepa import MMJepaConfig
 from ..data.columns import SET_COLUMN
 from ..data.errors import DataError
 from ..data.images import VqaData, check_readable, data_hash, image_hashes, prepare
-from ..data.joining import join_sets, short_names
+from ..data.joining import join_sets, sets_of, short_names
 from ..data.rows import drop_unanswered, first_rows, groups_of, hold_out, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
 from .arguments import MMJepaTrainingArguments
@@ -95,11 +95,6 @@ def without_validation(rows: DatasetDict) -> list[str]:
     """The data sets that have no validation split; [""] stands for the only data set."""
     validated = set(sets_of(rows["validation"])) if "validation" in rows else set()
     return [name for name in dict.fromkeys(sets_of(rows["train"])) if name not in validated] if "train" in rows else []
-
-
-def sets_of(rows: Dataset) -> list[str]:
-    """The data set of each row, "" where there is only one."""
-    return rows[SET_COLUMN][:] if SET_COLUMN in rows.column_names else [""] * len(rows)
 
 
 def with_held_out(

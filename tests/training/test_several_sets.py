@@ -1,6 +1,7 @@
 """One training on several data sets."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -71,6 +72,23 @@ def test_sets_are_trained_on_together_and_evaluated_together_and_apart(sets, tmp
 def test_flags_that_do_not_fit_several_sets_are_refused(sets, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         run_pathvqa.main([*FAST, *FROM_RANDOM, "--dataset_name", *sets, *flags, "--output_dir", str(tmp_path / "run")])
+
+
+def test_weights_are_refused_beside_a_stream(sets, tmp_path):
+    flags = [*FAST, *FROM_RANDOM, "--dataset_name", sets[0], "--streaming", "--max_steps", "2"]
+    with pytest.raises(ValueError, match="--dataset_weights needs all rows beforehand"):
+        run_pathvqa.main([*flags, "--dataset_weights", "0.5", "--output_dir", str(tmp_path / "run")])
+
+
+def test_lists_of_answers_of_a_set_without_validation_do_not_spoil_the_other_sets(sets, tmp_path):
+    file = Path(sets[1], "train.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row | {"answer": [row["answer"], "stroma"]}) + "\n" for row in rows))
+    flags = [*FAST, *FROM_RANDOM, "--num_train_epochs", "1", "--report_to", "none", "--dataset_name", *sets]
+    run_pathvqa.main([*flags, "--output_dir", str(tmp_path / "run")])
+    answers = [json.loads(line) for line in (tmp_path / "run" / "eval_answers.jsonl").read_text().splitlines()]
+    for row in answers:
+        assert row["answers"] == ([row["answer"]] if row["dataset"] == "cells" else [row["answer"], "stroma"])
 
 
 def test_a_set_that_is_given_twice_or_does_not_exist_is_refused(sets, tmp_path):
