@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,11 +39,10 @@ def is_slide(path: Path) -> bool:
         return False
 
 
-def slides_in(folder: Path) -> list[Path]:
+def slides_in(folder: Path) -> Iterator[Path]:
     """The slides in a folder and the folders in it; none in a data set, whose tables name images."""
-    if not folder.is_dir() or is_data_set(folder):
-        return []
-    return sorted(path for path in folder.rglob("*") if path.is_file() and is_slide(path))
+    if folder.is_dir() and not is_data_set(folder):
+        yield from (path for path in folder.rglob("*") if path.is_file() and is_slide(path))
 
 
 def names_slides(word: str) -> bool:
@@ -51,7 +50,7 @@ def names_slides(word: str) -> bool:
     path = Path(word)
     if path.suffix.lower() in (*SLIDE_SUFFIXES, LIST_SUFFIX):
         return True
-    return os.path.isfile(word) and is_slide(path) or os.path.isdir(word) and bool(slides_in(path))
+    return os.path.isfile(word) and is_slide(path) or os.path.isdir(word) and any(slides_in(path))
 
 
 def find_slides(sources: Sequence[str]) -> list[Path]:
@@ -67,7 +66,7 @@ def find_slides(sources: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            paths += slides_in(source)
+            paths += sorted(slides_in(source))
         elif source.suffix.lower() == LIST_SUFFIX and source.is_file():
             lines = source.read_text(encoding="utf-8").splitlines()
             paths += [source.parent / line.strip() for line in lines if line.strip()]

@@ -81,7 +81,7 @@ def stream_rows(
         # In the cache of `datasets`, by the files' names and times of change: the first process alone reads them.
         rows["train"] = Dataset.from_generator(
             stream_texts,
-            features=Features({name: Value("string") for name in kinds if not name.startswith("choice ")}),
+            features=text_features(kinds),
             gen_kwargs={
                 "files": files["train"],
                 "names": {column: name for column, name in names.items() if name != "image"},
@@ -133,11 +133,13 @@ def own_columns_of_stream(
     return rows.map(
         read_row,
         fn_kwargs={"kinds": kinds, "roots": roots},
-        features=Features(
-            {"image": Image(decode=False)}
-            | {name: Value("string") for name in kinds if not name.startswith("choice ")}
-        ),
+        features=Features({"image": Image(decode=False)} | text_features(kinds)),
     )
+
+
+def text_features(kinds: Collection[str]) -> Features:
+    """The features of a row's texts as they are read: choices have been put into its answer."""
+    return Features({name: Value("string") for name in kinds if not name.startswith("choice ")})
 
 
 def undecoded(rows: IterableDataset, image_column: str) -> IterableDataset:

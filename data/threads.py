@@ -1,18 +1,23 @@
-"""Work of many rows in threads of one process.
+"""Work of many rows side by side: how many processes a machine has room for, and threads of one process."""
 
-Processes would be forked, and a child of a process that uses a GPU can wait forever.
-"""
-
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 
+def default_workers() -> int:
+    """Four, or the number of cores if there are fewer: more processes would only take turns."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(4, cores or 1)
+
+
 class InThreads:
     """Makes a function of one row a function of a batch of rows, for `Dataset.map` with `batched`.
 
-    Pillow and hashlib let other threads run while they work. `datasets` computes fingerprints by pickling: the number
+    Processes of `Dataset.map` would be forked, and a child of a process that uses a GPU can wait forever. Pillow and
+    hashlib let other threads run while they work. `datasets` computes fingerprints by pickling: the number
     of threads is left out there, because the results don't depend on it.
 
     Args:

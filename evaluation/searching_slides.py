@@ -1,7 +1,6 @@
 """Ranks the tiles of slides by how probably statements are true of them, or by an image."""
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from ..data.errors import DataError
 from ..data.image_files import file_key, shown_path
 from ..data.images import prepared_shape
 from ..data.slides import READ_BY, SlideTiles, TileReader, find_tiles
+from ..data.threads import default_workers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answerer import Answerer, evaluating
 from .feature_cache import FeatureCache, model_folder, text_hash
 from .searching import SearchResult, check_asked, make_query, search_result
 from .taught import TaughtStatement
-
-MOST_WORKERS = 4  # processes that read tiles
 
 logger = logging.getLogger("mmjepa")
 
@@ -81,7 +79,7 @@ def search_slides(
     Args:
         slides: of `find_slides`.
         mpp, slide_mpp, tissue_share: as of `find_tiles`.
-        num_workers: processes that read tiles; by default one for each core, at most `MOST_WORKERS`.
+        num_workers: processes that read tiles; by default as many as in training, `default_workers`.
         say: is called at once with each note, and with each slide that is left out.
         The others are as of `search`.
 
@@ -96,7 +94,7 @@ def search_slides(
     query = make_query(answerer, statements, negated, any_of, like, taught, show_progress)
     for note in query.notes:
         say(note)
-    workers = min(MOST_WORKERS, os.cpu_count() or 1) if num_workers is None else num_workers
+    workers = default_workers() if num_workers is None else num_workers
     folder = model_folder(model, processor) / "slides"
     errors: list[DataError] = []
     for path in slides:

@@ -37,6 +37,7 @@ from typer.testing import CliRunner
 from mmjepa import cli, run_pathvqa
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data.columns import LATER_COLUMNS
+from mmjepa.data.threads import default_workers
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
@@ -50,7 +51,6 @@ from mmjepa.training.flags import (
     ModelArguments,
     OutputFlags,
     TrainingFlags,
-    default_workers,
 )
 from mmjepa.training.reading import read_rows
 from mmjepa.training.run_folder import find_checkpoint

@@ -4,11 +4,11 @@ Quick to import: errors about flags come before the libraries are imported, whic
 there is to know about its flag: its default, second names, help, which numbers it takes, and how its value is checked.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple
 
+from ..data.threads import default_workers
 from .values import check_source, column_value, json_object
 
 MAX_ANSWER_TOKENS = 32  # how many a new model writes, by default
@@ -82,12 +82,6 @@ def check_bounds(arguments: Any, more: dict[str, Bound] | None = None) -> None:
 def with_underscores(name: str) -> str:
     """A flag's name as `--help` shows it; every command takes hyphens too."""
     return name.replace("-", "_")
-
-
-def default_workers() -> int:
-    """Four, or the number of cores if there are fewer: more processes would only take turns."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(4, cores)
 
 
 @dataclass

@@ -36,20 +36,6 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.fixture
-def encoded(monkeypatch, model):
-    """The numbers of images that the model encodes, batch by batch."""
-    counts: list[int] = []
-    encode = model.get_image_features
-
-    def count_and_encode(pixel_values, **kwargs):
-        counts.append(len(pixel_values))
-        return encode(pixel_values, **kwargs)
-
-    monkeypatch.setattr(model, "get_image_features", count_and_encode)
-    return counts
-
-
 def scores_by_hand(model, processor, file, statements) -> torch.Tensor:
     with torch.inference_mode():
         embeds = model.encode_texts(**processor(text=statements, return_tensors="pt"))

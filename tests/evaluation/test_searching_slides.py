@@ -40,20 +40,6 @@ def slide(tmp_path):
 
 
 @pytest.fixture
-def encoded(monkeypatch, model):
-    """The numbers of tiles that the model encodes, batch by batch."""
-    counts: list[int] = []
-    encode = model.get_image_features
-
-    def count_and_encode(pixel_values, **kwargs):
-        counts.append(len(pixel_values))
-        return encode(pixel_values, **kwargs)
-
-    monkeypatch.setattr(model, "get_image_features", count_and_encode)
-    return counts
-
-
-@pytest.fixture
 def sees_glands(monkeypatch, model, processor):
     """The model now takes the share of bright pixels, which in tissue are the insides of glands, for its score."""
     statistics = (torch.tensor(getattr(processor.image_processor, f"image_{name}")) for name in ("mean", "std"))
