@@ -9,7 +9,8 @@ import torch
 from ..configuration_mmjepa import YES_NO_WORDS
 from ..processing_mmjepa import MMJepaProcessor
 from .columns import TEXT_COLUMNS
-from .images import normalize_pixels, prepared_shape
+from .images import prepared_shape
+from .pixels import normalize_pixels
 from .sides import MIRRORS, NO_WORDS, keeps_sides, mirrored_text
 from .statements import TextNumbers, YesNoWords, statement_of
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..data.collator import NOT_FOR_THE_MODEL, tokens_of_views
-from ..data.images import normalize_pixels
+from ..data.pixels import normalize_pixels
 from ..data.streaming import StreamedVqaData
 from ..losses_mmjepa import MMJepaTrainingStep
 from ..processing_mmjepa import MMJepaProcessor

@@ -5,7 +5,8 @@ import torch
 from data_sets import encoded, noise, rows_of
 
 from mmjepa.data.collator import VqaCollator, tokens_of_views
-from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.images import prepare
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.statements import statement_of
 
 
