@@ -11,7 +11,8 @@ def normalize_pixels(pixels: torch.Tensor, image_processor: BaseImageProcessor) 
         values = values * image_processor.rescale_factor
     if image_processor.do_normalize:
         mean, std = (
-            torch.tensor(statistic, device=pixels.device).view(-1, 1, 1)
+            # A blocking copy would wait for all that the device has yet to do.
+            torch.tensor(statistic).to(pixels.device, non_blocking=True).view(-1, 1, 1)
             for statistic in (image_processor.image_mean, image_processor.image_std)
         )
         values = (values - mean) / std
