@@ -276,16 +276,17 @@ def ask(
         raise ValueError("there is nothing to ask: give questions, or statements after --statements.")
     check_source("--model", model)
     from .evaluation.asking import ask as ask_model
-    from .evaluation.asking import load_saved
+    from .evaluation.asking import encode_image, load_saved
     from .evaluation.judging import check_statements, judge, statement_notes
     from .reporting.reply_text import judgement_json, judgement_text, reply_json, reply_text
 
     loaded, processor = load_saved(model, revision)
     if statements:
         check_statements(loaded.config, statements)
-    for reply in ask_model(loaded, processor, str(image), questions) if questions else []:
+    encoded = encode_image(loaded, processor, str(image))
+    for reply in ask_model(loaded, processor, encoded, questions) if questions else []:
         typer.echo(json.dumps(reply_json(reply)) if as_json else reply_text(reply))
-    judgements = judge(loaded, processor, str(image), statements) if statements else []
+    judgements = judge(loaded, processor, encoded, statements) if statements else []
     if judgements:
         for note in statement_notes(loaded.config, [judgement.wording for judgement in judgements]):
             say(note)

@@ -193,7 +193,8 @@ class MMJepaPatchesPrefix(nn.Module):
         # Not by the library's attention interface: its flash attention silently ignores a bias, and only its eager
         # form returns the weights. Q is small.
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # (I, heads, Q, P)
-        weights = (scores.float() + self._cell_bias(grid).to(scores.device)).softmax(dim=-1)  # (I, heads, Q, P)
+        bias = self._cell_bias(grid).to(scores.device, non_blocking=True)  # (Q, P)
+        weights = (scores.float() + bias).softmax(dim=-1)  # (I, heads, Q, P)
         read = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)  # (I, Q, D)
         tokens = self.queries + self.o_proj(read)
         tokens = tokens + self.fc2(F.gelu(self.fc1(self.mlp_norm(tokens))))

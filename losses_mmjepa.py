@@ -29,11 +29,14 @@ class MMJepaTrainingStep(TypedDict, total=False):
     num_rows: rows of the step that have an alignment text.
     num_answers: rows of the step that have an answer.
     answer_smoothing: share of each answer token's probability that is spread over the vocabulary; 0 by default.
+    answer_places (T,): the places of this batch's answer tokens in its flattened labels. By default they are looked
+        for, which waits for the device.
     """
 
     num_rows: torch.Tensor | int
     num_answers: torch.Tensor | int
     answer_smoothing: float
+    answer_places: torch.Tensor
 
 
 def share_of_step(

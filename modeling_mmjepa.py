@@ -455,13 +455,15 @@ class MMJepaForConditionalGeneration(MMJepaScoringModel, GenerationMixin):
             states: the decoder's (B, A, D), and their scores `logits` (B, A, V) if they were computed.
             num_items, share: the step's answer tokens, and the share of them in this batch.
         """
-        answered = labels != -100  # (B, A)
+        places = step.get("answer_places")
+        if places is None:
+            places = (labels != -100).flatten().nonzero()[:, 0]  # (T,)
         if logits is not None:
-            answer_logits = logits[answered.to(logits.device)]  # (answer tokens, V)
+            answer_logits = logits.flatten(0, 1)[places.to(logits.device)]  # (T, V)
         else:
             # Half of PathVQA's answers are one word: most of (B, A) is padding that needs no vocabulary scores.
-            answer_logits = self._score(states[answered.to(states.device)])
-        answer_labels = labels[answered].to(answer_logits.device)
+            answer_logits = self._score(states.flatten(0, 1)[places.to(states.device)])
+        answer_labels = labels.flatten()[places].to(answer_logits.device)
         smoothing = step.get("answer_smoothing", 0.0)
         loss = F.cross_entropy(answer_logits.float(), answer_labels, reduction="sum", label_smoothing=smoothing)
         loss = loss.to(labels.device) / num_items.clamp(min=1)
@@ -469,7 +471,7 @@ class MMJepaForConditionalGeneration(MMJepaScoringModel, GenerationMixin):
             return loss, None
         num_answers = step.get("num_answers")
         if num_answers is None:
-            num_answers = answered.any(dim=-1).sum().clamp(min=1) / share
+            num_answers = (labels != -100).any(dim=-1).sum().clamp(min=1) / share
         losses = self._answer_prediction()(states[:, 0], answers or self._answers_of(labels))  # (B,)
         return loss, losses.to(labels.device).sum() / num_answers
 

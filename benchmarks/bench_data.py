@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 
 from mmjepa.data.collator import NOT_FOR_THE_MODEL, VqaCollator
 from mmjepa.data.drawn_slides import write_drawn_slides
-from mmjepa.data.images import VqaData, normalize_pixels, prepare
+from mmjepa.data.images import VqaData, prepare
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.rows import load_rows
 from mmjepa.data.sampling import ImageGroupedSampler
 from mmjepa.processing_mmjepa import MMJepaProcessor

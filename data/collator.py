@@ -9,14 +9,18 @@ import torch
 from ..configuration_mmjepa import YES_NO_WORDS
 from ..processing_mmjepa import MMJepaProcessor
 from .columns import TEXT_COLUMNS
-from .images import normalize_pixels, prepared_shape
+from .images import prepared_shape
+from .pixels import normalize_pixels
 from .sides import MIRRORS, NO_WORDS, keeps_sides, mirrored_text
 from .statements import TextNumbers, YesNoWords, statement_of
 
 # How the names of what the texts of all views are made of begin, before what the model calls it.
 MIRRORED = "mirrored_"
 # How the names of what a batch holds for the Trainer alone begin.
-NOT_FOR_THE_MODEL = (MIRRORED, "row_views", "keep_sides", "row_ids", "statement_ids", "answer_ids")
+NOT_FOR_THE_MODEL = (
+    *(MIRRORED, "row_views", "keep_sides", "row_ids", "statement_ids", "answer_ids"),
+    *("host_ids", "answer_places"),
+)
 
 
 class VqaCollator:
@@ -34,9 +38,11 @@ class VqaCollator:
         alignment_text, yes_no_words: which text of a row the image is aligned to, as in [`MMJepaConfig`].
         as_bytes: leaves pixel_values uint8, for a Trainer that augments and normalises them on the device. Adds
             keep_sides (I,), whether a text about the image would be wrong for its mirror image, and row_ids (B,), the
-            rows' numbers, which a stream does not have.
+            rows' numbers, which a stream does not have; and answer_places (T,), those of the answers' tokens in the
+            flattened labels, if all views have the same labels.
         numbers: of the statements and answers whose targets were computed beforehand. Where all texts of a batch have
-            one, it holds statement_ids (B,) and answer_ids (B,) in place of the alignment texts, -1 for no text.
+            one, it holds statement_ids (B,) and answer_ids (B,) in place of the alignment texts, -1 for no text; and
+            host_ids (2, B), in numpy, which is not moved to a device: each row's statement and its image's number.
         side_words: the language whose words of sides are swapped in texts about mirror images, or "none". A batch that
             has such words also holds the V different texts of the views of its images: `mirrored_input_ids` (V, L) and
             so on, and row_views (4, B), which of them is whose. [`tokens_of_views`] chooses among them.
@@ -78,6 +84,11 @@ class VqaCollator:
             **{name: values[: len(rows)] for name, values in tokens.items()},
             **ids,
         }
+        if ids:
+            numbers = batch["image_ids"][batch["image_index"]]  # (B,)
+            batch["host_ids"] = torch.stack([ids["statement_ids"], numbers]).numpy()
+        if self.as_bytes and len(views) == len(rows):
+            batch["answer_places"] = (batch["labels"] != -100).flatten().nonzero()[:, 0]
         if len(views) > len(rows):
             batch |= {f"{MIRRORED}{name}": values for name, values in tokens.items()} | {"row_views": row_views}
         if self.as_bytes:

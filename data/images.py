@@ -246,17 +246,3 @@ def check_readable(split: str, unreadable: Sequence[str], num_images: int, max_s
         "Check the paths, --image_column and, in a CSV file, the quotes around texts with commas"
         + ("." if share == 1 else f", or allow more than a share of {max_share} by --max_unreadable_images.")
     )
-
-
-def normalize_pixels(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
-    """Rescales and normalises pixels (I, 3, H, W) from 0 to 255 as the processor does -> float32, same device."""
-    values = pixels.float()
-    if image_processor.do_rescale:
-        values = values * image_processor.rescale_factor
-    if image_processor.do_normalize:
-        mean, std = (
-            torch.tensor(statistic, device=pixels.device).view(-1, 1, 1)
-            for statistic in (image_processor.image_mean, image_processor.image_std)
-        )
-        values = (values - mean) / std
-    return values

@@ -2,12 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from datasets import Dataset
 
-from ..metrics.vqa_answers.vqa_answers import normalize_answer
+from ..metrics.vqa_answers.rules import normalize_answer
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # its import takes longer than an answer
 
 # By language, the answers that mean yes and those that mean no.
 YesNoWords = Mapping[str, Sequence[Sequence[str]]]
@@ -57,7 +59,7 @@ def question_starts(question: str, first_words: Sequence[int | None]) -> list[tu
     return [(count, *words[:count]) for count in first_words]
 
 
-def answer_counts(questions: Dataset) -> dict[str, tuple[str, int]]:
+def answer_counts(questions: "Dataset") -> dict[str, tuple[str, int]]:
     """The distinct answers of rows that have a question: normalised -> the most frequent spelling, and the count."""
     spellings: dict[str, Counter[str]] = defaultdict(Counter)
     for question, answer in zip(questions["question"], questions["answer"], strict=True):
@@ -78,7 +80,7 @@ class AnswerLists:
 
     STARTS = (None, 3, 2, 1)
 
-    def __init__(self, questions: Dataset, yes_no_words: YesNoWords):
+    def __init__(self, questions: "Dataset", yes_no_words: YesNoWords):
         self._counts: dict[tuple, Counter[str]] = defaultdict(Counter)
         spellings: dict[str, Counter[str]] = defaultdict(Counter)
         for question, answer in zip(questions["question"][:], questions["answer"][:], strict=True):

@@ -87,7 +87,7 @@ class StatementList:
     def texts(self) -> list[str]:
         return list(self.numbers)
 
-    def draw_wrong(self, ids: torch.Tensor, image_ids: torch.Tensor, count: int) -> torch.Tensor:
+    def draw_wrong(self, ids: np.ndarray, image_ids: np.ndarray, count: int) -> torch.Tensor:
         """`count` statements for each of B rows that are false of its image as it is -> (B, count), -1 for none.
 
         They are drawn by torch's generator on the CPU, whose state a resumed run takes from its checkpoint.
@@ -97,7 +97,7 @@ class StatementList:
             image_ids: the number of its image (B,), of `image_number`.
         """
         draws = torch.rand(len(ids), TRIES * count).numpy().astype(np.float64)  # Apple's devices have no float64
-        own, images = ids.cpu().numpy(), image_ids.cpu().numpy()
+        own, images = np.asarray(ids), np.asarray(image_ids)
         lists = np.where(own >= 0, self._list_of[own], -1)  # (B,)
         if not len(self._candidates):
             return torch.full((len(ids), count), -1)

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch import nn
 from torch.nn import functional as F
 
-from ..data.images import normalize_pixels
+from ..data.pixels import normalize_pixels
 from ..encoder_mmjepa import MMJepaImageFeatures
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .shares import batches, in_shares
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # its import takes longer than an answer
 
 
 @contextmanager
@@ -61,7 +63,7 @@ class Answerer:
     batch_size: int
     generate_kwargs: dict[str, Any] = field(default_factory=dict)
 
-    def encode_all_images(self, pixels: Dataset) -> MMJepaImageFeatures:
+    def encode_all_images(self, pixels: "Dataset") -> MMJepaImageFeatures:
         """Features of the N images of a [`VqaData`]'s `pixels`, each encoded once, on the model's device."""
         model = self.model
 

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
-from ..metrics.vqa_answers.vqa_answers import normalize_answer
+from ..encoder_mmjepa import MMJepaImageFeatures
+from ..metrics.vqa_answers.rules import normalize_answer
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answerer import Answerer, evaluating
 from .attention import attention_maps
 from .loading import load_model_and_processor
+from .shares import batches
 
 
 @dataclass
@@ -69,15 +72,38 @@ def load_saved(
     return model.to(device), processor  # type: ignore[arg-type]  # the library wraps `to` and loses `self`
 
 
+@dataclass
+class EncodedImage:
+    """An image, encoded once for all that is asked about it, and a black image of its size.
+
+    features, black: of the image and of the black one.
+    grid: how many rows and columns of patches they have.
+    """
+
+    features: MMJepaImageFeatures
+    black: MMJepaImageFeatures
+    grid: tuple[int, int]
+
+
+def encode_image(
+    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, image: Image.Image | str
+) -> EncodedImage:
+    """Encodes a PIL image or a file. Raises ValueError where it can't be read."""
+    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)  # (1, 3, H, W)
+    black = Answerer(model, processor, batch_size=1).encode_blank_image(pixel_values.shape[1:])
+    with evaluating(model):
+        return EncodedImage(model.get_image_features(pixel_values), black, model.encoder.patch_grid(pixel_values))
+
+
 def ask(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
-    image: Image.Image | str,
+    image: Image.Image | str | EncodedImage,
     questions: Sequence[str],
     num_candidates: int = 4,
     **generate_kwargs,
 ) -> list[Reply]:
-    """A reply to each of `questions` about `image`, a PIL image or a file.
+    """A reply to each of `questions` about `image`: a PIL image, a file, or what `encode_image` made of one.
 
     Args:
         num_candidates: how many other answers a reply names at most.
@@ -88,18 +114,17 @@ def ask(
     """
     if not questions or not all(question.strip() for question in questions):
         raise ValueError(f"questions are {list(questions)}: give at least one, and none that is empty.")
-    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)  # (1, 3, H, W)
-    with evaluating(model):
-        features = model.get_image_features(pixel_values)
+    encoded = image if isinstance(image, EncodedImage) else encode_image(model, processor, image)
+    features, black = encoded.features, encoded.black
     answerer = Answerer(model, processor, len(questions), generate_kwargs)
     image_ids = [0] * len(questions)
     predictions = answerer.answer_questions(questions, features, image_ids)
     probabilities = answerer.answer_probabilities(questions, predictions, features, image_ids)
-    black = answerer.encode_blank_image(pixel_values.shape[1:])
     blank = answerer.answer_without_image(questions, black)
     blank_probabilities = answerer.probabilities_without_image(questions, predictions, black)
-    images = pixel_values.expand(len(questions), -1, -1, -1)  # (B, 3, H, W)
-    maps = attention_maps(model, processor, questions, predictions, images)
+    image_index = torch.zeros(len(questions), dtype=torch.long, device=model.device)  # (B,)
+    maps = attention_maps(model, processor, questions, predictions, features, encoded.grid, image_index)
+    candidates = other_answers(answerer, questions, predictions, features, num_candidates)
     return [
         Reply(
             question=question,
@@ -107,7 +132,7 @@ def ask(
             probability=probabilities[row],
             blank=blank[row],
             blank_probability=blank_probabilities[row],
-            candidates=other_answers(answerer, question, predictions[row], pixel_values, num_candidates),
+            candidates=candidates[row],
             attention=None if maps is None else maps[row],
         )
         for row, question in enumerate(questions)
@@ -115,36 +140,42 @@ def ask(
 
 
 def other_answers(
-    answerer: Answerer, question: str, answer: str, pixel_values: torch.Tensor, count: int
-) -> list[tuple[str, float]]:
-    """At most `count` answers that a beam search finds beside `answer`, and their probabilities.
+    answerer: Answerer,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    image_features: MMJepaImageFeatures,
+    count: int,
+) -> list[list[tuple[str, float]]]:
+    """For each question at most `count` answers that a beam search finds beside its answer, and their probabilities.
 
     Args:
-        pixel_values: of the one image, (1, 3, H, W).
+        image_features: of the one image.
     """
     if count == 0:
-        return []
-    model, processor = answerer.model, answerer.processor
-    text = processor(text=[question], return_tensors="pt").to(model.device)
+        return [[] for _ in questions]
     beams = count + 1
-    with evaluating(model):
-        output = model.generate(
-            **text,
-            pixel_values=pixel_values,
-            **answerer.generate_kwargs
-            | {
-                "num_beams": beams,
-                "num_return_sequences": beams,
-                "length_penalty": 0.0,  # makes a sequence's score the logarithm of its probability
-                "do_sample": False,
-                "return_dict_in_generate": True,
-                "output_scores": True,
-            },
-        )
-    texts = [found.strip() for found in processor.decode(output.sequences, skip_special_tokens=True)]
-    probabilities = output.sequences_scores.exp().tolist()
+    settings = answerer.generate_kwargs | {
+        "num_beams": beams,
+        "num_return_sequences": beams,
+        "length_penalty": 0.0,  # makes a sequence's score the logarithm of its probability
+        "do_sample": False,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+    }
+
+    def search(rows: Sequence[int], inputs: dict[str, Any]) -> list[list[tuple[str, float]]]:
+        output = answerer.model.generate(**inputs, **settings)
+        texts = answerer.processor.decode(output.sequences, skip_special_tokens=True)  # B * beams
+        found = list(zip(map(str.strip, texts), output.sequences_scores.exp().tolist(), strict=True))
+        return [beside(answers[row], own, count) for row, own in zip(rows, batches(found, beams), strict=True)]
+
+    return answerer.map_questions(questions, image_features, [0] * len(questions), search)
+
+
+def beside(answer: str, found: Sequence[tuple[str, float]], count: int) -> list[tuple[str, float]]:
+    """The first `count` of the answers `found` and their probabilities, without `answer` and without equal ones."""
     others: dict[str, float] = {}
-    for found, probability in zip(texts, probabilities, strict=True):
-        if normalize_answer(found) not in {normalize_answer(known) for known in (answer, *others)}:
-            others[found] = probability
+    for text, probability in found:
+        if normalize_answer(text) not in {normalize_answer(known) for known in (answer, *others)}:
+            others[text] = probability
     return list(others.items())[:count]

@@ -27,7 +27,9 @@ def attention_maps(
     processor: MMJepaProcessor,
     questions: Sequence[str],
     answers: Sequence[str],
-    pixel_values: torch.Tensor,
+    image_features: MMJepaImageFeatures,
+    grid: tuple[int, int],
+    image_index: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """The share of the decoder's attention that reaches each patch while it writes each of B answers (B, h, w).
 
@@ -37,7 +39,9 @@ def attention_maps(
 
     Args:
         answers: the answer to each of the B questions.
-        pixel_values: the images (B, 3, H, W), one per question.
+        image_features: of I images.
+        grid: how many rows and columns of patches they have.
+        image_index: the image (B,) of each question; by default one image a question.
 
     Returns:
         None where the visual tokens come from the image's embedding alone (`visual_prefix="pooled"`).
@@ -47,12 +51,11 @@ def attention_maps(
     text = processor(text=list(questions), return_tensors="pt").to(model.device)
     labels = written_labels(processor, list(answers)).to(model.device)  # (B, A)
     with evaluating(model):
-        features: MMJepaImageFeatures = model.get_image_features(pixel_values.to(model.device))
-        read = features.visual_token_attentions  # (B, M, P)
         with weights_returned(model):
             output = model(
                 **text,
-                image_features=features,
+                image_features=image_features,
+                image_index=image_index,
                 decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
                 output_attentions=True,
                 use_cache=False,
@@ -60,5 +63,7 @@ def attention_maps(
         weights = torch.stack(output.cross_attentions).float().mean(dim=(0, 2))  # (B, A, M+L)
         answered = (labels != -100).float()  # (B, A)
         looked = (weights * answered[..., None]).sum(dim=1) / answered.sum(dim=1, keepdim=True)  # (B, M+L)
+        read = image_features.visual_token_attentions  # (I, M, P)
+        read = read if image_index is None else read[image_index]  # (B, M, P)
         maps = looked[:, None, : read.shape[1]] @ read  # (B, 1, P)
-    return maps.view(len(maps), *model.encoder.patch_grid(pixel_values)).cpu()
+    return maps.view(len(maps), *grid).cpu()

@@ -5,16 +5,13 @@ The files lie in the folder mmjepa/features of the Hugging Face home (HF_HOME), 
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
@@ -25,9 +22,8 @@ from ..encoder_mmjepa import MMJepaImageFeatures
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answerer import Answerer, evaluating
+from .cache_files import cache_folder, text_hash, weights_hash, write_whole
 from .shares import batches
-
-NOT_OF_FEATURES = ("_name_or_path", "transformers_version")  # of the configuration
 
 
 class FeatureCache:
@@ -79,34 +75,6 @@ class FeatureCache:
             rows = [self.places[images[place]][1] for place in places]
             with safe_open(path, "pt") as file:
                 yield places, [file.get_tensor(name)[rows] for name in names]
-
-
-def write_whole(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that is there as a whole or not at all."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
-    os.replace(unfinished, path)
-
-
-def cache_folder(kind: str) -> Path:
-    """Where what is computed once is kept."""
-    return Path(constants.HF_HOME, "mmjepa", kind)
-
-
-def text_hash(texts: Iterable[str]) -> str:
-    """A hash of texts in their order, as a file's name."""
-    return hashlib.blake2b(json.dumps(list(texts)).encode(), digest_size=16).hexdigest()
-
-
-def weights_hash(model: MMJepaForConditionalGeneration, is_read: Callable[[str], bool], *settings: Any) -> str:
-    """A hash of the weights whose names `is_read` accepts, and of the configuration and other settings."""
-    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_OF_FEATURES}
-    digest = hashlib.blake2b(json.dumps([config, *settings], sort_keys=True, default=str).encode(), digest_size=16)
-    for name, weights in model.state_dict().items():
-        if is_read(name):
-            digest.update(name.encode())
-            digest.update(weights.cpu().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def model_folder(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor) -> Path:

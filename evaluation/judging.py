@@ -11,6 +11,7 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from ..scoring_mmjepa import check_tells_truth
 from .answerer import Answerer, evaluating
+from .asking import EncodedImage, encode_image
 from .taught import TaughtStatement, Wording, nearest_taught, taught_to
 
 PLACES = ("upper left", "top", "upper right", "left", "centre", "right", "lower left", "bottom", "lower right")
@@ -47,11 +48,11 @@ class Judgement:
 def judge(
     model: MMJepaForConditionalGeneration,
     processor: MMJepaProcessor,
-    image: Image.Image | str,
+    image: Image.Image | str | EncodedImage,
     statements: Sequence[str],
     taught: Sequence[TaughtStatement] | None = None,
 ) -> list[Judgement]:
-    """A judgement of each of `statements` about `image`, a PIL image or a file.
+    """A judgement of each of `statements` about `image`: a PIL image, a file, or what `encode_image` made of one.
 
     Args:
         taught: what the model was taught; by default what was kept in the folder that it was loaded from.
@@ -60,19 +61,15 @@ def judge(
         ValueError: there is no statement, one is empty, the model can't score statements, or the image can't be read.
     """
     check_statements(model.config, statements)
-    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(model.device)  # (1, 3, H, W)
+    encoded = image if isinstance(image, EncodedImage) else encode_image(model, processor, image)
     answerer = Answerer(model, processor, batch_size=32)
     wordings = nearest_taught(answerer, statements, taught_to(model) if taught is None else taught)
     embeds = answerer.encode_all_texts([wording.asked for wording in wordings], model.encode_texts)  # (S, D)
-    black = answerer.encode_blank_image(pixel_values.shape[1:])
     with evaluating(model):
-        features = model.get_image_features(pixel_values)
-        probabilities = model.score_statements(embeds, image_features=features)[0].tolist()
-        blank_probabilities = model.score_statements(embeds, image_features=black)[0].tolist()
-        read = model.statement_attentions(embeds, features)  # (1, S, P), or none
-    maps = (
-        [None] * len(wordings) if read is None else read[0].unflatten(1, model.encoder.patch_grid(pixel_values)).cpu()
-    )
+        probabilities = model.score_statements(embeds, image_features=encoded.features)[0].tolist()
+        blank_probabilities = model.score_statements(embeds, image_features=encoded.black)[0].tolist()
+        read = model.statement_attentions(embeds, encoded.features)  # (1, S, P), or none
+    maps = [None] * len(wordings) if read is None else read[0].unflatten(1, encoded.grid).cpu()
     return [Judgement(*parts) for parts in zip(wordings, probabilities, blank_probabilities, maps, strict=True)]
 
 

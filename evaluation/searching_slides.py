@@ -20,7 +20,8 @@ from ..data.threads import default_workers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answerer import Answerer, evaluating
-from .feature_cache import FeatureCache, model_folder, text_hash
+from .cache_files import text_hash
+from .feature_cache import FeatureCache, model_folder
 from .searching import SearchResult, check_asked, make_query, search_result
 from .taught import TaughtStatement
 

@@ -18,11 +18,10 @@ from tqdm.auto import tqdm
 from transformers.utils import cached_file
 
 from ..data.statements import Statement, YesNoWords, statement_of
-from ..metrics.vqa_answers.rules import normalize_answer
-from ..metrics.vqa_answers.vqa_answers import question_kind
+from ..metrics.vqa_answers.rules import normalize_answer, question_kind
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from .answerer import Answerer
-from .feature_cache import cache_folder, text_hash, weights_hash, write_whole
+from .cache_files import cache_folder, text_hash, weights_hash, write_whole
 from .shares import batches
 
 TAUGHT_FILE = "taught_statements.json"

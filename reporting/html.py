@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.images import VqaData, normalize_pixels
+from ..data.images import VqaData
+from ..data.pixels import normalize_pixels
+from ..evaluation.answerer import evaluating
 from ..evaluation.attention import attention_maps
 from ..evaluation.controls import mean_interval, right_answers_of_row, rows_are_correct
 from ..metrics.vqa_answers.rules import is_yes_no
@@ -135,7 +137,9 @@ def pictures(
     pixels = data.pixels[[row["image_id"] for row in rows]]["pixels"]  # (B, 3, H, W)
     values = normalize_pixels(pixels.to(model.device), processor.image_processor)
     asked, answered = ([row[name] for row in rows] for name in ("question", "prediction"))
-    maps = attention_maps(model, processor, asked, answered, values)  # (B, h, w), or none
+    with evaluating(model):
+        features = model.get_image_features(values)
+    maps = attention_maps(model, processor, asked, answered, features, model.encoder.patch_grid(values))  # (B, h, w)
     return [
         row
         | {

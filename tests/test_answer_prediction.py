@@ -120,6 +120,19 @@ def test_its_loss_is_part_of_the_total_and_reaches_the_image(make_model, batch):
     assert all(parameter.grad is None for parameter in model.encoder.text_encoder.parameters())
 
 
+@pytest.mark.parametrize("return_logits", [True, False])
+def test_places_of_answer_tokens_given_beforehand_change_nothing(make_model, batch, return_logits):
+    places = [place for place, label in enumerate(batch["labels"].flatten().tolist()) if label != -100]
+    gradients = []
+    for step in ({}, {"answer_places": torch.tensor(places)}):
+        torch.manual_seed(0)
+        model = make_model().train()
+        model(**batch, training_step=step, return_logits=return_logits).loss.backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
 def test_accumulated_batches_add_up_to_one(make_model, batch):
     model = make_model(lambda_answer=0.25)
     halves = [

@@ -58,18 +58,23 @@ def random_parts(
         sides = torch.stack([area * ratio, area / ratio], dim=1).sqrt().clamp(max=1)  # (I, 2)
     centers = (2 * torch.rand(number, 2) - 1) * (1 - sides)  # coordinates run from -1 to 1
     mirrored = torch.randint(2, (number, 2)) if flip else torch.zeros(number, 2, dtype=torch.long)  # along x, along y
+    # What is drawn lies on the CPU: copies that don't block, because the device may still be at the last step.
+    sides, centers = (numbers.to(pixels, non_blocking=True) for numbers in (sides, centers))
+    mirrored = mirrored.to(pixels.device, non_blocking=True)
     if keep_sides is not None:
-        mirrored = mirrored.masked_fill(keep_sides.cpu()[:, None], 0)
+        mirrored = mirrored.masked_fill(keep_sides[:, None], 0)
     theta = torch.cat([torch.diag_embed(sides * (1 - 2 * mirrored)), centers[:, :, None]], dim=2)  # (I, 2, 3)
-    grid = F.affine_grid(theta.to(pixels), list(pixels.shape), align_corners=False)  # (I, H, W, 2)
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)  # (I, H, W, 2)
     views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    return views, (mirrored[:, 0] + 2 * mirrored[:, 1]).to(pixels.device)
+    return views, mirrored[:, 0] + 2 * mirrored[:, 1]
 
 
 def random_stains(pixels: torch.Tensor) -> torch.Tensor:
     """Changes the amounts of each image's stains (I, 3, H, W) at random (Tellez et al. 2018, arXiv 1808.05896)."""
-    stains = pixels.new_tensor(STAINS)  # (stain, color)
-    factors = torch.empty(len(pixels), 1, 3).uniform_(1 - STAIN_STRENGTH, 1 + STAIN_STRENGTH).to(pixels)
+    factors = torch.empty(len(pixels), 1, 3).uniform_(1 - STAIN_STRENGTH, 1 + STAIN_STRENGTH)
+    stains = torch.tensor(STAINS)  # (stain, color)
+    numbers = (stains, stains.inverse(), factors)  # a device would be waited for, to see whether there is an inverse
+    stains, amounts, factors = (part.to(pixels, non_blocking=True) for part in numbers)
     densities = -((pixels + 1) / 256).log().flatten(2).mT  # (I, H*W, color)
-    densities = densities @ stains.inverse() * factors @ stains
+    densities = densities @ amounts * factors @ stains
     return (256 * (-densities).exp() - 1).clamp(0, 255).mT.unflatten(2, pixels.shape[2:])

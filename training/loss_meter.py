@@ -33,13 +33,15 @@ class LossMeter:
     Attributes:
         batches: of the step under way, on this process.
         step_loss: (), the sum of the losses of those batches.
-        step_counts: texts ("align") and answers ("answer") of the step, at least 1, each ().
+        step_counts: texts ("align"), answers ("answer") and their tokens ("ce") of the step, at least 1, each ().
+        grad_norm: of the step's gradients before they were clipped.
     """
 
     def __init__(self):
         self.batches: list[dict[str, torch.Tensor]] = []
         self.step_loss = torch.zeros(())
         self.step_counts: dict[str, torch.Tensor] = {}
+        self.grad_norm: Any = None
         self.forget()
         self.line_time = time.perf_counter()  # when the rows in num_rows began to be trained on
 
@@ -55,12 +57,12 @@ class LossMeter:
             batches: all of the step on this process.
             of_all: whether to count those of all processes; all call it then.
         """
-        sums = {name: sum(COUNTS[name](batch) for batch in batches) for name in ("align", "answer")}
-        counts = torch.stack([torch.as_tensor(count, device=device) for count in sums.values()])
+        sums = [torch.as_tensor(sum(count(batch) for batch in batches)) for count in COUNTS.values()]
+        counts = torch.stack(sums).to(device, non_blocking=True)  # one vector: processes wait for each other once
         if of_all:
             counts = reduce(counts, "sum")
         self.batches, self.step_loss = batches, torch.zeros((), device=device)
-        self.step_counts = dict(zip(sums, counts.clamp(min=1), strict=True))
+        self.step_counts = dict(zip(COUNTS, counts.clamp(min=1), strict=True))
 
     def add(
         self,

@@ -9,7 +9,6 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType, gather_object, reduce
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import get_total_norm
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from .loss_meter import LossMeter
@@ -26,7 +25,7 @@ class NonfiniteStepsCallback(TrainerCallback):
     Under DeepSpeed, which keeps the gradients to itself, the check is DeepSpeed's.
 
     Args:
-        meter: has the loss and the batches of the step.
+        meter: has the loss and the batches of the step, and the norm of its gradients.
 
     Raises:
         FloatingPointError: there were more than `max_nonfinite_steps` in this run.
@@ -39,8 +38,7 @@ class NonfiniteStepsCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, processing_class=None, **kwargs):
         if PartialState().distributed_type == DistributedType.DEEPSPEED:
             return
-        parameters = [p for p in model.parameters() if p.grad is not None]
-        norm: Any = get_total_norm([parameter.grad for parameter in parameters])
+        norm = self.meter.grad_norm
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
         has_scaler = getattr(optimizer, "scaler", None) is not None
@@ -51,7 +49,7 @@ class NonfiniteStepsCallback(TrainerCallback):
         if not wrong:
             return
         if not has_scaler:
-            for parameter in parameters:
+            for parameter in model.parameters():
                 parameter.grad = None  # an optimizer passes over what has no gradient
         self.num_skipped += 1
         rows = rows_of_batches(self.meter.batches, processing_class.tokenizer)

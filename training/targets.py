@@ -98,8 +98,8 @@ class TrainingTargets:
             "signs": batch["align_signs"],
         }
         if self.num_wrong:
-            images = batch["image_ids"][batch["image_index"]]  # (B,)
-            drawn = self.statements.draw_wrong(batch["statement_ids"], images, self.num_wrong).to(ids.device)
+            drawn = self.statements.draw_wrong(*batch["host_ids"], self.num_wrong)
+            drawn = drawn.to(ids.device, non_blocking=True)
             wrong = self.mirrored_statements[flips[:, None], drawn]  # (B, K)
             statements |= {"wrong_embeds": self.statement_embeds[wrong], "has_wrong": wrong >= 0}
         inputs: dict[str, Any] = {"statements": statements}

@@ -6,7 +6,7 @@ A training run calls its methods in this order:
     set_initial_training_values     the seed of this process; weights without a learning rate are frozen
     create_optimizer                the image half and the decoder, each with a learning rate of its own
     create_scheduler                how long the alignment is trained alone; the decoder's rate starts after that
-    each step: get_batch_samples    the step's batches, and what its losses are divided by
+    each step: _get_num_items_in_batch     what the losses of its batches are divided by
                compute_loss         pixels -> random views -> the model's loss; adds to the sums that are logged
                log                  mean losses, learning rates and speed since the last line
     each evaluation: evaluation_loop     exact mean losses, then the scores of the answers
@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..data.collator import NOT_FOR_THE_MODEL, tokens_of_views
-from ..data.images import normalize_pixels
+from ..data.pixels import normalize_pixels
 from ..data.streaming import StreamedVqaData
 from ..losses_mmjepa import MMJepaTrainingStep
 from ..processing_mmjepa import MMJepaProcessor
@@ -184,11 +184,16 @@ class MMJepaTrainer(ResumableTrainer):
         """Whether the next step trains the alignment alone. It follows the step's number, and so holds on a resume."""
         return self.state.global_step < self.align_warmup_steps
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The step's batches. Counts their texts and answers, of all processes: two losses are divided by them."""
-        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.meter.start_step(batches, device, self.args.world_size > 1 and self.args.average_tokens_across_devices)
-        return batches, num_items_in_batch
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Answer tokens of the step's batches; the meter counts texts and answers too, all in one reduction."""
+        of_all = self.args.world_size > 1 and self.args.average_tokens_across_devices
+        self.meter.start_step(batch_samples, device, of_all)
+        return self.meter.step_counts["ce"]
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The library's, of the gradients before they were clipped; kept for the check of each step."""
+        self.meter.grad_norm = super()._get_grad_norm(model, grad_norm)
+        return self.meter.grad_norm
 
     def model_inputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A collator's batch on the device -> what the model reads: its bytes of pixels become normalised views.
@@ -223,6 +228,8 @@ class MMJepaTrainer(ResumableTrainer):
                 num_answers=self.meter.step_counts["answer"],
                 answer_smoothing=self.args.label_smoothing_factor,
             )
+            if "answer_places" in batch:
+                step["answer_places"] = batch["answer_places"]
             inputs = {**inputs, "return_logits": False, "training_step": step}
         else:
             divisors, num_items_in_batch = counts, None  # the batch's own means

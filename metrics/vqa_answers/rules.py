@@ -51,6 +51,7 @@ ARTICLE_A = re.compile(
     r"(^|(?<!\S)(?:about|after|and|as|at|be|been|being|by|for|from|has|have|having|in|into|is|like|of|on|or|shows?|to"
     r"|with|without) )(?:a )+(?=\w)"
 )
+VERBS = frozenset("is are was were do does did has have had can could will would shall should may might must".split())
 
 
 def squad_normalize(answer: str) -> str:
@@ -102,6 +103,16 @@ def vqa_normalize(answer: str) -> str:
     marked = re.sub(r"\.(?!\d)", "", marked, count=int(re.UNICODE))
     words = [NUMBERS.get(word, word) for word in marked.lower().split()]
     return " ".join(WITHOUT_APOSTROPHE.get(word, word) for word in words if word not in ARTICLES)
+
+
+def question_kind(question: str) -> str:
+    """The question's kind by its first words: what, where, how, how_many, is_are or other."""
+    first, second = (re.findall(r"\w+", question.lower()) + ["", ""])[:2]
+    if first == "how":
+        return "how_many" if second in ("many", "much") else "how"
+    if first in ("what", "where"):
+        return first
+    return "is_are" if first in VERBS else "other"
 
 
 def is_yes_no(answer: str) -> bool:

@@ -3,7 +3,6 @@
 `evaluate.load` copies this file and rules.py elsewhere before it imports them, so they import nothing of the package.
 """
 
-import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -12,7 +11,7 @@ import evaluate
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from .rules import RULES, is_yes_no, normalize_answer
+from .rules import RULES, is_yes_no, normalize_answer, question_kind
 
 _DESCRIPTION = """
 Exact match, token F1 and BLEU of short answers, over all questions, over yes/no and over open questions, and by the
@@ -74,17 +73,6 @@ _CITATION = """
 """
 
 MAX_NGRAM = 4  # of BLEU
-VERBS = frozenset("is are was were do does did has have had can could will would shall should may might must".split())
-
-
-def question_kind(question: str) -> str:
-    """The question's kind by its first words: what, where, how, how_many, is_are or other."""
-    first, second = (re.findall(r"\w+", question.lower()) + ["", ""])[:2]
-    if first == "how":
-        return "how_many" if second in ("many", "much") else "how"
-    if first in ("what", "where"):
-        return first
-    return "is_are" if first in VERBS else "other"
 
 
 def as_list(reference: str | Sequence[str]) -> Sequence[str]:

@@ -5,7 +5,8 @@ import torch
 from data_sets import encoded, noise, rows_of
 
 from mmjepa.data.collator import VqaCollator, tokens_of_views
-from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.images import prepare
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.statements import statement_of
 
 
@@ -34,8 +35,10 @@ def test_a_batch_holds_each_image_once_and_the_processors_tensors_of_each_row(da
         "align_signs",
         "keep_sides",
         "row_ids",
+        "answer_places",
     }
     assert batch["row_ids"].tolist() == [3, 0, 2, 4, 1]
+    assert torch.equal(batch["labels"].flatten()[batch["answer_places"]], batch["labels"][batch["labels"] != -100])
     assert set(batch) == names
     assert batch["image_ids"].tolist() == [row["image_id"] for row in (rows[0], rows[1], rows[2])]
     assert batch["pixel_values"].shape == (3, 3, 28, 28) and batch["pixel_values"].dtype == torch.uint8

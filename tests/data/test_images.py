@@ -10,7 +10,8 @@ import torch
 from data_sets import encoded, image_table, noise, rows_of, write_csv, write_parquet_of_paths, write_table
 from transformers import AutoImageProcessor, BitImageProcessorPil
 
-from mmjepa.data.images import MADE_BY, normalize_pixels, prepare
+from mmjepa.data.images import MADE_BY, prepare
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.rows import load_rows
 from mmjepa.data.threads import InThreads
 

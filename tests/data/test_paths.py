@@ -10,7 +10,8 @@ from data_sets import encoded, noise, write_table
 from datasets import Dataset, Features, Image, Sequence, Value
 
 from mmjepa.data.errors import DataError
-from mmjepa.data.images import check_readable, normalize_pixels, prepare
+from mmjepa.data.images import check_readable, prepare
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.rows import load_rows
 
 

@@ -8,7 +8,8 @@ import torch
 from data_sets import SPLIT_ROWS, WRITERS, image_table, noise, pathvqa_split, write_table
 from datasets import Dataset, DatasetDict, Image
 
-from mmjepa.data.images import normalize_pixels, prepare
+from mmjepa.data.images import prepare
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.rows import load_rows
 
 

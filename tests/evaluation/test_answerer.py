@@ -9,7 +9,7 @@ import pytest
 import torch
 from echo import CharacterProcessor, EchoModel, echo_data, vqa_data
 
-from mmjepa.data.images import normalize_pixels
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.evaluation.answerer import Answerer
 from mmjepa.evaluation.shares import in_shares
 

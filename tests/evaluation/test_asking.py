@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from tiny import TEXT
 from typer.testing import CliRunner
 
 from mmjepa.cli import app
+from mmjepa.encoder_mmjepa import MMJepaEncoder
 from mmjepa.evaluation.asking import ask
 from mmjepa.evaluation.attention import attention_maps
 
@@ -65,6 +68,16 @@ def test_a_reply_says_how_probable_the_same_answer_is_about_a_black_image(make_m
     assert not reply.is_same_without_image
 
 
+def test_other_answers_are_the_same_whether_questions_are_asked_together_or_alone(make_model, processor, image):
+    model = make_model()
+    together = ask(model, processor, image, QUESTIONS, max_new_tokens=4)
+    for question, reply in zip(QUESTIONS, together, strict=True):
+        (alone,) = ask(model, processor, image, [question], max_new_tokens=4)
+        texts, probabilities = zip(*reply.candidates, strict=True)
+        assert texts == tuple(text for text, _ in alone.candidates)
+        assert probabilities == pytest.approx([probability for _, probability in alone.candidates], rel=1e-4)
+
+
 @pytest.mark.parametrize("questions", [[], [" "]])
 def test_no_question_is_an_error_that_says_so(make_model, processor, image, questions):
     with pytest.raises(ValueError, match="give at least one"):
@@ -87,13 +100,19 @@ def test_a_map_shares_out_the_decoders_attention_and_leaves_the_model_as_it_was(
     model = make_model()
     pixel_values = processor(images=[image, image], return_tensors="pt")["pixel_values"]
     before = model(**processor(images=image, text=QUESTIONS[0], answers="yes", return_tensors="pt")).logits
-    maps = attention_maps(model, processor, QUESTIONS, ["yes", "in the liver"], pixel_values)
+    features = model.get_image_features(pixel_values)
+    maps = attention_maps(model, processor, QUESTIONS, ["yes", "in the liver"], features, (4, 4))
     assert maps.shape == (2, 4, 4)
     assert (maps >= 0).all()
     assert ((maps.sum(dim=(1, 2)) > 0) & (maps.sum(dim=(1, 2)) < 1)).all()
     # Padding of the shorter answer and question changes nothing.
-    alone = attention_maps(model, processor, QUESTIONS[:1], ["yes"], pixel_values[:1])
+    features = model.get_image_features(pixel_values[:1])
+    alone = attention_maps(model, processor, QUESTIONS[:1], ["yes"], features, (4, 4))
     torch.testing.assert_close(alone[0], maps[0])
+    both = attention_maps(
+        model, processor, QUESTIONS, ["yes", "in the liver"], features, (4, 4), image_index=torch.tensor([0, 0])
+    )
+    torch.testing.assert_close(both, maps)
     after = model(**processor(images=image, text=QUESTIONS[0], answers="yes", return_tensors="pt")).logits
     assert torch.equal(before, after)
 
@@ -114,6 +133,37 @@ def test_the_command_prints_a_reply_per_question(saved_folder, image_file):
     for reply in replies:
         difference = reply["prediction_probability"] - reply["blank_probability"]
         assert reply["from_image"] == pytest.approx(difference) and "answer" not in reply
+
+
+def test_the_command_encodes_the_image_once_for_all_questions_and_statements(monkeypatch, saved_folder, image_file):
+    encode, encoded = MMJepaEncoder.get_image_features, []
+
+    def encode_and_note(self, pixel_values, **kwargs):
+        encoded.append(pixel_values)
+        return encode(self, pixel_values, **kwargs)
+
+    monkeypatch.setattr(MMJepaEncoder, "get_image_features", encode_and_note)
+    asked = ["ask", image_file, *QUESTIONS, "--model", saved_folder, "--statements", *QUESTIONS]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    assert [len(pixels) for pixels in encoded] == [1, 1]
+    assert sum(len(pixels.unique()) <= 3 for pixels in encoded) == 1  # the black image: one value for each colour
+
+
+def test_the_command_waits_for_no_library_that_it_does_not_need(saved_folder, image_file):
+    """What reads data sets, scores answers or serves the page takes longer to import than an answer to find."""
+    code = (
+        "import atexit, sys; from mmjepa.cli import app\n"
+        "atexit.register(lambda: print('imported:', *sys.modules))\n"
+        "sys.argv[0] = 'mmjepa'; app()"
+    )
+    asked = ["ask", image_file, QUESTIONS[0], "--model", saved_folder, "--statements", QUESTIONS[1]]
+    run = subprocess.run([sys.executable, "-c", code, *map(str, asked)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert QUESTIONS[0] in run.stdout and QUESTIONS[1] in run.stdout
+    imported = set(run.stdout.partition("imported: ")[2].split())
+    assert "mmjepa.modeling_mmjepa" in imported
+    assert not imported & {"datasets", "pyarrow", "pandas", "evaluate", "sacrebleu", "gradio", "matplotlib", "sklearn"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from mmjepa.data.images import VqaData, normalize_pixels
+from mmjepa.data.images import VqaData
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.evaluation.answerer import Answerer
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.evaluation.ranking import best_threshold, score_ranking, training_answers

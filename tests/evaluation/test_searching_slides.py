@@ -13,7 +13,7 @@ pytest.importorskip("tifffile", reason=REASON)
 
 from written_slides import GLASS, drawn_slide, smaller, write_pyramid
 
-from mmjepa.data.images import normalize_pixels
+from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.slides import TileReader
 from mmjepa.encoder_mmjepa import MMJepaImageFeatures
 from mmjepa.evaluation import feature_cache
