@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate.utils import send_to_device
@@ -9,19 +10,19 @@ from measuring import DEVICE, autocast
 from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    BartConfig,
-    BartForCausalLM,
-    BlipConfig,
-    BlipForQuestionAnswering,
-    Dinov2Config,
-    Dinov2Model,
-    VisionEncoderDecoderModel,
-)
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers import BartConfig, BlipForQuestionAnswering, Dinov2Config
 
 from mmjepa.alignment_mmjepa import MMJepaStatements
 from mmjepa.configuration_mmjepa import MMJepaConfig
+from mmjepa.experiments.baseline_models import (
+    SharingEncoderDecoder,
+    blip_config,
+    blip_inputs,
+    one_image_a_question,
+    question_then_answer,
+    question_then_answer_sharing,
+    vision_encoder_decoder,
+)
 from mmjepa.losses_mmjepa import MMJepaAnswers
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 
@@ -137,113 +138,29 @@ def random_batch(
     return send_to_device(batch, DEVICE)
 
 
-def one_image_a_question(batch: dict) -> dict:
-    """The same batch with the image repeated for each question, as data sets store it."""
-    image_index = batch["image_index"]
-    repeated = {**batch, "pixel_values": batch["pixel_values"][image_index], "image_ids": image_index}
-    del repeated["image_index"]
-    return repeated
-
-
-def question_then_answer(batch: dict) -> dict[str, torch.Tensor]:
-    """Inputs of a decoder without a text encoder, with the image repeated for each question. The decoder reads the
-    question as the start of its own text, followed by the answer. Only the answer has a loss."""
-    inputs, targets = [], []
-    for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
-        question, answer = ids[mask == 1], labels[labels != -100]
-        tokens = torch.cat([question, answer])
-        inputs.append(tokens[:-1])
-        targets.append(torch.where(torch.arange(len(tokens), device=DEVICE) < len(question), -100, tokens)[1:])
-    return {
-        "pixel_values": one_image_a_question(batch)["pixel_values"],
-        "decoder_input_ids": pad_sequence(inputs, True, PAD),  # (B, L+A)
-        "labels": pad_sequence(targets, True, -100),
-    }
-
-
-def question_then_answer_sharing(batch: dict) -> dict[str, torch.Tensor]:
-    """The same with each image once."""
-    return question_then_answer(batch) | {name: batch[name] for name in ("pixel_values", "image_index")}
-
-
-def blip_inputs(batch: dict) -> dict[str, torch.Tensor]:
-    """Inputs of BLIP. It shifts the labels itself and also reads them as its decoder's inputs, without the -100."""
-    inputs = one_image_a_question(batch)
-    answered = inputs["labels"] != -100
-    return {name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask", "labels")} | {
-        "decoder_input_ids": inputs["labels"].masked_fill(~answered, PAD),
-        "decoder_attention_mask": answered.long(),
-    }
-
-
-class SharingEncoderDecoder(nn.Module):
-    """A `VisionEncoderDecoderModel` that encodes each image once: it takes the states of each question's image as its
-    `encoder_outputs`. The library's documentation does not show this use."""
-
-    def __init__(self, model: VisionEncoderDecoderModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor, image_index: torch.Tensor, **inputs) -> Seq2SeqLMOutput:
-        return self.model(encoder_outputs=self.encode(pixel_values, image_index), **inputs)
-
-    def generate(self, pixel_values: torch.Tensor, image_index: torch.Tensor, **inputs) -> torch.Tensor:
-        return self.model.generate(encoder_outputs=self.encode(pixel_values, image_index), **inputs)
-
-    def encode(self, pixel_values: torch.Tensor, image_index: torch.Tensor) -> BaseModelOutput:
-        states = self.model.encoder(pixel_values).last_hidden_state  # (I, N, D)
-        return BaseModelOutput(last_hidden_state=states[image_index])  # (B, N, D)
-
-
 TRAINING_INPUTS: dict[str, Callable] = {
     PROJECT: dict,
     ROW_BY_ROW: one_image_a_question,
-    SHARING_ENCODER_DECODER: question_then_answer_sharing,
-    VISION_ENCODER_DECODER: question_then_answer,
-    BLIP: blip_inputs,
+    SHARING_ENCODER_DECODER: partial(question_then_answer_sharing, pad=PAD),
+    VISION_ENCODER_DECODER: partial(question_then_answer, pad=PAD),
+    BLIP: partial(blip_inputs, pad=PAD),
 }
 
 
 def make_models(size: Size, names: Collection[str] = tuple(TRAINING_INPUTS)) -> dict[str, nn.Module]:
     """Models by name. This project's two forms share one model, and so do those of `VisionEncoderDecoderModel`."""
     torch.manual_seed(0)
+    vision, text = Dinov2Config(**size.vision), BartConfig(**size.text)
     models: dict[str, nn.Module] = {}
     if PROJECT in names:
         config = MMJepaConfig(vision_config=size.vision, text_config=size.text)
         models[PROJECT] = models[ROW_BY_ROW] = MMJepaForConditionalGeneration(config)
     if VISION_ENCODER_DECODER in names:
-        bart = BartForCausalLM(BartConfig(**size.text, is_decoder=True, add_cross_attention=True))
-        dinov2 = Dinov2Model(Dinov2Config(**size.vision))
-        models[VISION_ENCODER_DECODER] = VisionEncoderDecoderModel(encoder=dinov2, decoder=bart)
+        models[VISION_ENCODER_DECODER] = vision_encoder_decoder(vision, text)
         models[SHARING_ENCODER_DECODER] = SharingEncoderDecoder(models[VISION_ENCODER_DECODER])
     if BLIP in names:
-        models[BLIP] = BlipForQuestionAnswering(blip_config(size))
+        models[BLIP] = BlipForQuestionAnswering(blip_config(vision, text, size.image_size))
     return {name: model.to(DEVICE) for name, model in models.items()}
-
-
-def blip_config(size: Size) -> BlipConfig:
-    """BLIP with DINOv2's patches and with the layers and widths of both towers."""
-    width, heads = size.vision["hidden_size"], size.vision["num_attention_heads"]
-    vision = {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": size.vision["num_hidden_layers"],
-        "num_attention_heads": heads,
-        "image_size": size.image_size,
-        "patch_size": size.vision["patch_size"],
-        "initializer_range": 0.02,
-    }
-    text = {
-        "vocab_size": size.text["vocab_size"],
-        "hidden_size": size.text["d_model"],
-        "encoder_hidden_size": width,
-        "intermediate_size": size.text["decoder_ffn_dim"],
-        "num_hidden_layers": size.text["decoder_layers"],
-        "num_attention_heads": size.text["decoder_attention_heads"],
-        "max_position_embeddings": size.text["max_position_embeddings"],
-    }
-    tokens = {"bos_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS, "sep_token_id": EOS}
-    return BlipConfig(vision_config=vision, text_config=text | tokens)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:

@@ -77,10 +77,10 @@ def test_every_peer_is_trained_on_the_tokens_of_the_answers(tiny):
 
 
 def test_the_encoder_decoder_reads_the_question_and_predicts_the_answer_token_by_token(tiny):
-    from peers import VISION_ENCODER_DECODER, question_then_answer
+    from peers import TRAINING_INPUTS, VISION_ENCODER_DECODER
 
     _, batch, models = tiny
-    inputs = question_then_answer(batch)
+    inputs = TRAINING_INPUTS[VISION_ENCODER_DECODER](batch)
     question, answer = (batch[name][3] for name in ("input_ids", "labels"))
     question, answer = question[batch["attention_mask"][3] == 1], answer[answer != -100]
     read = torch.cat([question, answer[:-1]])
