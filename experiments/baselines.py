@@ -21,7 +21,8 @@ from datasets import Dataset
 from transformers import BaseImageProcessor, Trainer, set_seed
 
 from ..data.collator import VqaCollator, tokens_of_views
-from ..data.images import VqaData, normalize_pixels
+from ..data.images import VqaData
+from ..data.pixels import normalize_pixels
 from ..evaluation.answerer import evaluating
 from ..evaluation.controls import (
     are_correct,
