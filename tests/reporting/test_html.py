@@ -63,7 +63,7 @@ def test_the_report_shows_the_numbers_of_the_evaluation(reported):
     _, low, high = mean_interval(correct, [row["image_id"] for row in answers], seed=0)
     assert f"<small>{100 * low:.1f} to {100 * high:.1f}</small>" in page
     assert all(sentence.split("(")[0] in page for sentence in plain_words(metrics))
-    assert page.count("<svg") == 3 and "currentColor" in page
+    assert page.count("<svg") == 4 and "currentColor" in page
     assert page.count("where the decoder looked") > 0 if prefix == "patches" else "decoder looked" not in page
 
 
