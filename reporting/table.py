@@ -67,7 +67,7 @@ def gain_line(metrics: dict[str, float]) -> str:
     line = f"image gain (model - shuffled images): {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
     if (shuffles := metrics.get("num_shuffles", 1)) > 1:
         lowest, highest = (percent(metrics[f"accuracy_shuffled_images_{end}"]) for end in ("min", "max"))
-        line += f"; shuffled images: mean of {shuffles:.0f} shuffles, {lowest} to {highest}"
+        line += f";\nshuffled images: mean of {shuffles:.0f} shuffles, the worst {lowest}, the best {highest}"
     return line
 
 

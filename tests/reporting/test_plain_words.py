@@ -99,7 +99,5 @@ def test_calibration_of_yes_no_and_open_questions_is_told_apart():
     )
     assert len(plain_words(SURE | yes_no)) == 2  # there are no others
     *_, first, second = plain_words(SURE | yes_no | open_)
-    assert first.startswith(
-        "Of yes/no questions alone, probabilities are off by 5.0 points (perfectly calibrated ones"
-    )
+    assert first.startswith("Of yes/no questions alone, probabilities are off by 5.0 points (perfectly")
     assert second.endswith("by 3.0), and 70.0 % of the surest half are right.")
