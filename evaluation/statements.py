@@ -215,7 +215,7 @@ def score_answers_by_statements(
     chosen = nearest_answers(scorer, image_ids, questions, candidates)
     columns["by_statements"] = chosen
     metrics = control_scores("statements", chosen, truths, questions)
-    correct = np.array(are_correct(chosen, truths), dtype=float)
+    correct = are_correct(chosen, truths)
     is_open = np.array([not is_yes_no(as_list(truth)[0]) for truth in truths])
     if is_open.any():
         metrics |= named_interval("open_accuracy_statements", np.where(is_open, correct, np.nan), image_ids, seed)
