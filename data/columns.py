@@ -22,7 +22,8 @@ SET_COLUMN = "dataset"  # of several data sets, the row's own
 # Columns that are added later, about a row's image and the model's answers.
 LATER_COLUMNS = (
     *("image_file", "image_id", "pixels", "row", "answers", "choices", SET_COLUMN),
-    *("prediction", "prediction_probability", "shuffled", "blank", "blank_probability", "from_image"),
+    *("prediction", "prediction_probability", "shuffled", "all_shuffled", "blank"),
+    *("blank_probability", "from_image"),
     *("ranked", "ranked_probability", "by_statements", "align_cosine", "align_cosine_wrong"),
 )
 # Other names of columns, the first that is there: of images in an image folder's metadata, in SLAKE, VQA-RAD, PMC-VQA,

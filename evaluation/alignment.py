@@ -21,13 +21,12 @@ IMAGES_PER_BLOCK = 256
 
 
 def score_alignment(
-    answerer: Answerer, data: VqaData, image_embeds: torch.Tensor, seed: int
+    answerer: Answerer, data: VqaData, image_embeds: torch.Tensor
 ) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
     """Whether images find their own alignment texts, and not those of other images. False texts do not count.
 
     Args:
         image_embeds: of the N images of `data`, (N, D).
-        seed: of the other image that each row is compared with.
 
     Returns:
         The numbers of `alignment_metrics`; and align_cosine and align_cosine_wrong by row, of the rows that have one.
@@ -42,7 +41,7 @@ def score_alignment(
     if not rows:
         return {}, {"align_cosine": {}, "align_cosine_wrong": {}}
     image_ids = [data.questions["image_id"][row] for row in rows]
-    other_ids = other_images(image_ids, seed)
+    other_ids = other_images(image_ids)
     distinct = sorted({texts[row] for row in rows})
     text_ids = [bisect_left(distinct, texts[row]) for row in rows]
     text_embeds = answerer.encode_all_texts(distinct, model.encode_texts)  # (T, D)

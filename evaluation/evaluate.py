@@ -11,14 +11,15 @@ from tqdm.auto import tqdm
 
 from ..data.images import VqaData
 from ..encoder_mmjepa import MMJepaImageFeatures
-from ..metrics.vqa_answers.vqa_answers import score_answers
+from ..metrics.vqa_answers.rules import is_yes_no
+from ..metrics.vqa_answers.vqa_answers import as_list, score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .alignment import score_alignment
 from .answerer import Answerer
 from .calibration import calibration_metrics
 from .collapse import warn_of_collapse
-from .controls import are_correct, other_images, right_answers_of, score_controls, with_answers
+from .controls import are_correct, right_answers_of, score_controls, shuffled_images, with_answers
 from .ranking import score_ranking, training_answers
 from .sets import score_sets
 from .shares import own_share
@@ -49,7 +50,8 @@ def evaluate_model(
             ranked; without a row neither is done. No row of `data` may be among them. With None each question is
             answered about its own image alone, as while training: no controls, no ranking, no alignment.
         batch_size: questions, images or texts at once.
-        seed: of the shuffled images and of the bootstrap.
+        seed: of the bootstrap, the simulated perfect model and the wrong answers that are drawn for statements. The
+            shuffled images are always the same.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
         show_progress: shows a bar of the first process's answers, those of the controls included.
         with_probabilities: gives the probabilities of the written answers, and `calibration_metrics`; with controls
@@ -61,38 +63,41 @@ def evaluate_model(
 
         The numbers are those of `score_answers`; for each control `accuracy_<control>`, `yes_no_accuracy_<control>`
         and `open_accuracy_<control>`, with the controls shuffled_images, blank_images, majority (of the question's
-        first words) and majority_question; those of `image_gain` and `majority_lead`, and num_images, the number of
-        images they were measured on; those of `alignment_metrics`; those of `score_ranking` if the model ranks
-        answers; those of `score_statements` if it scores statements; those of `score_sets` if there are several data
-        sets.
+        first words) and majority_question; those of `score_shuffles`, with the gain image_gain, and num_shuffles;
+        majority_lead with its 95 % interval (_low, _high); num_images, the number of images they were measured on;
+        those of `alignment_metrics`; those of `score_ranking` if the model ranks answers; those of
+        `score_statements` if it scores statements; those of `score_sets` if there are several data sets. A single
+        image can't be shuffled: then there are no numbers of shuffled images, and no image_gain.
 
         Every row has row (the question's place in `data`), image_id, question, answer (the right one), the other
         columns of `data`'s questions, such as answers (all right ones, where there are lists), and prediction. With
-        controls: shuffled and blank, the predictions about another and about a black image; align_cosine and
-        align_cosine_wrong of the row's own and of another image, None where the row has no alignment text or shares
-        it with the other image. With ranking: ranked and ranked_probability. With statements: by_statements, the
-        answer whose statement is most likely true. With probabilities: prediction_probability, and with controls
-        blank_probability, that of the same prediction about a black image, and from_image, the first less the second.
+        controls: all_shuffled, the predictions about the other images of all shuffles; shuffled, the first of them;
+        blank, the prediction about a black image; align_cosine and align_cosine_wrong of the row's own and of the
+        first shuffle's image, None where the row has no alignment text or shares it with the other image. With
+        ranking: ranked and ranked_probability. With statements: by_statements, the answer whose statement is most
+        likely true. With probabilities: prediction_probability, and with controls blank_probability, that of the same
+        prediction about a black image, and from_image, the first less the second.
     """
     answerer = Answerer(model, processor, batch_size, generate_kwargs)
     columns = columns_of_asked_rows(data)
     with_controls = train_questions is not None
-    with answers_bar(columns["question"], with_controls, show_progress) as bar:
+    shuffles = shuffled_images(columns["image_id"]) if with_controls else []
+    with answers_bar(columns, shuffles, with_controls, show_progress) as bar:
         features = answerer.encode_all_images(data.pixels)
         metrics = score_predictions(answerer, columns, features, bar, answers_file)
         if with_probabilities:
-            metrics |= score_probabilities(answerer, columns, features)
+            metrics |= score_probabilities(answerer, columns, features, seed)
         if with_controls and columns["question"]:
-            answer_controls(answerer, columns, features, data.image_shape, seed, bar)
+            answer_controls(answerer, columns, features, data.image_shape, shuffles, bar)
             learnt_from = with_answers(train_questions)
             metrics |= score_controls(columns, learnt_from, seed)
             if model.config.predict_answer and len(learnt_from) > 0:
                 metrics |= score_ranked_answers(answerer, columns, features, learnt_from)
             if model.config.truth_weight > 0:
-                metrics |= score_statements(answerer, columns, features, learnt_from, seed)
+                metrics |= score_statements(answerer, columns, features, learnt_from, shuffles, seed)
             metrics |= score_sets(columns, learnt_from, seed)
     if with_controls:
-        alignment, cosines = score_alignment(answerer, data, features.image_embeds, seed)
+        alignment, cosines = score_alignment(answerer, data, features.image_embeds)
         metrics |= alignment
         columns |= {name: [values.get(row) for row in columns["row"]] for name, values in cosines.items()}
     warn_of_collapse(model, features.visual_tokens, metrics)
@@ -108,12 +113,24 @@ def columns_of_asked_rows(data: VqaData) -> Columns:
     return {"row": rows} | {name: list(asked[name]) for name in names}
 
 
-def answers_bar(questions: list[str], with_controls: bool, show_progress: bool) -> tqdm:
+def unanswered_pairs(columns: Columns, shuffles: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
+    """The distinct pairs of a question and an image that the shuffles ask about and no row does.
+
+    Many images are asked the same questions, so many of a shuffle's pairs are another row's own.
+    """
+    questions = columns["question"]
+    shuffled = {pair for others in shuffles for pair in zip(questions, others, strict=True)}
+    return sorted(shuffled - set(zip(questions, columns["image_id"], strict=True)))
+
+
+def answers_bar(columns: Columns, shuffles: Sequence[Sequence[int]], with_controls: bool, show_progress: bool) -> tqdm:
     """The bar of the answers that this process gives. Only the first process shows it."""
-    # With controls each question is answered about two images, and each distinct one about the black image.
-    asked_with = [questions, questions, list(set(questions))] if with_controls else [questions]
+    questions = columns["question"]
+    asked: list[Sequence] = [questions]
+    if with_controls:
+        asked += [unanswered_pairs(columns, shuffles), list(set(questions))]  # the second about the black image
     return tqdm(
-        total=sum(len(own_share(texts)) for texts in asked_with),
+        total=sum(len(own_share(items)) for items in asked),
         desc="answers",
         leave=False,
         dynamic_ncols=True,
@@ -146,14 +163,18 @@ def json_line(row: dict[str, Any]) -> str:
     return json.dumps(known, default=str) + "\n"
 
 
-def score_probabilities(answerer: Answerer, columns: Columns, features: MMJepaImageFeatures) -> dict[str, float]:
+def score_probabilities(
+    answerer: Answerer, columns: Columns, features: MMJepaImageFeatures, seed: int
+) -> dict[str, float]:
     """Adds prediction_probability to `columns`, and says whether the probabilities can be trusted."""
     questions, predictions = columns["question"], columns["prediction"]
     probabilities = answerer.answer_probabilities(questions, predictions, features, columns["image_id"])
     columns["prediction_probability"] = probabilities
     if not questions:
         return {}
-    return calibration_metrics(probabilities, are_correct(predictions, right_answers_of(columns)))
+    truths = right_answers_of(columns)
+    yes_no = [is_yes_no(as_list(truth)[0]) for truth in truths]
+    return calibration_metrics(probabilities, are_correct(predictions, truths), yes_no, columns["image_id"], seed)
 
 
 def answer_controls(
@@ -161,18 +182,30 @@ def answer_controls(
     columns: Columns,
     features: MMJepaImageFeatures,
     image_shape: Sequence[int],
-    seed: int,
+    shuffles: Sequence[Sequence[int]],
     bar: tqdm,
 ) -> None:
-    """Adds to `columns` shuffled and blank, and if there are probabilities blank_probability and from_image."""
+    """Adds to `columns` all_shuffled, shuffled and blank; with probabilities blank_probability and from_image too.
+
+    Args:
+        shuffles: for each shuffle the other image of each row. Without any, shuffled and all_shuffled are left out.
+    """
 
     def on_batch(places: Sequence[int], predictions: list[str]) -> None:
         bar.update(len(places))
 
     questions = columns["question"]
-    columns["shuffled"] = answerer.answer_questions(
-        questions, features, other_images(columns["image_id"], seed), on_batch
-    )
+    if shuffles:
+        pairs = unanswered_pairs(columns, shuffles)
+        asked, about = [question for question, _ in pairs], [image_id for _, image_id in pairs]
+        answers = answerer.answer_questions(asked, features, about, on_batch)
+        own_pairs = zip(questions, columns["image_id"], strict=True)
+        answer_of = dict(zip(own_pairs, columns["prediction"], strict=True)) | dict(zip(pairs, answers, strict=True))
+        columns["all_shuffled"] = [
+            [answer_of[question, other] for other in others]
+            for question, others in zip(questions, zip(*shuffles, strict=True), strict=True)
+        ]
+        columns["shuffled"] = [answers[0] for answers in columns["all_shuffled"]]
     blank = answerer.encode_blank_image(image_shape)
     columns["blank"] = answerer.answer_without_image(questions, blank, on_batch)
     if "prediction_probability" in columns:

@@ -27,17 +27,18 @@ class Search(NamedTuple):
 
 
 def score_search(
-    scorer: StatementScorer, columns: dict[str, list], others: Sequence[int], seed: int
+    scorer: StatementScorer, columns: dict[str, list], shuffles: Sequence[Sequence[int]], seed: int
 ) -> dict[str, float]:
     """How well statements find images, for each statement that is true of at least 5 and false of at least 5.
 
     Args:
-        others: the other image of each row.
+        shuffles: for each shuffle the other image of each row.
 
     Returns:
         search_map: the mean average precision over statements; search_map_low, _high: its 95 % interval, by a
             bootstrap over images: statements share images, and are found or missed with them.
-        search_map_chance: that of a random order. search_map_shuffled: each image scored by its other image.
+        search_map_chance: that of a random order. search_map_shuffled: each image scored by its other image, the
+            mean over the shuffles.
             search_map_vector: ranked by the cosine to the images' vectors.
         search_precision_at_10, with _chance, _shuffled and _vector: share of true ones among the first 10, or among as
             many as are true if these are fewer. By chance it is the share of true images.
@@ -50,25 +51,24 @@ def score_search(
     searches = searchable_statements(scorer, columns)
     if not searches:
         return {}
-    other_of = dict(zip(columns["image_id"], others, strict=True))
     images = np.concatenate([search.image_ids for search in searches]).tolist()
     texts = [search.text for search in searches for _ in search.image_ids]
     ends = np.cumsum([len(search.image_ids) for search in searches])[:-1]
-    scores = {
-        "": scorer.logits(images, texts),
-        "_shuffled": scorer.logits([other_of[image] for image in images], texts),
-        "_vector": scorer.cosines(images, texts),
-    }
-    # Average precision and precision at 10 (2, S).
-    precisions = {
-        name: np.array(
-            [
-                (average_precision(one, search.truths), precision_at(PRECISION_RANK, one, search.truths))
-                for one, search in zip(np.split(values, ends), searches, strict=True)
-            ]
-        ).T
-        for name, values in scores.items()
-    }
+
+    def found(scores: np.ndarray) -> np.ndarray:
+        """Average precision and precision at 10 (2, S) of each statement."""
+        by_search = zip(np.split(scores, ends), searches, strict=True)
+        pairs = [
+            (average_precision(one, search.truths), precision_at(PRECISION_RANK, one, search.truths))
+            for one, search in by_search
+        ]
+        return np.array(pairs).T
+
+    logits = scorer.logits(images, texts)
+    precisions = {"": found(logits), "_vector": found(scorer.cosines(images, texts))}
+    others_of = [dict(zip(columns["image_id"], others, strict=True)) for others in shuffles]
+    shuffled = [found(scorer.logits([other_of[image] for image in images], texts)) for other_of in others_of]
+    precisions["_shuffled"] = np.mean(shuffled, axis=0)
     chances = [(chance_of_precision(search.truths), search.truths.mean()) for search in searches]
     precisions["_chance"] = np.array(chances).T
     places = np.array([search.question.lower().startswith(PLACES) for search in searches])
@@ -80,7 +80,7 @@ def score_search(
             metrics[f"search_map_where{name}"] = float(average[places].mean())
     if places.any():
         metrics["search_statements_where"] = int(places.sum())
-    low, high = map_interval(np.split(scores[""], ends), searches, columns["image_id"], seed)
+    low, high = map_interval(np.split(logits, ends), searches, columns["image_id"], seed)
     return metrics | {"search_map_low": low, "search_map_high": high}
 
 

@@ -15,7 +15,8 @@ SET_SCORES = (
 def score_sets(columns: dict[str, list], train_questions: Dataset, seed: int) -> dict[str, float]:
     """`<score>_of_<set>` for each data set and each of `SET_SCORES`, and num_questions_of_<set>.
 
-    There is nothing to score where the rows don't know their data set, because there is only one.
+    There is nothing to score where the rows don't know their data set, because there is only one. Shuffled images are
+    those of the whole evaluation: an image's other ones may be of another set.
 
     Args:
         columns: as for `score_controls`, with the data set of each row.

@@ -13,15 +13,15 @@ from ..encoder_mmjepa import MMJepaImageFeatures
 from ..metrics.vqa_answers.rules import is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import as_list, right_answers
 from .answerer import Answerer
-from .calibration import calibration_metrics
+from .calibration import calibration_error
 from .controls import (
     WHOLE_QUESTION,
     are_correct,
     control_scores,
     majority_answers,
     named_interval,
-    other_images,
     right_answers_of,
+    score_shuffles,
 )
 from .search_scores import score_search
 from .statement_scorer import StatementScorer
@@ -35,6 +35,7 @@ def score_statements(
     columns: dict[str, list],
     features: MMJepaImageFeatures,
     train_questions: Dataset,
+    shuffles: Sequence[Sequence[int]],
     seed: int,
 ) -> dict[str, float]:
     """What the statements of a model are worth without its decoder. Adds by_statements to `columns`.
@@ -42,22 +43,22 @@ def score_statements(
     Args:
         columns: image_id, question, answer and, where rows have lists, answers; at least one row.
         train_questions: all with answers. Without a row there are no answers to choose from, and no by_statements.
-        seed: of the shuffled images, the drawn wrong answers and the bootstrap.
+        shuffles: for each shuffle the other image of each row. Without any, nothing is compared with other images.
+        seed: of the drawn wrong answers and the bootstrap.
 
     Returns:
         truth_temperature, the configuration's or, where it has none, the best one for these rows; and the numbers of
         `score_truth`, `score_answers_by_statements` and `score_search`.
     """
     scorer = StatementScorer(answerer, features)
-    others = other_images(columns["image_id"], seed)
     temperature = answerer.model.config.truth_temperature
     if temperature is None:
         temperature = best_temperature(*judged_logits(scorer, columns, train_questions, seed))
     metrics = {"truth_temperature": temperature}
-    metrics |= score_truth(scorer, columns, train_questions, others, temperature, seed)
+    metrics |= score_truth(scorer, columns, train_questions, shuffles, temperature, seed)
     if len(train_questions) > 0:
-        metrics |= score_answers_by_statements(scorer, columns, train_questions, others, seed)
-    return metrics | score_search(scorer, columns, others, seed)
+        metrics |= score_answers_by_statements(scorer, columns, train_questions, shuffles, seed)
+    return metrics | score_search(scorer, columns, shuffles, seed)
 
 
 def judged_logits(
@@ -98,25 +99,26 @@ def score_truth(
     scorer: StatementScorer,
     columns: dict[str, list],
     train_questions: Dataset,
-    others: Sequence[int],
+    shuffles: Sequence[Sequence[int]],
     temperature: float,
     seed: int,
 ) -> dict[str, float]:
     """Whether statements alone tell yes from no. A row counts if its answer, or its most frequent one, is yes or no.
 
     Args:
-        others: the other image of each row.
+        shuffles: for each shuffle the other image of each row.
 
     Returns:
         truth_accuracy: share of rows whose statement is called true where the answer is yes, and false where it is
             no; truth_accuracy_low, _high: its 95 % interval, by a bootstrap over images.
-        truth_accuracy_shuffled: the same about the other images. truth_accuracy_majority: of what is more frequent
-            after the same first words in training.
+        truth_accuracy_shuffled: the same about the other images, the mean over the shuffles.
+        truth_accuracy_majority: of what is more frequent after the same first words in training.
         truth_gain, _low, _high: the accuracy less that about the other images, by rows, and its interval. A statement
             does not know how often its question is answered by yes: with frequent answers it is not compared.
         truth_auc: how often a true statement is more likely than a false one; truth_auc_vector: by the cosine to the
             image's vector. Only where there are both.
-        truth_calibration_error: how far the probabilities are from the share of true statements.
+        truth_calibration_error and what `calibration_error` puts beside it: how far the probabilities are from the
+            share of true statements.
         truth_images: how many images these rows are about.
 
         An empty dict if no row counts.
@@ -131,18 +133,22 @@ def score_truth(
     texts = [scorer.statement(question, yes).text for question in questions]
     truths = signs[rows] > 0
     logits = scorer.logits(image_ids, texts)
-    called = {"shuffled": scorer.logits([others[row] for row in rows], texts) > 0}
-    called |= majority_truths(train_questions, questions, words)
-    correct, correct_shuffled = (logits > 0) == truths, called["shuffled"] == truths
-    metrics = named_interval("truth_accuracy", correct.astype(float), image_ids, seed)
-    metrics |= {f"truth_accuracy_{name}": float((calls == truths).mean()) for name, calls in called.items()}
-    metrics |= named_interval("truth_gain", np.subtract(correct, correct_shuffled, dtype=float), image_ids, seed)
+    correct = ((logits > 0) == truths).astype(float)
+    metrics = named_interval("truth_accuracy", correct, image_ids, seed)
+    if shuffles:
+        others = [others[row] for others in shuffles for row in rows]
+        about_others = scorer.logits(others, texts * len(shuffles)).reshape(len(shuffles), -1)  # (S, R)
+        correct_shuffled = ((about_others > 0) == truths).mean(axis=0)  # (R,)
+        metrics["truth_accuracy_shuffled"] = float(correct_shuffled.mean())
+        metrics |= named_interval("truth_gain", correct - correct_shuffled, image_ids, seed)
+    for name, calls in majority_truths(train_questions, questions, words).items():
+        metrics[f"truth_accuracy_{name}"] = float((calls == truths).mean())
     if 0 < truths.mean() < 1:
         metrics["truth_auc"] = area_under_curve(logits, truths)
         metrics["truth_auc_vector"] = area_under_curve(scorer.cosines(image_ids, texts), truths)
     probabilities = (1 + np.tanh(logits / temperature / 2)) / 2  # the sigmoid, without overflow
-    calibration = calibration_metrics(probabilities.tolist(), truths.tolist())
-    metrics["truth_calibration_error"] = calibration["calibration_error"]
+    calibration = calibration_error(probabilities, truths, image_ids, seed)
+    metrics |= {f"truth_{name}": value for name, value in calibration.items()}
     return metrics | {"truth_images": len(set(image_ids))}
 
 
@@ -188,30 +194,35 @@ def yes_no_spellings(answers: Sequence[str], yes_no_words: YesNoWords) -> list[s
 
 
 def score_answers_by_statements(
-    scorer: StatementScorer, columns: dict[str, list], train_questions: Dataset, others: Sequence[int], seed: int
+    scorer: StatementScorer,
+    columns: dict[str, list],
+    train_questions: Dataset,
+    shuffles: Sequence[Sequence[int]],
+    seed: int,
 ) -> dict[str, float]:
     """Scores of the answers whose statements are the most likely true. Adds by_statements, these, to `columns`.
 
     Args:
-        others: the other image of each row.
+        shuffles: for each shuffle the other image of each row.
 
     Returns:
         accuracy_statements, yes_no_accuracy_statements and open_accuracy_statements, the last one with its 95 %
-        interval (_low, _high); the same three with _statements_shuffled, about the other images; statements_gain, the
-        first less that about the other images, with its interval.
+        interval (_low, _high); and those of `score_shuffles` with the control statements_shuffled and the gain
+        statements_gain.
     """
     questions, image_ids, truths = columns["question"], columns["image_id"], right_answers_of(columns)
     candidates = answer_candidates(questions, train_questions, scorer.model.config.yes_no_words)
     chosen = nearest_answers(scorer, image_ids, questions, candidates)
-    shuffled = nearest_answers(scorer, others, questions, candidates)
     columns["by_statements"] = chosen
     metrics = control_scores("statements", chosen, truths, questions)
-    metrics |= control_scores("statements_shuffled", shuffled, truths, questions)
-    correct, correct_shuffled = (np.array(are_correct(answers, truths), dtype=float) for answers in (chosen, shuffled))
+    correct = are_correct(chosen, truths)
     is_open = np.array([not is_yes_no(as_list(truth)[0]) for truth in truths])
     if is_open.any():
         metrics |= named_interval("open_accuracy_statements", np.where(is_open, correct, np.nan), image_ids, seed)
-    return metrics | named_interval("statements_gain", correct - correct_shuffled, image_ids, seed)
+    if shuffles:
+        shuffled = [nearest_answers(scorer, others, questions, candidates) for others in shuffles]
+        metrics |= score_shuffles("statements_shuffled", "statements_gain", shuffled, columns, correct, seed)
+    return metrics
 
 
 def answer_candidates(

@@ -103,7 +103,7 @@ def numbers_by_split(metrics: dict[str, float]) -> dict[str, dict[str, float]]:
     return {
         split: {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
         for prefix, split in SPLITS.items()
-        if f"{prefix}image_gain" in metrics
+        if f"{prefix}accuracy_blank_images" in metrics
     }
 
 

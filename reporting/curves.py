@@ -9,8 +9,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ..evaluation.calibration import reliability_curve
-from ..evaluation.controls import rows_are_correct
+from ..evaluation.calibration import reliability_curve, risk_coverage_curve
+from ..evaluation.controls import right_answers_of_row, rows_are_correct
+from ..metrics.vqa_answers.rules import is_yes_no
 
 LOSSES = {"train_align": "alignment", "train_ce": "answer", "train_answer": "predicted answer"}
 COLOURS = ("#3b82c4", "#d97706", "#2f9e6e")  # readable on white and on black
@@ -47,16 +48,44 @@ def loss_curves(log_history: Sequence[dict[str, float]]) -> Figure | None:
     return figure
 
 
+def by_kind(answers: list[dict[str, Any]]) -> dict[str, tuple[list[float], list[bool]]]:
+    """For yes/no and for open questions, where there are any, the answers' probabilities and whether they are right.
+
+    The names say how many answers there are.
+    """
+    yes_no = [is_yes_no(right_answers_of_row(row)[0]) for row in answers]
+    found = {}
+    for kind, wanted in (("yes/no", True), ("open", False)):
+        rows = [row for row, is_kind in zip(answers, yes_no, strict=True) if is_kind == wanted]
+        if rows:
+            name = f"{kind} ({len(rows):,} answers)"
+            found[name] = [row["prediction_probability"] for row in rows], rows_are_correct(rows)
+    return found
+
+
 def reliability_plot(answers: list[dict[str, Any]]) -> Figure:
     """How often answers of about the same probability are right. A larger point stands for more answers."""
-    curve = reliability_curve([row["prediction_probability"] for row in answers], rows_are_correct(answers))
-    means, accuracies, counts = (np.array(values) for values in zip(*curve, strict=True))
     figure, axes = new_plot()
     axes.plot([0, 1], [0, 1], color="#808080", linestyle="--", label="as they should be")
-    axes.plot(means, accuracies, color=COLOURS[0], linewidth=1)
-    axes.scatter(means, accuracies, s=10 + 190 * counts / counts.max(), color=COLOURS[0], label="answers")
+    for colour, (kind, judged) in zip(COLOURS, by_kind(answers).items(), strict=False):
+        means, accuracies, counts = (np.array(values) for values in zip(*reliability_curve(*judged), strict=True))
+        axes.plot(means, accuracies, color=colour, linewidth=1)
+        axes.scatter(means, accuracies, s=10 + 190 * counts / len(answers), color=colour, label=kind)
     axes.set_xlabel("probability")
     axes.set_ylabel("share that is right")
+    axes.legend(frameon=False)
+    return figure
+
+
+def risk_coverage_plot(answers: list[dict[str, Any]]) -> Figure:
+    """The share of wrong answers among the surest ones, for each share of questions that is answered."""
+    figure, axes = new_plot()
+    for colour, (kind, judged) in zip(COLOURS, by_kind(answers).items(), strict=False):
+        axes.plot(*risk_coverage_curve(*judged), color=colour, label=kind)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("share of questions answered, the surest first")
+    axes.set_ylabel("share that is wrong")
     axes.legend(frameon=False)
     return figure
 

@@ -14,12 +14,12 @@ from ..data.images import VqaData
 from ..data.pixels import normalize_pixels
 from ..evaluation.answerer import evaluating
 from ..evaluation.attention import attention_maps
-from ..evaluation.controls import mean_interval, right_answers_of_row, rows_are_correct
+from ..evaluation.controls import mean_interval, right_answers_of_row, rows_are_correct, share_right
 from ..metrics.vqa_answers.rules import is_yes_no
 from ..metrics.vqa_answers.vqa_answers import is_right
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
-from .curves import cosine_plot, loss_curves, reliability_plot, svg
+from .curves import cosine_plot, loss_curves, reliability_plot, risk_coverage_plot, svg
 from .picture import with_attention
 from .plain_words import plain_words
 from .table import set_rows, statement_rows, table_rows
@@ -31,7 +31,7 @@ ANSWERS = {
     "model": "prediction",
     "model, answers ranked": "ranked",
     "model, by statements": "by_statements",
-    "shuffled images": "shuffled",
+    "shuffled images": "all_shuffled",
     "blank images": "blank",
 }
 
@@ -59,6 +59,7 @@ def write_html_report(
     plots = {
         "Losses while training": loss_curves(log_history),
         "Are probabilities right?": reliability_plot(answers),
+        "How many answers are wrong where it is surest?": risk_coverage_plot(answers),
         "Cosine of image and text": cosine_plot(answers),
     }
     wrong, right = examples(answers)
@@ -99,7 +100,7 @@ def intervals(answers: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     shown: dict[str, dict[str, str]] = {}
     for name, column in ANSWERS.items():
         if column in answers[0]:
-            correct = np.array(rows_are_correct(answers, column), dtype=float)
+            correct = np.array([share_right(row[column], right_answers_of_row(row)) for row in answers])
             shown[name] = {}
             for kind, counts in counted.items():
                 if counts.any():

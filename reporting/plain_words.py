@@ -5,6 +5,7 @@ from ..evaluation.controls import MIN_IMAGES
 MAX_WIDTH = 0.2  # a wider 95 % interval allows no conclusion
 SMALL = 0.05  # "no difference" is said only where the whole interval is smaller than this
 TOO_FEW = "too few images to tell"
+KINDS = {"yes_no": "yes/no", "open": "open"}  # prefix of the numbers of a kind of question -> its name
 TO_TRY = (
     "To try: train longer, look at the images with `mmjepa check`, use --visual_prefix patches, and look at the "
     "learning rate of the image encoder, --lr_img."
@@ -33,12 +34,7 @@ def plain_words(metrics: dict[str, float]) -> list[str]:
     if "search_map" in metrics:
         sentences.append(search_sentence(metrics))
     if "calibration_error" in metrics:
-        sentence = (
-            f"Its probabilities are off by {100 * metrics['calibration_error']:.1f} points on average; of the half of "
-            f"the answers that it is surest of, {100 * metrics['accuracy_at_coverage_50']:.1f} % are right"
-        )
-        enough = metrics.get("num_images", 0) >= MIN_IMAGES
-        sentences.append(f"{sentence}." if enough else f"{sentence}: {TOO_FEW} how far they can be trusted.")
+        sentences += [calibration_sentence(metrics), surest_sentence(metrics), *kind_sentences(metrics)]
     return sentences
 
 
@@ -63,8 +59,8 @@ def image_sentence(metrics: dict[str, float]) -> str:
     if max(-low, high) > SMALL:
         return f"{measured}: {TOO_FEW} whether the model reads them."
     return (
-        f"Shuffling the images costs next to nothing ({100 * gain:.1f} points, {interval_text(low, high)}): the model "
-        f"answers from the question. {TO_TRY}"
+        f"Shuffling the images costs next to nothing ({100 * gain:.1f} points, {interval_text(low, high)}): what the "
+        f"model answers rightly follows from the question. {TO_TRY}"
     )
 
 
@@ -113,7 +109,7 @@ def truth_sentence(metrics: dict[str, float]) -> str:
     elif low > 0:
         judgement = "statements read the image"
     else:
-        judgement = "statements say nothing of the image"
+        judgement = "the right image adds next to nothing"
     return (
         f"Without the decoder, statements alone tell yes from no in {100 * accuracy:.1f} % of cases, with shuffled "
         f"images in {100 * (accuracy - gain):.1f} %: {judgement} ({100 * gain:+.1f} points, "
@@ -138,6 +134,46 @@ def search_sentence(metrics: dict[str, float]) -> str:
         f"({interval_text(low, high)}), shuffled ones {100 * shuffled:.1f} %, by chance {100 * chance:.1f} %: "
         f"{judgement}."
     )
+
+
+def calibration_sentence(metrics: dict[str, float]) -> str:
+    """How far probabilities are from accuracies, beside what chance alone would show."""
+    error, low, high, perfect, limit = (
+        metrics[f"calibration_error{end}"] for end in ("", "_low", "_high", "_if_perfect", "_if_perfect_high")
+    )
+    if metrics.get("num_images", 0) < MIN_IMAGES:
+        judgement = f"{TOO_FEW} how far they can be trusted"
+    elif error > limit:
+        judgement = "this is more than chance"
+    else:
+        judgement = "chance explains this"
+    return (
+        f"Over {metrics['calibration_answers']:,.0f} answers its probabilities are off by {100 * error:.1f} points on "
+        f"average ({interval_text(low, high)}); those of a perfectly calibrated model would be by "
+        f"{100 * perfect:.1f}, by chance alone: {judgement}."
+    )
+
+
+def surest_sentence(metrics: dict[str, float]) -> str:
+    """How often the model is right where it is surest."""
+    right = f"{100 * metrics['accuracy_at_coverage_50']:.1f} % are right"
+    return f"Of the half of the answers that it is surest of, {right}."
+
+
+def kind_sentences(metrics: dict[str, float]) -> list[str]:
+    """The same of yes/no questions and of open ones, where there are both."""
+    sentences = []
+    for prefix, name in KINDS.items():
+        if f"{prefix}_calibration_error" in metrics:
+            error, perfect, right = (
+                100 * metrics[f"{prefix}_{number}"]
+                for number in ("calibration_error", "calibration_error_if_perfect", "accuracy_at_coverage_50")
+            )
+            sentences.append(
+                f"Of {name} questions alone, probabilities are off by {error:.1f} points (perfectly calibrated ones "
+                f"by {perfect:.1f}), and {right:.1f} % of the surest half are right."
+            )
+    return sentences if len(sentences) > 1 else []
 
 
 def interval_text(low: float, high: float) -> str:

@@ -52,14 +52,23 @@ def answer_table(metrics: dict[str, float]) -> str:
         metrics: the numbers of `evaluate_model`, by their names without a prefix. A missing number is shown as a dash.
             A row without any number is left out.
     """
-    gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
-    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
-    table = markdown_table(table_rows(metrics))
-    parts = [table, f"image gain (model - shuffled images): {gain:+.1f} points, {interval}"]
+    parts = [markdown_table(table_rows(metrics)), gain_line(metrics)]
     for rows in (statement_rows(metrics), set_rows(metrics)):
         if rows:
             parts.append(markdown_table(rows))
     return "\n\n".join(parts)
+
+
+def gain_line(metrics: dict[str, float]) -> str:
+    """The image gain with its interval, and how far the shuffles that it is a mean over differ."""
+    if "image_gain" not in metrics:
+        return "no image gain: there is one image, and no other to exchange it for"
+    gain, low, high = (100 * metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
+    line = f"image gain (model - shuffled images): {gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+    if (shuffles := metrics.get("num_shuffles", 1)) > 1:
+        lowest, highest = (percent(metrics[f"accuracy_shuffled_images_{end}"]) for end in ("min", "max"))
+        line += f";\nshuffled images: mean of {shuffles:.0f} shuffles, the worst {lowest}, the best {highest}"
+    return line
 
 
 def table_rows(metrics: dict[str, float]) -> list[dict[str, str]]:

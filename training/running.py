@@ -113,7 +113,7 @@ def measured_fields(numbers: dict[str, float]) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: numbers[name] for name in ("rank_threshold", "truth_temperature") if name in numbers
     }
-    if "truth_accuracy" in numbers:
+    if "truth_gain" in numbers:
         truth = {name: numbers[f"truth_{name}"] for name in ("accuracy", "gain", "gain_low", "gain_high")}
         fields["truth_measured"] = truth | {"shuffled": numbers["truth_accuracy_shuffled"]}
     return fields

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from mmjepa.data.images import VqaData
 from mmjepa.evaluation.controls import score_majority
 from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.reporting.table import answer_table
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_a_stopped_evaluation_leaves_the_answers_it_gave(data, tmp_path):
     assert [line["row"] for line in lines] == [1, 4, 5, 3]
     for line in lines:
         whole = rows[line["row"]]
-        later = ("shuffled", "blank", "align_cosine", "align_cosine_wrong")
+        later = ("all_shuffled", "shuffled", "blank", "align_cosine", "align_cosine_wrong")
         assert line == {name: value for name, value in whole.items() if name not in later}
         assert line["question"] == data.questions["question"][line["row"]]
 
@@ -59,8 +60,9 @@ def test_without_training_questions_the_same_answers_are_scored_without_controls
 
 def test_the_bar_counts_the_answers_of_the_controls_too(data, capsys, monkeypatch):
     monkeypatch.setattr("mmjepa.evaluation.evaluate.tqdm", partial(tqdm, mininterval=0))  # shows each change
-    distinct = len(set(data.questions["question"]))
-    for train_questions, total in ((None, len(data)), (data.questions, 2 * len(data) + distinct)):
+    # Each of four questions about the black image. Two shuffles of three images give each of six questions the two
+    # other images: "is it round?" and "why?" about the one image that has no such row, the others about two.
+    for train_questions, total in ((None, 6), (data.questions, 6 + 4 + (1 + 1 + 2 + 2))):
         evaluate_model(EchoModel(), CharacterProcessor(), data, train_questions, batch_size=2, show_progress=True)
         assert f"answers: 100%|██████████| {total}/{total} " in capsys.readouterr().err
     evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2)
@@ -78,7 +80,9 @@ def test_the_controls_see_another_image_and_no_image(data):
     for row in answers:
         own = f"{10 * (row['image_id'] + 1)} {row['question']}"
         assert row["prediction"] == own
-        assert row["shuffled"] != own and row["shuffled"].endswith(row["question"])
+        assert row["shuffled"] == row["all_shuffled"][0]
+        others = {10, 20, 30} - {10 * (row["image_id"] + 1)}
+        assert sorted(row["all_shuffled"]) == [f"{grey} {row['question']}" for grey in sorted(others)]
         assert row["blank"] == f"0 {row['question']}"
     assert [row["answer"] for row in answers] == data.questions["answer"]
     assert metrics["accuracy"] == pytest.approx(2 / 6)
@@ -87,6 +91,29 @@ def test_the_controls_see_another_image_and_no_image(data):
     assert metrics["image_gain"] == pytest.approx(2 / 6)
     # Learnt on the same rows: only one of "yes" and "no" and one of the two answers to "why?" can be the majority.
     assert metrics["accuracy_majority_question"] == pytest.approx(4 / 6)
+
+
+def test_pairs_of_question_and_image_are_answered_once_in_all_shuffles(data):
+    model = EchoModel()
+    evaluate_model(model, CharacterProcessor(), data, data.questions, batch_size=1)
+    assert sum(map(len, model.batches)) == 6 + 6 + 4  # own ones, those of the shuffles that no row has, black ones
+
+
+def test_the_shuffled_images_do_not_depend_on_the_seed(data):
+    (_, first), (_, second) = (
+        evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2, seed=seed)
+        for seed in (0, 1)
+    )
+    assert first == second
+
+
+def test_a_single_image_has_no_other_and_no_image_gain(data):
+    rows = [row for row, image_id in enumerate(data.questions["image_id"]) if image_id == 0]
+    single = VqaData(data.questions.select(rows), data.pixels)
+    metrics, answers = evaluate_model(EchoModel(), CharacterProcessor(), single, data.questions, batch_size=2)
+    assert metrics["num_images"] == 1 and "accuracy_blank_images" in metrics
+    assert not any("shuffled" in name or "gain" in name for name in [*metrics, *answers[0]])
+    assert "no image gain" in answer_table(metrics)
 
 
 def test_rows_without_an_answer_are_not_scored_and_not_learnt_from(data):

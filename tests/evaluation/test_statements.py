@@ -126,12 +126,17 @@ def test_the_gain_pairs_the_rows_with_those_about_other_images():
     metrics, rows = scores_of(TellingModel(is_mostly_told), asked_data(["is it round?"]))
     answered_yes = np.array([row["answer"] == "yes" for row in rows])
     correct = np.array([row["image_id"] not in (3, 4) for row in rows])
-    others = {row["image_id"]: int(row["shuffled"].split()[0]) // 10 - 1 for row in rows}
+    others = [
+        [int(answer.split()[0]) // 10 - 1 for answer in row["all_shuffled"]] for row in rows
+    ]  # five of each image
     shuffled = np.array(
-        [is_mostly_told(others[image], "is it round?") == yes for image, yes in enumerate(answered_yes)]
+        [
+            np.mean([is_mostly_told(other, "is it round?") == yes for other in of_row])
+            for of_row, yes in zip(others, answered_yes, strict=True)
+        ]
     )
     expected = mean_interval(np.subtract(correct, shuffled, dtype=float), range(NUM_IMAGES), seed=0)
-    assert [metrics[f"truth_gain{end}"] for end in ("", "_low", "_high")] == pytest.approx(list(expected))
+    assert [metrics[f"truth_gain{end}"] for end in ("", "_low", "_high")] == pytest.approx(list(expected), abs=1e-9)
     assert metrics["truth_accuracy"] == pytest.approx(10 / 12)
     assert metrics["truth_accuracy_shuffled"] == pytest.approx(shuffled.mean())
 

@@ -63,8 +63,19 @@ def test_the_report_shows_the_numbers_of_the_evaluation(reported):
     _, low, high = mean_interval(correct, [row["image_id"] for row in answers], seed=0)
     assert f"<small>{100 * low:.1f} to {100 * high:.1f}</small>" in page
     assert all(sentence.split("(")[0] in page for sentence in plain_words(metrics))
-    assert page.count("<svg") == 3 and "currentColor" in page
+    assert page.count("<svg") == 4 and "currentColor" in page
     assert page.count("where the decoder looked") > 0 if prefix == "patches" else "decoder looked" not in page
+
+
+def test_the_interval_of_shuffled_images_is_that_of_the_mean_over_all_shuffles(reported):
+    _, page, metrics, answers = reported
+    assert metrics["num_shuffles"] == len(answers[0]["all_shuffled"]) == 5
+    shares = [np.mean([is_right(text, row["answer"]) for text in row["all_shuffled"]]) for row in answers]
+    mean, low, high = mean_interval(np.array(shares), [row["image_id"] for row in answers], seed=0)
+    assert metrics["accuracy_shuffled_images"] == pytest.approx(mean)
+    cells = re.findall(r"<td>([^<]*)(?:<small>([^<]*)</small>)?</td>", page)
+    overall = cells[[cell for cell, _ in cells].index("shuffled images") + 3]
+    assert overall == (f"{100 * mean:.1f}", f"{100 * low:.1f} to {100 * high:.1f}")
 
 
 def test_the_report_shows_what_statements_are_worth_and_the_answer_by_statements_of_each_example(reported):

@@ -10,7 +10,9 @@ TRUTH = {"truth_accuracy": 0.8, "truth_gain": 0.2, "truth_gain_low": 0.15, "trut
 NO_TRUTH = TRUTH | {"truth_gain": 0.0, "truth_gain_low": -0.02, "truth_gain_high": 0.03}
 FOUND = {"search_map": 0.4, "search_map_low": 0.35, "search_map_high": 0.45, "num_images": 30}
 FOUND |= {"search_map_chance": 0.1, "search_map_shuffled": 0.12}
-SURE = {"calibration_error": 0.1, "accuracy_at_coverage_50": 0.9}
+SURE = {"calibration_error": 0.1, "calibration_error_low": 0.06, "calibration_error_high": 0.12, "num_images": 30}
+SURE |= {"calibration_error_if_perfect": 0.04, "calibration_error_if_perfect_high": 0.08, "calibration_answers": 1200}
+SURE |= {"accuracy_at_coverage_50": 0.9}
 UNSURE = "too few images to tell"
 
 
@@ -18,7 +20,7 @@ UNSURE = "too few images to tell"
     ("metrics", "said"),
     [
         (GAIN, "costs 20.0 points of accuracy (95 % interval 10.0 to 30.0): the model reads them"),
-        (ZERO, "the model answers from the question"),
+        (ZERO, "what the model answers rightly follows from the question"),
         (ZERO | {"num_images": 1}, UNSURE),
         (GAIN | {"num_images": 29}, UNSURE),
         (GAIN | {"image_gain_low": -0.01}, UNSURE),
@@ -38,7 +40,7 @@ UNSURE = "too few images to tell"
         ),
         (TRUTH | {"truth_images": 29}, UNSURE),
         (TRUTH | {"truth_gain_low": -0.01}, UNSURE),
-        (NO_TRUTH, "statements say nothing of the image"),
+        (NO_TRUTH, "the right image adds next to nothing"),
         (
             FOUND,
             "precision of 40.0 % (95 % interval 35.0 to 45.0), shuffled ones 12.0 %, by chance 10.0 %: a statement",
@@ -46,15 +48,13 @@ UNSURE = "too few images to tell"
         (FOUND | {"search_map_shuffled": 0.38}, UNSURE),
         (FOUND | {"search_map_shuffled": 0.41}, "no better than chance"),
         (FOUND | {"num_images": 29}, UNSURE),
-        (SURE | {"num_images": 30}, "90.0 % are right."),
-        (SURE | {"num_images": 29}, UNSURE),
     ],
 )
 def test_the_controls_are_told_in_words_and_a_conclusion_is_drawn_of_enough_images_alone(metrics, said):
     (sentence,) = plain_words(metrics)
     assert said in sentence
     if said == UNSURE:
-        assert not any(words in sentence for words in (": the model reads", "answers from", "it is 10.0"))
+        assert not any(words in sentence for words in (": the model reads", "follows from", "it is 10.0"))
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,31 @@ def test_retrieval_is_told_beside_chance_and_the_most_shared_text(recall, half, 
     beside = {"retrieval_recall_at_1_chance": 0.015, "retrieval_recall_at_1_popular": 0.1, "retrieval_images": images}
     beside |= {"retrieval_recall_at_1_low": recall - half, "retrieval_recall_at_1_high": recall + half}
     assert said in plain_words({"retrieval_recall_at_1": recall} | beside)[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "this is more than chance"),
+        ({"calibration_error": 0.07}, "chance explains this"),
+        ({"num_images": 29}, UNSURE),
+    ],
+)
+def test_the_calibration_error_is_told_beside_that_of_a_perfect_model_of_as_many_answers(changed, said):
+    error, surest = plain_words(SURE | changed)
+    assert error.startswith("Over 1,200 answers its probabilities are off by ")
+    assert "points on average (95 % interval 6.0 to 12.0)" in error
+    assert f"perfectly calibrated model would be by 4.0, by chance alone: {said}" in error
+    assert surest == "Of the half of the answers that it is surest of, 90.0 % are right."
+
+
+def test_calibration_of_yes_no_and_open_questions_is_told_apart():
+    names = ("calibration_error", "calibration_error_if_perfect", "accuracy_at_coverage_50")
+    yes_no, open_ = (
+        {f"{prefix}_{name}": value for name, value in zip(names, values, strict=True)}
+        for prefix, values in (("yes_no", (0.05, 0.02, 0.95)), ("open", (0.2, 0.03, 0.7)))
+    )
+    assert len(plain_words(SURE | yes_no)) == 2  # there are no others
+    *_, first, second = plain_words(SURE | yes_no | open_)
+    assert first.startswith("Of yes/no questions alone, probabilities are off by 5.0 points (perfectly")
+    assert second.endswith("by 3.0), and 70.0 % of the surest half are right.")

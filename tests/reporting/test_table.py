@@ -28,7 +28,8 @@ def test_the_table_shows_the_model_beside_each_control(data):
     assert cells[2] == ["model", "0.0", "50.0", "33.3"]
     assert cells[3] == ["shuffled images", "0.0", "0.0", "0.0"]
     assert cells[6][0] == "majority answer of the question" and cells[6][3] == "66.7"
-    assert "+33.3 points" in lines[-1]
+    assert "+33.3 points" in lines[-2]
+    assert lines[-1] == "shuffled images: mean of 2 shuffles, the worst 0.0, the best 0.0"
 
 
 def test_a_second_table_shows_statements_beside_the_vector_shuffled_images_and_chance():
