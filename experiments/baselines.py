@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from transformers import BaseImageProcessor, Trainer, set_seed
 
@@ -58,9 +57,9 @@ class BaselineTrainer(Trainer):
     train_dataset: VqaData
     data_collator: VqaCollator
 
-    def __init__(self, *args, image_processor: BaseImageProcessor, augmentations: Collection[str], **kwargs):
+    def __init__(self, *args, image_processor: BaseImageProcessor, **kwargs):
         super().__init__(*args, **kwargs)
-        self.image_processor, self.augmentations = image_processor, augmentations
+        self.image_processor = image_processor
 
     def get_train_dataloader(self):
         batch_size = self.args.per_device_train_batch_size
@@ -69,7 +68,7 @@ class BaselineTrainer(Trainer):
         return loader
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        return model(model_inputs(inputs, self.image_processor, self.augmentations))
+        return model(model_inputs(inputs, self.image_processor, self.args.augmentations or ()))
 
     def answers_about(self, data: VqaData) -> list[str]:
         """The greedy answers to all questions of `data`."""
@@ -122,8 +121,8 @@ def count_weights(baseline: Baseline) -> dict[str, int]:
     }
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Trains and scores a baseline; returns its numbers, which are also in `all_results.json`."""
+def read_flags(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """This command's own flags, and those of this project, the file of flags first."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -131,31 +130,34 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--baseline", choices=BASELINES, required=True)
     parser.add_argument("--model", help="the trained model whose image encoder the linear probe reads")
     own, flags = parser.parse_known_args(argv)
-    is_probe = own.baseline == "linear_probe"
-    if is_probe != (own.model is not None):
+    if (own.baseline == "linear_probe") != (own.model is not None):
         parser.error("--model names the trained model of --baseline linear_probe: give both or neither.")
     one_run = [part for name, value in CELL_FLAGS.items() for part in (f"--{name}", str(value))]
-    model_args, data_args, args = parse_arguments([own.config, *one_run, *flags])
+    return own, [own.config, *one_run, *flags]
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Trains and scores a baseline; returns its numbers, which are also in `all_results.json`."""
+    own, flags = read_flags(argv)
+    model_args, data_args, args = parse_arguments(flags)
     show_messages(is_first_process=True)
     set_seed(args.seed)
-
     _, rows, _ = read_rows(data_args, args, needs_train=True)
-    if is_probe:
-        model, processor = load_model_and_processor(own.model)
-    else:
+    if own.model is None:
         processor, model = build(model_args, rows["train"])
+    else:
+        model, processor = load_model_and_processor(own.model)
+        args.augmentations = None  # a probe reads the images as they are
     data = prepare_splits(None, rows, processor.image_processor, data_args, args)
     max_new_tokens = data_args.max_answer_tokens or MAX_ANSWER_TOKENS
     baseline = BASELINES[own.baseline](model, processor, rows["train"]["answer"][:], max_new_tokens)
-    augmentations = () if is_probe else args.augmentations or ()
     trainer = BaselineTrainer(
         baseline,
         args,
-        # An alignment to the question needs no other texts.
-        VqaCollator(processor, "question", as_bytes=True, side_words="none" if is_probe else args.swapped_words),
+        # With the question as alignment text a batch has no other texts.
+        VqaCollator(processor, "question", as_bytes=True, side_words=args.swapped_words),
         data["train"],
         image_processor=processor.image_processor,
-        augmentations=augmentations,
     )
     clear_folder(args)
     results = trainer.train().metrics | count_weights(baseline) | {"learning_rate": args.learning_rate}
@@ -172,5 +174,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     main()

@@ -32,6 +32,7 @@ from mmjepa.cli import app
 from mmjepa.data.drawn_slides import write_drawn_slides
 from mmjepa.data.drawn_slides.painting import draw_slide
 from mmjepa.data.drawn_slides.questions import ask_questions
+from mmjepa.experiments.baselines import read_flags
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import flag_parser, parse_arguments
@@ -144,6 +145,8 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
             check_flags([*flags, "--model_name_or_path", model, "--do_train", "false"])
         case ["mmjepa", command, *arguments]:
             get_command(app).commands[command].make_context(command, arguments)
+        case ["python", "-m", "mmjepa.experiments.baselines", *arguments]:
+            check_flags(read_flags(arguments)[1])
         case ["python", "-m", module, *arguments]:
             only_parse(module, arguments)
         case ["python", "run_pathvqa.py", *flags]:
