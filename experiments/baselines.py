@@ -23,14 +23,7 @@ from ..data.collator import VqaCollator, tokens_of_views
 from ..data.images import VqaData
 from ..data.pixels import normalize_pixels
 from ..evaluation.answerer import evaluating
-from ..evaluation.controls import (
-    are_correct,
-    control_scores,
-    image_gain,
-    other_images,
-    right_answers_of,
-    score_majority,
-)
+from ..evaluation.controls import right_answers_of, score_controls, shuffled_images
 from ..evaluation.evaluate import Columns, columns_of_asked_rows, json_line
 from ..evaluation.loading import load_model_and_processor
 from ..evaluation.shares import batches
@@ -91,25 +84,25 @@ def model_inputs(batch: Batch, image_processor: BaseImageProcessor, augmentation
     return {**batch, "pixel_values": normalize_pixels(views, image_processor)} | tokens_of_views(batch, flips)
 
 
-def answer_split(trainer: BaselineTrainer, data: VqaData, seed: int) -> Columns:
-    """The columns of the rows with question and answer, with prediction, shuffled and blank as in `evaluate_model`."""
+def answer_split(trainer: BaselineTrainer, data: VqaData) -> Columns:
+    """The columns of the rows with question and answer, and the predictions and controls of `evaluate_model`."""
     columns = columns_of_asked_rows(data)
     asked = VqaData(data.questions.select(columns["row"]), data.pixels)
-    others = other_images(columns["image_id"], seed)
-    shuffled = VqaData(asked.questions.remove_columns("image_id").add_column("image_id", others), data.pixels)
-    shown = {"prediction": asked, "shuffled": shuffled, "blank": asked.blank()}
-    return columns | {name: trainer.answers_about(questions) for name, questions in shown.items()}
+    columns |= {"prediction": trainer.answers_about(asked), "blank": trainer.answers_about(asked.blank())}
+    others = [with_images(asked, image_ids) for image_ids in shuffled_images(columns["image_id"])]
+    columns["all_shuffled"] = list(zip(*map(trainer.answers_about, others), strict=True))
+    return columns
+
+
+def with_images(data: VqaData, image_ids: list[int]) -> VqaData:
+    """The same questions about other images."""
+    return VqaData(data.questions.remove_columns("image_id").add_column("image_id", image_ids), data.pixels)
 
 
 def score_columns(columns: Columns, train_questions: Dataset, seed: int) -> dict[str, float]:
     """The numbers of the answers and of the controls, by their names in `evaluate_model`."""
-    questions, truths = columns["question"], right_answers_of(columns)
-    metrics = score_answers(columns["prediction"], truths, questions)
-    metrics |= score_majority(train_questions, questions, truths)
-    for control, column in (("shuffled_images", "shuffled"), ("blank_images", "blank")):
-        metrics |= control_scores(control, columns[column], truths, questions)
-    correct, correct_shuffled = (are_correct(columns[name], truths) for name in ("prediction", "shuffled"))
-    return metrics | image_gain(correct, correct_shuffled, columns["image_id"], seed)
+    scores = score_answers(columns["prediction"], right_answers_of(columns), columns["question"])
+    return scores | score_controls(columns, train_questions, seed)
 
 
 def count_weights(baseline: Baseline) -> dict[str, int]:
@@ -163,7 +156,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     results = trainer.train().metrics | count_weights(baseline) | {"learning_rate": args.learning_rate}
     trainer.save_metrics("train", results)
 
-    columns = answer_split(trainer, data["validation"], args.seed)
+    columns = answer_split(trainer, data["validation"])
     numbers = score_columns(columns, rows["train"], args.seed)
     scores = {f"eval_{name}": number for name, number in numbers.items()}
     trainer.save_metrics("eval", scores)
