@@ -166,8 +166,8 @@ def run_script(context: typer.Context, flags: list[str]) -> None:
     """Runs run_pathvqa.py; errors about flags come before the imports that take seconds."""
     from .training.command_line import read_command_line
 
-    read_command_line(flags)
     sys.argv = [context.command_path, *flags]  # its help shows the name
+    read_command_line(flags)
     from .run_pathvqa import main
 
     main(flags)
