@@ -166,8 +166,8 @@ def run_script(context: typer.Context, flags: list[str]) -> None:
     """Runs run_pathvqa.py; errors about flags come before the imports that take seconds."""
     from .training.command_line import read_command_line
 
-    read_command_line(flags)
     sys.argv = [context.command_path, *flags]  # its help shows the name
+    read_command_line(flags)
     from .run_pathvqa import main
 
     main(flags)
@@ -275,6 +275,8 @@ def ask(
     if not questions and not statements:
         raise ValueError("there is nothing to ask: give questions, or statements after --statements.")
     check_source("--model", model)
+    # Threads that wait for each other sleep: on a busy machine they would take seconds from what they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .evaluation.asking import ask as ask_model
     from .evaluation.asking import encode_image, load_saved
     from .evaluation.judging import check_statements, judge, statement_notes

@@ -1,6 +1,6 @@
 """Compares greedy answering by this project, by its row-by-row form and by two stock models.
 
-python benchmarks/bench_answering.py [--size tiny] [--steps 5] [--json]
+python benchmarks/bench_answering.py [--size tiny] [--steps 3] [--json]
 """
 
 from collections.abc import Sequence

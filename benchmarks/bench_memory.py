@@ -6,7 +6,7 @@ python benchmarks/bench_memory.py [--size tiny] [--json]
 from collections.abc import Callable
 
 import torch
-from measuring import environment, parse_arguments, peak_bytes, show
+from measuring import environment, parse_arguments, peak_bytes, say, show
 from peers import PROJECT, SIZES, Size, TrainingStep, make_models, make_optimizer, random_batch
 from transformers import Adafactor, PreTrainedModel
 
@@ -59,7 +59,8 @@ def memory_row(size: Size, flags: str) -> dict:
     peaks = {}
     for questions in (size.questions, 4 * size.questions):
         step = TrainingStep(PROJECT, model, optimizer, random_batch(size, QUESTIONS_PER_IMAGE, questions))
-        peaks[f"step of {questions} questions, GB"] = peak_bytes(step.forward_backward) / 1e9
+        peak = peaks[f"step of {questions} questions, GB"] = peak_bytes(step.forward_backward) / 1e9
+        say(f"{flags}, step of {questions} questions: {peak:.3g} GB")
         step.update()
     weights = sum(weight.nbytes for weight in model.parameters())
     row = {"flags": flags, "weights, GB": weights / 1e9, "optimizer, GB": optimizer_bytes(optimizer) / 1e9}

@@ -1,6 +1,6 @@
 """Compares a training step of this project, of its row-by-row form and of two stock models; and how it scales.
 
-python benchmarks/bench_training.py [--size tiny] [--steps 5] [--scaling] [--compile] [--json]
+python benchmarks/bench_training.py [--size tiny] [--steps 2] [--scaling] [--compile] [--json]
 """
 
 import tempfile
@@ -15,6 +15,7 @@ from measuring import (
     interleaved_seconds,
     parse_arguments,
     peak_bytes,
+    say,
     seconds,
     show,
 )
@@ -36,15 +37,36 @@ QUESTIONS_PER_IMAGE = 8
 PROJECT_AT_1 = f"{PROJECT}, 1 question per image"
 
 
-def compare_peers(steps: dict[str, TrainingStep], products: MatrixProducts, rounds: int) -> list[dict]:
-    """One row per model. Each first takes one step in which operations and memory are counted."""
+def compare_all(
+    size: Size, own: TrainingStep, own_forms: dict[str, TrainingStep], batch: dict, rounds: int
+) -> tuple[list[dict], dict[str, float]]:
+    """One row per model, and how many times as long each one's step takes as that of this project.
+
+    Beside this project there is one stock model at a time: all of them with their optimizers would take 12 GB.
+    """
+    products = MatrixProducts(size.questions * size.image_tokens, size.vision["hidden_size"])
+    rows, slower = compare_peers({PROJECT: own, **own_forms}, products, rounds)
+    for stock in (VISION_ENCODER_DECODER, BLIP):
+        models = make_models(size, [stock])
+        optimizer = make_optimizer(models[stock])
+        steps = {name: TrainingStep(name, model, optimizer, batch) for name, model in models.items()}
+        (_, *others), others_slower = compare_peers({PROJECT: own, **steps}, products, rounds)
+        rows, slower = [*rows, *others], others_slower | slower
+    return rows, slower
+
+
+def compare_peers(
+    steps: dict[str, TrainingStep], products: MatrixProducts, rounds: int
+) -> tuple[list[dict], dict[str, float]]:
+    """`compare_all` for what takes turns. Each first takes one step in which operations and memory are counted."""
     counts = {}
     for name, step in steps.items():
         counts[name] = count_flops_and_peak(step.forward_backward)
         step.update()
+        say(f"counted, {name}: {counts[name][0] / 1e12:.3g} TFLOP, {counts[name][1] / 1e9:.3g} GB")
     medians = interleaved_seconds({**steps, "matrix products": products}, rounds)
     rate = products.flops / medians["matrix products"]
-    return [
+    rows = [
         {
             "peer": name,
             "seconds per step": medians[name],
@@ -56,6 +78,7 @@ def compare_peers(steps: dict[str, TrainingStep], products: MatrixProducts, roun
         }
         for name, step in steps.items()
     ]
+    return rows, {name: medians[name] / medians[PROJECT] for name in steps}
 
 
 def data_wait(size: Size, step: TrainingStep, rounds: int) -> list[dict]:
@@ -150,18 +173,15 @@ def train_in_process(rank: int, processes: int, meeting: str, result: str, size_
 def measure(size_name: str, rounds: int, scaling: bool = False, compiled: bool = False) -> dict:
     """Speed-ups, MFU, memory ratios and data wait, with the rows that they are computed from."""
     size = SIZES[size_name]
-    models = make_models(size)
-    optimizers = {model: make_optimizer(model) for model in models.values()}
+    model = make_models(size, [PROJECT])[PROJECT]
+    optimizer = make_optimizer(model)
     batch = random_batch(size, QUESTIONS_PER_IMAGE)
-    steps = {name: TrainingStep(name, model, optimizers[model], batch) for name, model in models.items()}
-    model, optimizer = models[PROJECT], optimizers[models[PROJECT]]
-    steps[PROJECT_AT_1] = TrainingStep(PROJECT, model, optimizer, random_batch(size, 1))
-    products = MatrixProducts(size.questions * size.image_tokens, size.vision["hidden_size"])
-    peers = compare_peers(steps, products, rounds)
-    waits = data_wait(size, steps[PROJECT], rounds)
+    own, row_by_row = (TrainingStep(name, model, optimizer, batch) for name in (PROJECT, ROW_BY_ROW))
+    at_1 = TrainingStep(PROJECT, model, optimizer, random_batch(size, 1))
+    peers, speedups = compare_all(size, own, {ROW_BY_ROW: row_by_row, PROJECT_AT_1: at_1}, batch, rounds)
+    waits = data_wait(size, own, rounds)
 
     row = {row["peer"]: row for row in peers}
-    speedups = {name: row[name]["seconds per step"] / row[PROJECT]["seconds per step"] for name in row}
     results = {
         "environment": environment(size_name),
         "speedup_vs_row_by_row": speedups[ROW_BY_ROW],
@@ -190,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         "scaling": "also vary batch, image size, questions and processes",
         "compile": "also compare with the step compiled by torch.compile",
     }
-    arguments = parse_arguments("Training steps of this project and its peers.", argv, flags)
+    arguments = parse_arguments("Training steps of this project and its peers.", argv, flags, rounds=2)
     results = measure(arguments.size, arguments.steps, arguments.scaling, arguments.compile)
     show(results, arguments.json)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from mmjepa.reporting.table import markdown_table
 
+STARTED = time.perf_counter()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # torch counts only the attention kernels of GPUs.
 CPU_ATTENTION_FLOPS = {
@@ -26,16 +28,25 @@ CPU_ATTENTION_FLOPS = {
 
 
 def parse_arguments(
-    description: str, argv: list[str] | None, flags: dict[str, str] | None = None
+    description: str, argv: list[str] | None, flags: dict[str, str] | None = None, rounds: int = 3
 ) -> argparse.Namespace:
-    """Parses the options that all benchmarks have, and `flags`: the switches of one, each with its help."""
+    """Parses the options that all benchmarks have, and `flags`: the switches of one, each with its help.
+
+    Args:
+        rounds: by default; what is slow takes few, so that a benchmark ends within five minutes on two cores.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--size", default="base", choices=("base", "tiny"), help="base: dinov2-base and bart-base")
-    parser.add_argument("--steps", type=int, default=5, help="rounds; medians are printed")
+    parser.add_argument("--steps", type=int, default=rounds, help="rounds; medians are printed")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     for name, help in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=help)
     return parser.parse_args(argv)
+
+
+def say(text: str) -> None:
+    """Prints a line beside the results, while they are measured."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def autocast() -> torch.autocast:
@@ -60,9 +71,10 @@ def seconds(function: Callable[[], object]) -> float:
 def interleaved_seconds(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each function. They take turns in each round, so that a slow minute slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
+    for number in range(rounds):
         for name, function in functions.items():
             times[name].append(seconds(function))
+            say(f"round {number + 1} of {rounds}, {name}: {times[name][-1]:.3g} s")
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -73,7 +85,7 @@ class MatrixProducts:
         dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
         self.left = torch.randn(rows, width, device=DEVICE, dtype=dtype)
         self.right = torch.randn(width, 4 * width, device=DEVICE, dtype=dtype)
-        self.repeats = 20
+        self.repeats = 10
         self.flops = self.repeats * 2 * rows * width * 4 * width
 
     def __call__(self):
@@ -146,6 +158,7 @@ def environment(size: str) -> dict[str, object]:
 
 def show(results: dict, as_json: bool) -> None:
     """Prints results: lists of rows as Markdown tables, or everything as one JSON object."""
+    say(f"measured in {time.perf_counter() - STARTED:.0f} s")
     if as_json:
         print(json.dumps(results))
         return

@@ -174,7 +174,10 @@ class TrainingStep:
     def __init__(self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict):
         self.model, self.optimizer = model.train(), optimizer
         # Like this project's Trainer: it asks only for the scores that the loss needs.
-        options = {"return_logits": False} if name in (PROJECT, ROW_BY_ROW) else {}
+        # And it knows beforehand where the answers' tokens are: to look for them waits for a GPU.
+        places = (batch["labels"] != -100).flatten().nonzero()[:, 0]  # (T,)
+        own = {"return_logits": False, "training_step": {"answer_places": places}}
+        options = own if name in (PROJECT, ROW_BY_ROW) else {}
         self.inputs = TRAINING_INPUTS[name](batch) | options
         self.questions = len(batch["labels"])
 

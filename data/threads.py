@@ -7,10 +7,15 @@ from functools import partial
 from typing import Any
 
 
+def available_cores() -> int:
+    """The cores that this process may run on; a container or a scheduler may keep some of the machine's for others."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
+
+
 def default_workers() -> int:
     """Four, or the number of cores if there are fewer: more processes would only take turns."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(4, cores or 1)
+    return min(4, available_cores())
 
 
 class InThreads:

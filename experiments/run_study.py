@@ -14,15 +14,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from ..data.threads import available_cores
 from .study_report import METRICS, Results, draw_study, study_table
 
 logger = logging.getLogger("mmjepa")
@@ -93,10 +95,11 @@ class StudyRunner:
         runs: the folder in which the study's folder is made.
         script: the script that each run starts, with a file of flags as its only argument.
         jobs: how many runs go on at once; they share the cores.
+        gpus: as CUDA_VISIBLE_DEVICES names them; they are given to the jobs in turn.
     """
 
-    def __init__(self, study: Study, runs: Path, script: Path, jobs: int = 1):
-        self.study, self.script, self.jobs = study, script, jobs
+    def __init__(self, study: Study, runs: Path, script: Path, jobs: int = 1, gpus: Sequence[str] = ()):
+        self.study, self.script, self.jobs, self.gpus = study, script, jobs, gpus
         self.folder = runs / study.name
         self.results_file = self.folder / "results.jsonl"
         self.base = yaml.safe_load((ROOT / study.base).read_text())
@@ -129,13 +132,23 @@ class StudyRunner:
         self.write_report()
         queue = iter(self.open_runs())
 
-        async def work() -> None:
-            for cell, seed in queue:  # shared: the next run goes to the first worker that is free
-                self.record(await self.run_cell(cell, seed))
+        async def work(job: int) -> None:
+            for cell, seed in queue:  # shared: the next run goes to the first job that is free
+                self.record(await self.run_cell(cell, seed, self.environment(job)))
 
-        await asyncio.gather(*(work() for _ in range(self.jobs)))
+        await asyncio.gather(*(work(job) for job in range(self.jobs)))
 
-    async def run_cell(self, cell: str, seed: int) -> dict[str, Any]:
+    def environment(self, job: int) -> dict[str, str]:
+        """The environment of the runs of one job: its share of the cores, and where there are GPUs, one of them."""
+        own = {
+            "OMP_NUM_THREADS": str(max(1, available_cores() // self.jobs)),
+            # Threads that wait for each other sleep. Else they take the cores of all that runs beside them.
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+        gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[job % len(self.gpus)]} if self.gpus else {}
+        return own | os.environ | gpu
+
+    async def run_cell(self, cell: str, seed: int, environment: dict[str, str]) -> dict[str, Any]:
         """Runs a cell with a seed in its own process group -> its line of results."""
         flags, folder = self.flags_of(cell, seed), self.folder / f"{cell}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +163,7 @@ class StudyRunner:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // self.jobs))},
+                env=environment,
                 start_new_session=True,
             )
         try:
@@ -190,6 +203,13 @@ class StudyRunner:
         draw_study(self.folder / "study.png", cells, seeds, results)
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    number = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return given.split(",")[:number] if given else [str(gpu) for gpu in range(number)]
+
+
 async def run_until_signal(runner: StudyRunner) -> None:
     """Runs a study. Ctrl-C and SIGTERM cancel it."""
     task = asyncio.ensure_future(runner.run())
@@ -202,7 +222,12 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the study of a file and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the study's YAML file")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once; by default one per core")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=available_cores(),
+        help="runs at once, which share cores and GPUs; by default one per core",
+    )
     parser.add_argument("--limit", type=float, help="seconds after which a run is stopped, instead of the study's")
     parser.add_argument("--dataset_name", help="the data set, instead of the study's")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder in which the study's folder is made")
@@ -214,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
         study.limit = args.limit
     if args.dataset_name is not None:
         study.flags["dataset_name"] = args.dataset_name
-    runner = StudyRunner(study, args.runs, args.script, args.jobs)
+    runner = StudyRunner(study, args.runs, args.script, args.jobs, visible_gpus())
     try:
         asyncio.run(run_until_signal(runner))
     except asyncio.CancelledError:

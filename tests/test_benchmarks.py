@@ -205,6 +205,17 @@ def test_a_benchmark_prints_one_json_object_and_nothing_else(name, capsys):
     assert {"torch", "transformers", "device"} <= set(results["environment"])
 
 
+def test_a_line_is_printed_for_each_measurement_as_it_is_made(capsys):
+    from bench_training import main
+    from peers import TRAINING_INPUTS
+
+    main(["--size", "tiny", "--steps", "1", "--json"])
+    lines = capsys.readouterr().err.splitlines()
+    for name in TRAINING_INPUTS:
+        assert any(line.startswith(f"counted, {name}: ") for line in lines)
+        assert any(line.startswith(f"round 1 of 1, {name}: ") for line in lines)
+
+
 def test_the_tables_hold_every_peer_and_every_figure(capsys):
     from bench_answering import main
 

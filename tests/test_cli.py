@@ -66,6 +66,20 @@ def test_the_help_of_train_is_that_of_the_script_under_its_own_name(call):
     assert shown.startswith("usage: mmjepa train [flags.json]") and "--lr_img" in shown
 
 
+@pytest.mark.parametrize("words", [[], *([name] for name in OPTIONS), ["evaluate", "a model"]], ids=" ".join)
+def test_help_is_there_before_the_libraries_are_imported(words):
+    code = (
+        "import atexit, sys; from mmjepa.cli import app\n"
+        "atexit.register(lambda: print('imported:', *sys.modules))\n"
+        "sys.argv[0] = 'mmjepa'; app()"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    shown, imported = run.stdout.split("imported: ")
+    assert "usage" in shown.lower() and "mmjepa.cli" in imported.split()
+    assert not set(imported.split()) & {"torch", "transformers", "datasets", "numpy", "PIL", "gradio"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -184,6 +184,15 @@ def test_help_shows_this_projects_flags_in_groups_and_the_trainers_only_where_as
     assert "--no_" not in shown["--help_all"] and "--log-dir" not in shown["--help_all"]
 
 
+def test_the_help_before_the_imports_is_that_after_them(capsys):
+    shown = []
+    for parse in (read_command_line, parse_arguments):
+        with pytest.raises(SystemExit, match="0"):
+            parse(["--help"])
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
 def test_every_flag_of_this_project_stands_in_a_table_of_the_docs():
     root = Path(run_pathvqa.__file__).parent
     tables = set(re.findall(r"--(\w+)", (root / "README.md").read_text() + (root / "docs" / "flags.md").read_text()))

@@ -1,6 +1,8 @@
 """The command line of a training: one parser of flags, and files of flags. Neither needs PyTorch."""
 
+import ast
 import json
+import sys
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,18 +10,34 @@ from copy import copy
 from dataclasses import Field, fields
 from difflib import get_close_matches
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NoReturn, get_type_hints
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 import yaml
-from transformers.hf_argparser import HfArgumentParser, string_to_bool
 
 from .agreement import GivenFlag, check_agreement, contradiction
 from .flags import CONFIG_FIELDS, FIXED_FLAGS, DataArguments, ModelArguments, TrainingFlags, with_underscores
 from .values import json_object
 
+if TYPE_CHECKING:
+    from transformers.hf_argparser import HfArgumentParser, string_to_bool
+else:
+
+    def library_parser() -> ModuleType:
+        """transformers' module `hf_argparser` without the library, whose import takes longer than all help."""
+        (folder,) = find_spec("transformers").submodule_search_locations
+        spec = spec_from_file_location("transformers.hf_argparser", Path(folder, "hf_argparser.py"))
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    hf_argparser = library_parser()
+    HfArgumentParser, string_to_bool = hf_argparser.HfArgumentParser, hf_argparser.string_to_bool
+
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
+LIBRARY_FLAGS = "All other flags of transformers' TrainingArguments work too: --help_all shows them."
 # What a field's metadata says beside what argparse understands.
 OWN_METADATA = ("bound", "check", "of_config", "published", "fixed")
 # How like a known name an unknown one has to be for an error to suggest it, as a ratio of equal letters. Before the
@@ -37,10 +55,18 @@ class FlagHelp(ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         if action.dest in CONFIG_FIELDS:
-            from ..configuration_mmjepa import MMJepaConfig  # imports PyTorch
-
-            return f"{action.help} (default: {getattr(MMJepaConfig, action.dest)}, or the saved model's)"
+            return f"{action.help} (default: {config_defaults()[action.dest]}, or the saved model's)"
         return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+@cache
+def config_defaults() -> dict[str, Any]:
+    """The defaults of `MMJepaConfig`, read from its source: its import takes longer than all help."""
+    source = Path(__file__).parents[1] / "configuration_mmjepa.py"
+    parts = ast.parse(source.read_text(encoding="utf-8")).body
+    (config,) = (part for part in parts if isinstance(part, ast.ClassDef) and part.name == "MMJepaConfig")
+    assigned = [part for part in config.body if isinstance(part, ast.AnnAssign) and part.value is not None]
+    return {ast.unparse(part.target): ast.literal_eval(part.value) for part in assigned}
 
 
 class FlagParser(HfArgumentParser):
@@ -62,13 +88,16 @@ class FlagParser(HfArgumentParser):
             description="Trains, evaluates and exports MMJepa. A JSON or YAML file of flags may come first; flags "
             "after it win.",
             formatter_class=FlagHelp,
-            add_help=not is_early,
             allow_abbrev=not is_early,
         )
-        if not is_early:
-            self.add_argument(
-                "--help_all", action="help", help="show the flags of the library's Trainer too, and exit"
-            )
+        # The early parser leaves it to the later one, which knows those flags.
+        self.add_argument(
+            "--help_all",
+            action="store_true" if is_early else "help",
+            help="show the flags of the library's Trainer too, and exit",
+        )
+        if is_early:
+            self.add_argument_group("Trainer", LIBRARY_FLAGS)
         # By each name, second names and `no_` included, as `--help` spells it.
         self.flags = {
             option[2:]: action
@@ -76,6 +105,10 @@ class FlagParser(HfArgumentParser):
             for option in action.option_strings
             if option.startswith("--") and "-" not in option[2:]
         }
+
+    def print_help(self, file=None) -> None:
+        self.prog = Path(sys.argv[0]).name  # a parser that was made earlier does not know under which name it runs
+        super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}: see --help.")
@@ -90,8 +123,7 @@ class FlagParser(HfArgumentParser):
                 continue
             is_library_group = not hasattr(owner, "_argument_group_name")
             title = getattr(owner, "_argument_group_name", "Trainer")
-            pointer = "All other flags of transformers' TrainingArguments work too: --help_all shows them."
-            group = self.add_argument_group(title, pointer if is_library_group else owner.__doc__)
+            group = self.add_argument_group(title, LIBRARY_FLAGS if is_library_group else owner.__doc__)
             for field in own:
                 described = copy(field)
                 described.type = types[field.name]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mmjepa.configuration_mmjepa import MMJepaConfig
-from mmjepa.experiments.run_study import ROOT, Study, StudyRunner
+from mmjepa.experiments.run_study import ROOT, Study, StudyRunner, visible_gpus
 from mmjepa.experiments.study_report import study_table
 from mmjepa.training.arguments import parse_arguments
 
@@ -45,6 +45,7 @@ numbers = {
     "eval_image_gain_low": accuracy - 0.5,
     "eval_image_gain_high": accuracy - 0.3,
     "threads": int(os.environ["OMP_NUM_THREADS"]),
+    "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
 }
 (folder / "all_results.json").write_text(json.dumps(numbers))
 (folder / "model.safetensors").touch()
@@ -62,10 +63,10 @@ def make_runner(tmp_path):
     """A runner of the study `study` in tmp_path; its keyword arguments are what the study's file says."""
     (tmp_path / "stub.py").write_text(STUB)
 
-    def make(jobs: int = 1, **content) -> StudyRunner:
+    def make(jobs: int = 1, gpus: tuple[str, ...] = (), **content) -> StudyRunner:
         file = tmp_path / "study.yaml"
         file.write_text(yaml.safe_dump({"base": "configs/demo.json"} | content, sort_keys=False))
-        return StudyRunner(Study.from_file(file), tmp_path, tmp_path / "stub.py", jobs)
+        return StudyRunner(Study.from_file(file), tmp_path, tmp_path / "stub.py", jobs, gpus)
 
     return make
 
@@ -126,11 +127,39 @@ def test_flags_of_a_cell_win_over_the_studys_over_the_runners_over_the_bases(mak
     assert given["output_dir"] == str(runner.folder / "second-0")
 
 
-def test_runs_side_by_side_share_the_cores(make_runner, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+@pytest.mark.parametrize(("given", "threads"), [(None, 3), ("2", 2)])
+def test_runs_side_by_side_share_the_cores_that_the_study_may_use(make_runner, monkeypatch, given, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(7)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
     runner = make_runner(jobs=2, cells=CELLS)
     assert sorted(run(runner)) == ["first-0", "second-0"]
-    assert [line["metrics"]["threads"] for line in lines_of(runner)] == [3, 3]
+    assert [line["metrics"]["threads"] for line in lines_of(runner)] == [threads, threads]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "expected"),
+    [(2, ("4", "6"), ["4", "6"]), (2, ("4",), ["4", "4"]), (1, ("4", "6"), ["4", "4"]), (2, (), ["", ""])],
+)
+def test_each_job_has_a_gpu_and_shares_it_where_there_are_fewer(make_runner, monkeypatch, jobs, gpus, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    runner = make_runner(jobs=jobs, gpus=gpus, cells=CELLS)
+    run(runner)
+    assert sorted(line["metrics"]["gpu"] for line in lines_of(runner)) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "number", "gpus"),
+    [(None, 3, ["0", "1", "2"]), ("5,2", 2, ["5", "2"]), ("GPU-8a,GPU-1c", 2, ["GPU-8a", "GPU-1c"]), ("", 0, [])],
+)
+def test_the_gpus_of_a_study_are_those_that_it_was_given(monkeypatch, given, number, gpus):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: number)
+    assert visible_gpus() == gpus
 
 
 def test_what_is_done_is_not_run_again(make_runner):
