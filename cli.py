@@ -210,7 +210,7 @@ def score(
     where: Where = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score anybody's predictions by every rule that published PathVQA numbers use."""
+    """Score anybody's predictions by rules that published PathVQA numbers use."""
     if dataset_name is not None:
         check_source("--dataset_name", dataset_name)
     from datasets import disable_progress_bars

@@ -1,4 +1,4 @@
-"""Scores the predictions of any program by every published rule, beside what the questions alone give."""
+"""Scores the predictions of any program by published rules, beside what the questions alone give."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -20,8 +20,8 @@ question's first words. Answers are compared nearly as SQuAD compares them (Rajp
 in lower case, without punctuation and without the articles a, an, the. But signs, comparisons and marks within numbers
 count, since "CD20+" is not "CD20-". If a question has several right answers, an answer that equals any of them is
 right, as in SQuAD; VQA asks for three of ten annotators. Splitting the score by kind of answer and of question follows
-VQA (Antol et al. 2015, arXiv 1505.00468). Beside these stand the scores by every rule that published PathVQA numbers
-use (rules.py), so that a number can be compared with one of a paper.
+VQA (Antol et al. 2015, arXiv 1505.00468). Beside these stand the scores by rules that published PathVQA numbers use
+(rules.py), so that a number can be compared with one of a paper.
 """
 
 _KWARGS_DESCRIPTION = """
