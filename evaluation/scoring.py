@@ -1,6 +1,5 @@
 """Scores the predictions of any program by published rules, beside what the questions alone give."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import chain
@@ -16,6 +15,7 @@ from ..data.images import image_hashes
 from ..data.tables import load_table
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
+from .answer_lists import LISTS, candidate_answers, list_splits, listed_answers, open_answers_of, reached
 from .controls import MIN_IMAGES, WHOLE_QUESTION, images_drawn, majority_answers, mean_interval
 from .floors import unscored_rows
 
@@ -24,6 +24,7 @@ IMAGE_COLUMNS = ("image", "image_id", "file_name", "image_file")
 NAME_COLUMNS = ("image_file", "file_name", "image")  # the first of these names the image in the data set
 GROUPS = ("all", "yes_no", "open")
 CLOSED_LIST_RULE = "closed_list_exact_match"
+CANDIDATE_RULE = "llava_med_candidate"
 OWN_RULE = "accuracy"  # by which kinds of question and floors are compared
 Interval = tuple[float, float, float]  # a mean, and the 95 % interval around it
 
@@ -90,7 +91,9 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
     table: dict[str, dict[str, Interval]] = {}
     for rule in RULES:
         scores = row_scores(rule, predictions["prediction"], predictions["answers"])
-        table[rule] = group_intervals(np.array(scores, dtype=float), groups, predictions["image"], seed)
+        table[rule] = group_intervals(
+            np.array(scores, dtype=float), groups_of_rule(rule, groups), predictions["image"], seed
+        )
     for length in range(1, 5):
         table[f"bleu_{length}"] = {}
     for group, rows in groups.items():
@@ -113,6 +116,40 @@ def closed_list_intervals(predictions: pd.DataFrame, train_questions: Dataset, s
     return group_intervals(scores, groups_of(predictions["answer"]), predictions["image"], seed)
 
 
+def candidate_intervals(predictions: pd.DataFrame, open_answers: Sequence[str], seed: int = 0) -> dict[str, Interval]:
+    """LLaVA-Med's open accuracy: of the open training answer that each prediction is taken for.
+
+    Args:
+        open_answers: of `open_answers_of`, at least one.
+    """
+    texts = candidate_answers(predictions["prediction"], open_answers)
+    scores = np.array(row_scores("vqa_exact_match", texts, predictions["answers"]), dtype=float)
+    is_open = groups_of(predictions["answer"])["open"]
+    return group_intervals(scores, {"open": is_open}, predictions["image"], seed)
+
+
+def list_table(
+    predictions: pd.DataFrame, splits: Mapping[str, Dataset], seed: int = 0
+) -> dict[str, dict[str, int | dict[str, Interval]]]:
+    """What choosing from each of `LISTS` can reach at most, by the rule of those who choose from it.
+
+    Args:
+        splits: of `list_splits`.
+
+    Returns:
+        for each list answers, how many it has, and ceiling, the share of questions of each group with a right answer
+        in it.
+    """
+    groups = groups_of(predictions["answer"])
+    table: dict[str, dict[str, int | dict[str, Interval]]] = {}
+    for name, closed_list in LISTS.items():
+        answers = listed_answers(splits[split] for split in closed_list.splits if split in splits)
+        scores = np.array(reached(answers, closed_list.rule, predictions["answers"]))
+        ceiling = group_intervals(scores, groups, predictions["image"], seed)
+        table[name] = {"answers": len(answers), "ceiling": ceiling}
+    return table
+
+
 def most_similar(text: str, answers: list[str]) -> str:
     """The one of `answers` most similar to `text`; the first of equally similar ones."""
     if text in answers:
@@ -131,6 +168,12 @@ def groups_of(answers: Sequence[str]) -> dict[str, np.ndarray]:
     """Which rows (R,) are of each of `GROUPS`."""
     yes_no = np.array([is_yes_no(answer) for answer in answers])
     return {"all": np.ones(len(yes_no), dtype=bool), "yes_no": yes_no, "open": ~yes_no}
+
+
+def groups_of_rule(rule: str, groups: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The groups that a rule scores: not all questions, if it is for yes/no or for open questions alone."""
+    questions = RULES[rule].questions
+    return groups if questions == "all" else {questions: groups[questions]}
 
 
 def group_intervals(
@@ -181,17 +224,12 @@ def floor_table(predictions: pd.DataFrame, train_questions: Dataset, seed: int =
     Returns:
         majority, majority_question: accuracy of the most frequent training answer to the question's first words, and
             to the whole question.
-        closed_list: the share of answers that are training answers: what choosing from a list of them can reach.
     """
     questions, answers = list(predictions["question"]), predictions["answers"]
     groups = groups_of(predictions["answer"])
-    known = Counter(map(normalize_answer, train_questions["answer"]))
     floors = {
         "majority": majority_answers(train_questions, questions),
         "majority_question": majority_answers(train_questions, questions, WHOLE_QUESTION),
-        "closed_list": [
-            next((answer for answer in texts if normalize_answer(answer) in known), "") for texts in answers
-        ],
     }
     return {
         name: group_intervals(
@@ -218,7 +256,7 @@ def difference_table(predictions: pd.DataFrame, others: pd.DataFrame, seed: int 
             for file in (predictions, others)
         )
         # A rule may leave rows out, and not the same ones of both files: NaN in either is NaN in the difference.
-        table[rule] = group_intervals(first - second, groups, predictions["image"], seed)
+        table[rule] = group_intervals(first - second, groups_of_rule(rule, groups), predictions["image"], seed)
     return table
 
 
@@ -250,7 +288,12 @@ def score_report(
         notes += [note] if note else []
         if train_questions is not None:
             report["rules"][CLOSED_LIST_RULE] = closed_list_intervals(predictions, train_questions)
+            if open_answers := open_answers_of(train_questions):
+                report["rules"][CANDIDATE_RULE] = candidate_intervals(predictions, open_answers)
             report["floors"] = floor_table(predictions, train_questions)
+            of_lists, note = list_splits(predictions, train_questions, splits)
+            notes += [note] if note else []
+            report["lists"] = list_table(predictions, of_lists)
     if others is not None:
         report["differences"] = difference_table(predictions, answered(others))
     return report

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ..evaluation.scoring import CLOSED_LIST_RULE, GROUPS, OWN_RULE, Interval
+from ..evaluation.answer_lists import LISTS
+from ..evaluation.scoring import CANDIDATE_RULE, CLOSED_LIST_RULE, GROUPS, OWN_RULE, Interval
 from ..metrics.vqa_answers.rules import RULES
 from .table import markdown_table
 
@@ -10,7 +11,6 @@ GROUP_NAMES = dict(zip(GROUPS, ("all", "yes/no", "open"), strict=True))
 FLOORS = {
     "majority": "most frequent training answer to the question's first words",
     "majority_question": "most frequent training answer to the question",
-    "closed_list": "ceiling of a closed list: answer seen in training",
 }
 
 
@@ -32,6 +32,20 @@ def report_text(report: dict[str, Any]) -> str:
     if "floors" in report:
         floors = [{"without images": FLOORS[name], **cells(scores)} for name, scores in report["floors"].items()]
         parts += [f"By the rule {OWN_RULE}, the questions alone give:", markdown_table(floors)]
+    if "lists" in report:
+        lists = [
+            {
+                "list": name,
+                "built as in": LISTS[name].source,
+                "answers": str(found["answers"]),
+                **cells(found["ceiling"]),
+            }
+            for name, found in report["lists"].items()
+        ]
+        parts += [
+            "Choosing from a list of known answers can reach at most, by the rule of those who do so:",
+            markdown_table(lists),
+        ]
     kinds = [{"question": kind, OWN_RULE: cell(score)} for kind, score in report["kinds"].items()]
     parts.append(markdown_table(kinds))
     if "differences" in report:
@@ -47,6 +61,8 @@ def printed_as(rule: str) -> str:
     """The name under which papers print a rule, with its source."""
     if rule == CLOSED_LIST_RULE:
         return "accuracy (closest training answer, as PMC-VQA's choices, arXiv 2305.10415)"
+    if rule == CANDIDATE_RULE:
+        return "open, accuracy (LLaVA-Med, run_eval.py with the open training answers)"
     return f"{RULES[rule].printed_as} ({RULES[rule].source})" if rule in RULES else "BLEU of the corpus, not smoothed"
 
 

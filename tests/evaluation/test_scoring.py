@@ -116,9 +116,18 @@ def test_a_rule_gives_what_is_worked_out_by_hand(rule, prediction, reference, sc
 
 def test_the_published_closed_rule_never_counts_a_wrong_answer():
     scores = score_by_rules(["yes", "yes", "yes", "liver"], ["yes", "no", "no", "liver"])
-    assert scores["contains_answer_as_published"] == 1
+    assert scores["yes_no_contains_answer_as_published"] == 1
     assert scores["yes_no_contains_answer"] == pytest.approx(1 / 3)
     assert scores["open_exact_match"] == 1 and "open_contains_answer_as_published" not in scores
+
+
+def test_rules_for_open_questions_alone_have_no_score_over_all(predictions):
+    scores = score_by_rules(["yes", "liver"], ["yes", "the liver"])
+    assert scores["open_token_recall"] == 1 and {"token_recall", "yes_no_token_recall"}.isdisjoint(scores)
+    assert "contains_answer_as_published" not in scores and scores["contains_answer"] == 1
+    table = score_table(read_predictions(predictions))
+    assert set(table["token_recall"]) == {"open"} and set(table["contains_answer_as_published"]) == {"yes_no"}
+    assert set(table["exact_match"]) == {"all", "yes_no", "open"}
 
 
 @pytest.fixture
@@ -167,7 +176,6 @@ def test_floors_come_from_the_training_questions(predictions):
     floors = floor_table(read_predictions(predictions), train)
     assert floors["majority"]["all"][0] == 0.5
     assert floors["majority"]["yes_no"][0] == 1 and floors["majority"]["open"][0] == 0
-    assert floors["closed_list"]["all"][0] == 0.5
 
 
 def test_a_closed_list_takes_each_prediction_for_the_most_similar_training_answer(tmp_path):
@@ -326,7 +334,7 @@ def test_floors_are_learnt_from_no_row_that_is_scored(tmp_path):
     report = score_report(unnamed, {"train": whole})
     assert "floors" not in report and "closed_list_exact_match" not in report["rules"] and note in report["notes"]
     report = score_report(named, {"train": whole})
-    assert report["floors"]["closed_list"]["all"][0] == 0 == report["floors"]["majority_question"]["all"][0]
+    assert report["lists"]["training"]["ceiling"]["all"][0] == 0 == report["floors"]["majority_question"]["all"][0]
 
 
 def test_rows_that_train_could_hold_too_are_told_by_their_order(tmp_path):
