@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 from datasets import Dataset
 
-from ..metrics.vqa_answers.rules import RULES, is_yes_no, vqa_normalize
+from ..metrics.vqa_answers.rules import RULES, Equal, is_yes_no, vqa_normalize
 from .controls import with_answers
 from .floors import row_keys
 
@@ -77,7 +77,11 @@ def reached(answers: Sequence[str], rule: str, truths: Sequence[Sequence[str]]) 
     """
     score = RULES[rule].score
     distinct = {right for rights in truths for right in rights}
-    found = {right: any(score(answer, right) for answer in answers) for right in distinct}
+    if isinstance(score, Equal):
+        known = set(map(score.normalize, answers))
+        found = {right: score.normalize(right) in known for right in distinct}
+    else:
+        found = {right: any(score(answer, right) for answer in answers) for right in distinct}
     return [float(any(found[right] for right in rights)) for rights in truths]
 
 

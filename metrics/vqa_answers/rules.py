@@ -121,9 +121,19 @@ def vqa_normalize(answer: str) -> str:
     return " ".join(WITHOUT_APOSTROPHE.get(word, word) for word in words if word not in ARTICLES)
 
 
+def lower_case(answer: str) -> str:
+    """The answer in lower case, without spaces around it."""
+    return answer.lower().strip()
+
+
 def on_one_line(answer: str) -> str:
     """The answer with spaces for line ends and tabs, and none around it."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
+
+
+def m2i2_normalize(answer: str) -> str:
+    """As M2I2: VQA's normalisation of the answer on one line."""
+    return vqa_normalize(on_one_line(answer))
 
 
 def mevf_normalize(answer: str) -> str:
@@ -144,7 +154,7 @@ def mumc_normalize(answer: str) -> str:
 def lmms_eval_normalize(answer: str) -> str:
     """As lmms-eval's `EvalAIAnswerProcessor`: VQA's normalisation without commas, and 's is a word."""
     answer = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return vqa_normalize(on_one_line(answer))
+    return m2i2_normalize(answer)
 
 
 def letter_words(text: str) -> list[str]:
@@ -169,7 +179,7 @@ def medevalkit_reply(prediction: str) -> str:
     A space after "answer is" stays, so that the open answer "the answer is liver" is not "liver".
     """
     reply = boxed(prediction)
-    reply = (tagged(prediction) if reply == "None" else reply).lower().strip()
+    reply = lower_case(tagged(prediction) if reply == "None" else reply)
     reply = boxed(reply) if "boxed" in reply else tagged(reply)
     for phrase in ANSWER_PHRASES:
         reply = reply.split(phrase)[-1]
@@ -181,34 +191,14 @@ def is_yes_no(answer: str) -> bool:
     return normalize_answer(answer) in ("yes", "no")
 
 
-def exact_match(prediction: str, reference: str) -> float:
-    """1 if the answers are equal in lower case, otherwise 0."""
-    return float(prediction.strip().lower() == reference.strip().lower())
+@dataclass(frozen=True)
+class Equal:
+    """The score 1 if two answers are equal once they are normalised, otherwise 0."""
 
+    normalize: Callable[[str], str]
 
-def same_answer(prediction: str, reference: str) -> float:
-    """1 if the answers are equal by this project's normalisation, otherwise 0."""
-    return float(normalize_answer(prediction) == normalize_answer(reference))
-
-
-def squad_exact_match(prediction: str, reference: str) -> float:
-    """1 if the answers are equal by SQuAD's normalisation, otherwise 0."""
-    return float(squad_normalize(prediction) == squad_normalize(reference))
-
-
-def vqa_exact_match(prediction: str, reference: str) -> float:
-    """1 if the answers are equal by VQA's normalisation, otherwise 0."""
-    return float(vqa_normalize(on_one_line(prediction)) == vqa_normalize(on_one_line(reference)))
-
-
-def mevf_exact_match(prediction: str, reference: str) -> float:
-    """1 if the answers have the same label, otherwise 0."""
-    return float(mevf_normalize(prediction) == mevf_normalize(reference))
-
-
-def lmms_eval_exact_match(prediction: str, reference: str) -> float:
-    """1 if the answers are equal by lmms-eval's normalisation, otherwise 0."""
-    return float(lmms_eval_normalize(prediction) == lmms_eval_normalize(reference))
+    def __call__(self, prediction: str, reference: str) -> float:
+        return float(self.normalize(prediction) == self.normalize(reference))
 
 
 def part_of_answer(prediction: str, reference: str) -> float:
@@ -221,7 +211,7 @@ def medevalkit_accuracy(prediction: str, reference: str) -> float:
 
     "no" is also found in "normal" and in "not".
     """
-    reply, right = medevalkit_reply(prediction), reference.lower().strip()
+    reply, right = medevalkit_reply(prediction), lower_case(reference)
     if right not in ("yes", "no"):
         return float(reply == right)
     reply = reply.replace("\n", "").replace(".", "")
@@ -337,14 +327,16 @@ class Rule:
 
 
 RULES = {
-    "accuracy": Rule("accuracy", "this project: as SQuAD, but signs, numbers and comparisons count", same_answer),
-    "exact_match": Rule("accuracy", "BiomedGPT, utils/eval_utils.py; here in lower case", exact_match),
-    "squad_exact_match": Rule("exact match", "SQuAD (arXiv 1606.05250)", squad_exact_match),
-    "vqa_exact_match": Rule("accuracy", "M2I2, vqaTools/vqaEval.py", vqa_exact_match),
-    "mevf_exact_match": Rule("accuracy", "MEVF and MMQ, tools/compute_softscore.py", mevf_exact_match),
+    "accuracy": Rule(
+        "accuracy", "this project: as SQuAD, but signs, numbers and comparisons count", Equal(normalize_answer)
+    ),
+    "exact_match": Rule("accuracy", "BiomedGPT, utils/eval_utils.py; here in lower case", Equal(lower_case)),
+    "squad_exact_match": Rule("exact match", "SQuAD (arXiv 1606.05250)", Equal(squad_normalize)),
+    "vqa_exact_match": Rule("accuracy", "M2I2, vqaTools/vqaEval.py", Equal(m2i2_normalize)),
+    "mevf_exact_match": Rule("accuracy", "MEVF and MMQ, tools/compute_softscore.py", Equal(mevf_normalize)),
     "mumc_containment": Rule("accuracy", "MUMC, vqaTools/vqaEval.py", part_of_answer),
     "medevalkit_accuracy": Rule("accuracy", "MedEvalKit, utils/utils.py, without a judge", medevalkit_accuracy),
-    "lmms_eval_exact_match": Rule("exact match", "lmms-eval, vqa_eval_metric.py", lmms_eval_exact_match),
+    "lmms_eval_exact_match": Rule("exact match", "lmms-eval, vqa_eval_metric.py", Equal(lmms_eval_normalize)),
     "token_f1": Rule("F1", "SQuAD (arXiv 1606.05250)", token_f1),
     "word_overlap": Rule("exact match", "PathVQA, evaluation_script.py", word_overlap),
     "word_f1": Rule("F1", "PathVQA, evaluation_script.py", word_f1),
