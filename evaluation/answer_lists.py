@@ -5,13 +5,13 @@ things can be known: what choosing from a list can reach at most, and which answ
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from datasets import Dataset
 
-from ..metrics.vqa_answers.rules import RULES, Equal, is_yes_no, vqa_normalize
+from ..metrics.vqa_answers.rules import RULES, Equal, is_yes_no, mevf_normalize, normalize_answer, vqa_normalize
 from .controls import with_answers
 from .floors import row_keys
 
@@ -26,19 +26,21 @@ class ClosedList:
         source: who builds it, and in which file.
         rule: the one of `RULES` by which they compare the chosen answer with the right one.
         splits: those whose answers are in it.
+        write: how an answer is written in it. Answers that are written alike are one.
     """
 
     source: str
     rule: str
     splits: tuple[str, ...] = TRAIN_AND_VALIDATION
+    write: Callable[[str], str] = str.strip
 
 
 LISTS = {
     "m2i2": ClosedList("M2I2, configs/PathVQA.yaml", "vqa_exact_match"),
     "mumc": ClosedList("MUMC, configs/VQA.yaml", "mumc_containment"),
     "biomedgpt": ClosedList("BiomedGPT, datasets.md", "exact_match"),
-    "mevf": ClosedList("MEVF and MMQ, tools/compute_softscore.py", "mevf_exact_match", ("train",)),
-    "training": ClosedList("this project", "accuracy", ("train",)),
+    "mevf": ClosedList("MEVF and MMQ, tools/compute_softscore.py", "mevf_exact_match", ("train",), mevf_normalize),
+    "training": ClosedList("this project", "accuracy", ("train",), normalize_answer),
 }
 SCORED_VALIDATION = (
     "Lists of train and validation have the answers of train alone here: the scored rows are of validation, and lists "
@@ -64,9 +66,9 @@ def list_splits(
     return {"train": train_questions, "validation": validation}, ""
 
 
-def listed_answers(rows: Iterable[Dataset]) -> list[str]:
-    """The distinct answers of the rows as they are written, in their order."""
-    return list(dict.fromkeys(answer.strip() for questions in rows for answer in questions["answer"]))
+def listed_answers(rows: Iterable[Dataset], write: Callable[[str], str] = str.strip) -> list[str]:
+    """The distinct answers of the rows, each as `write` writes it, in their order."""
+    return list(dict.fromkeys(write(answer) for questions in rows for answer in questions["answer"]))
 
 
 def reached(answers: Sequence[str], rule: str, truths: Sequence[Sequence[str]]) -> list[float]:

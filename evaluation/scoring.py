@@ -143,7 +143,8 @@ def list_table(
     groups = groups_of(predictions["answer"])
     table: dict[str, dict[str, int | dict[str, Interval]]] = {}
     for name, closed_list in LISTS.items():
-        answers = listed_answers(splits[split] for split in closed_list.splits if split in splits)
+        rows = [splits[split] for split in closed_list.splits if split in splits]
+        answers = listed_answers(rows, closed_list.write)
         scores = np.array(reached(answers, closed_list.rule, predictions["answers"]))
         ceiling = group_intervals(scores, groups, predictions["image"], seed)
         table[name] = {"answers": len(answers), "ceiling": ceiling}

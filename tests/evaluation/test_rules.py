@@ -47,7 +47,7 @@ def percent(rule: str, predictions, answers) -> str:
 
 
 def test_the_document_has_every_rule_under_its_name():
-    rows = {row[0].strip("`"): row for row in CELLS if len(row) == 5}
+    rows = {row[0].strip("`"): row for row in CELLS}
     assert set(RULES) <= set(rows) and set(LISTS) <= set(rows)
     assert all(rows[name][1] == rule.printed_as for name, rule in RULES.items())
     assert len(DOCUMENT.split()) <= 900
@@ -95,10 +95,9 @@ def test_the_question_as_its_own_answer_has_the_bleu_that_the_document_says(aske
 
 @on_pathvqa
 def test_lists_reach_what_the_document_says(train, asked):
-    answers = listed_answers([train])
-    assert f"{len(answers):,} answers" in DOCUMENT
-    documented = {row[0].strip("`"): row[-2:] for row in CELLS if len(row) == 5 and row[0].strip("`") in LISTS}
+    documented = {row[0].strip("`"): row[-3:] for row in CELLS if len(row) == 6}
     for name, closed_list in LISTS.items():
+        answers = listed_answers([train], closed_list.write)
         by_form = [reached(answers, closed_list.rule, [[text] for text in asked[form]["answer"]]) for form in asked]
         ceilings = [np.concatenate(by_form).mean(), np.mean(by_form[1])]
-        assert [f"{100 * ceiling:.1f}" for ceiling in ceilings] == documented[name]
+        assert [str(len(answers)), *(f"{100 * ceiling:.1f}" for ceiling in ceilings)] == documented[name]
