@@ -66,7 +66,7 @@ def list_splits(
     return {"train": train_questions, "validation": validation}, ""
 
 
-def listed_answers(rows: Iterable[Dataset], write: Callable[[str], str] = str.strip) -> list[str]:
+def answer_list(rows: Iterable[Dataset], write: Callable[[str], str] = str.strip) -> list[str]:
     """The distinct answers of the rows, each as `write` writes it, in their order."""
     return list(dict.fromkeys(write(answer) for questions in rows for answer in questions["answer"]))
 
@@ -89,7 +89,7 @@ def reached(answers: Sequence[str], rule: str, truths: Sequence[Sequence[str]]) 
 
 def open_answers_of(train_questions: Dataset) -> list[str]:
     """The distinct training answers other than yes and no: the list of LLaVA-Med's run_eval_batch.py."""
-    return [answer for answer in listed_answers([train_questions]) if not is_yes_no(answer)]
+    return [answer for answer in answer_list([train_questions]) if not is_yes_no(answer)]
 
 
 def candidate_answers(predictions: Sequence[str], open_answers: Sequence[str]) -> list[str]:

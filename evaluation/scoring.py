@@ -15,7 +15,7 @@ from ..data.images import image_hashes
 from ..data.tables import load_table
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
 from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
-from .answer_lists import LISTS, candidate_answers, list_splits, listed_answers, open_answers_of, reached
+from .answer_lists import LISTS, answer_list, candidate_answers, list_splits, open_answers_of, reached
 from .controls import MIN_IMAGES, WHOLE_QUESTION, images_drawn, majority_answers, mean_interval
 from .floors import unscored_rows
 
@@ -144,7 +144,7 @@ def list_table(
     table: dict[str, dict[str, int | dict[str, Interval]]] = {}
     for name, closed_list in LISTS.items():
         rows = [splits[split] for split in closed_list.splits if split in splits]
-        answers = listed_answers(rows, closed_list.write)
+        answers = answer_list(rows, closed_list.write)
         scores = np.array(reached(answers, closed_list.rule, predictions["answers"]))
         ceiling = group_intervals(scores, groups, predictions["image"], seed)
         table[name] = {"answers": len(answers), "ceiling": ceiling}

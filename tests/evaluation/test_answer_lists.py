@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from mmjepa.cli import app
 from mmjepa.evaluation.answer_lists import (
     LISTS,
+    answer_list,
     candidate_answers,
     list_splits,
-    listed_answers,
     open_answers_of,
     reached,
 )
@@ -26,9 +26,9 @@ def test_lists_are_of_train_and_validation_unless_validation_is_scored():
     train, validation = questions_of("liver", "yes", "liver "), questions_of("heart", "", "yes")
     splits = {"train": train, "validation": validation}
     of_lists, note = list_splits(pd.DataFrame({"question": ["where?"], "answer": ["lung"]}), train, splits)
-    assert listed_answers(of_lists.values()) == ["liver", "yes", "heart"] and note == ""
+    assert answer_list(of_lists.values()) == ["liver", "yes", "heart"] and note == ""
     of_lists, note = list_splits(validation.to_pandas().iloc[[0]], train, splits)
-    assert listed_answers(of_lists.values()) == ["liver", "yes"] and "the scored rows are of validation" in note
+    assert answer_list(of_lists.values()) == ["liver", "yes"] and "the scored rows are of validation" in note
     assert list_splits(train.to_pandas(), train, {"train": train}) == ({"train": train}, "")
     assert open_answers_of(train) == ["liver"]
 

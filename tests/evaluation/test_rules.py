@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from mmjepa.evaluation.answer_lists import LISTS, candidate_answers, listed_answers, open_answers_of, reached
+from mmjepa.evaluation.answer_lists import LISTS, answer_list, candidate_answers, open_answers_of, reached
 from mmjepa.evaluation.controls import WHOLE_QUESTION, majority_answers
-from mmjepa.evaluation.scoring import most_similar
-from mmjepa.metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
+from mmjepa.evaluation.scoring import closed_list_intervals
+from mmjepa.metrics.vqa_answers.rules import RULES, is_yes_no
 from mmjepa.metrics.vqa_answers.vqa_answers import row_scores
 
 ROOT = Path(__file__).parents[2]
@@ -62,11 +62,9 @@ def test_open_questions_without_an_image_score_what_the_document_says(train, ask
     measured["llava_med_candidate"] = ", ".join(
         percent("vqa_exact_match", candidate_answers(texts, candidates), answers) for texts in trivial
     )
-    known = sorted(set(map(normalize_answer, train["answer"])))
-    similar = {text: most_similar(text, known) for texts in trivial for text in set(texts)}
-    measured["closed_list_exact_match"] = ", ".join(
-        percent("accuracy", map(similar.get, texts), answers) for texts in trivial
-    )
+    rows = asked["open"].assign(answers=[[answer] for answer in answers])
+    of_list = [closed_list_intervals(rows.assign(prediction=list(texts)), train)["open"] for texts in trivial]
+    measured["closed_list_exact_match"] = ", ".join(f"{100 * mean:.1f}" for mean, _, _ in of_list)
     measured.pop("contains_answer_as_published")  # for yes/no questions
     assert len(answers) == 3134 and measured == FIGURES
 
@@ -97,7 +95,7 @@ def test_the_question_as_its_own_answer_has_the_bleu_that_the_document_says(aske
 def test_lists_reach_what_the_document_says(train, asked):
     documented = {row[0].strip("`"): row[-3:] for row in CELLS if len(row) == 6}
     for name, closed_list in LISTS.items():
-        answers = listed_answers([train], closed_list.write)
+        answers = answer_list([train], closed_list.write)
         by_form = [reached(answers, closed_list.rule, [[text] for text in asked[form]["answer"]]) for form in asked]
         ceilings = [np.concatenate(by_form).mean(), np.mean(by_form[1])]
         assert [str(len(answers)), *(f"{100 * ceiling:.1f}" for ceiling in ceilings)] == documented[name]
