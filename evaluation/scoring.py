@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ from ..data.columns import distinct_answers, one_text
 from ..data.images import image_hashes
 from ..data.tables import load_table
 from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
-from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
-from .controls import MIN_IMAGES, WHOLE_QUESTION, images_drawn, majority_answers, mean_interval
+from ..metrics.vqa_answers.vqa_answers import (
+    MAX_NGRAM,
+    bleu_counts,
+    bleu_of_counts,
+    question_kind,
+    right_answers,
+    row_scores,
+)
+from .controls import WHOLE_QUESTION, majority_answers
 from .floors import unscored_rows
+from .intervals import MIN_IMAGES, Interval, mean_interval, statistic_interval
 
 COLUMNS = ("question", "answer", "prediction")
 IMAGE_COLUMNS = ("image", "image_id", "file_name", "image_file")
@@ -25,7 +34,6 @@ NAME_COLUMNS = ("image_file", "file_name", "image")  # the first of these names 
 GROUPS = ("all", "yes_no", "open")
 CLOSED_LIST_RULE = "closed_list_exact_match"
 OWN_RULE = "accuracy"  # by which kinds of question and floors are compared
-Interval = tuple[float, float, float]  # a mean, and the 95 % interval around it
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
@@ -84,7 +92,7 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
 
     Args:
         predictions: of `read_predictions`.
-        seed: of the bootstrap over images.
+        seed: of the bootstrap.
     """
     groups = groups_of(predictions["answer"])
     table: dict[str, dict[str, Interval]] = {}
@@ -134,32 +142,31 @@ def groups_of(answers: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def group_intervals(
-    scores: np.ndarray, groups: dict[str, np.ndarray], image_ids: Sequence[str], seed: int
+    scores: np.ndarray, groups: dict[str, np.ndarray], image_ids: Sequence[str], seed: int, least: float = 0
 ) -> dict[str, Interval]:
     """The mean of the rows' scores (R,) in each group with a row that counts. NaN is a score that doesn't count."""
     in_group = {group: np.where(rows, scores, np.nan) for group, rows in groups.items()}
     return {
-        group: mean_interval(scores, image_ids, seed)
+        group: mean_interval(scores, image_ids, seed, least)
         for group, scores in in_group.items()
         if not np.isnan(scores).all()
     }
 
 
-def bleu_intervals(predictions: pd.DataFrame, seed: int, draws: int = 200) -> list[Interval]:
-    """Corpus BLEU-1 to BLEU-4 and their intervals, by a bootstrap over images."""
+def bleu_intervals(predictions: pd.DataFrame, seed: int) -> list[Interval]:
+    """Corpus BLEU-1 to BLEU-4 and their intervals over images."""
     answers = predictions["prediction"].map(normalize_answer)
     truths = predictions["answers"].map(right_answers)
-    image_of_row, times_drawn = images_drawn(predictions["image"], seed, draws)
-    rows_of_image = pd.Series(range(len(predictions))).groupby(image_of_row).indices
+    rows_of_image = predictions.reset_index().groupby("image").indices
     counts = np.stack(
-        [
-            bleu_counts(answers.iloc[rows].tolist(), truths.iloc[rows].tolist())
-            for _, rows in sorted(rows_of_image.items())
-        ]
+        [bleu_counts(answers.iloc[rows].tolist(), truths.iloc[rows].tolist()) for rows in rows_of_image.values()]
     )  # (I, 10)
-    drawn = [bleu_of_counts(times @ counts) for times in times_drawn]
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    return list(zip(bleu_of_counts(counts.sum(axis=0)), low.tolist(), high.tolist(), strict=True))
+
+    def bleu(times_drawn: np.ndarray, length: int) -> np.ndarray:
+        """Of how often each image counts (D, I): (D,)."""
+        return np.array([bleu_of_counts(times @ counts)[length - 1] for times in times_drawn])
+
+    return [statistic_interval(partial(bleu, length=length), len(counts), seed) for length in range(1, MAX_NGRAM + 1)]
 
 
 def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
@@ -218,7 +225,7 @@ def difference_table(predictions: pd.DataFrame, others: pd.DataFrame, seed: int 
             for file in (predictions, others)
         )
         # A rule may leave rows out, and not the same ones of both files: NaN in either is NaN in the difference.
-        table[rule] = group_intervals(first - second, groups, predictions["image"], seed)
+        table[rule] = group_intervals(first - second, groups, predictions["image"], seed, least=-1)
     return table
 
 
