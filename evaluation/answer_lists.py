@@ -8,12 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from ..metrics.vqa_answers.rules import RULES, Equal, is_yes_no, mevf_normalize, normalize_answer, vqa_normalize
+from ..metrics.vqa_answers.rules import RULES, Equal, is_yes_no, mevf_normalize, vqa_normalize
+from ..metrics.vqa_answers.vqa_answers import row_scores
 from .controls import with_answers
 from .floors import row_keys
+from .groups import group_intervals, groups_of
+from .intervals import Interval
 
 TRAIN_AND_VALIDATION = ("train", "validation")
 
@@ -40,7 +44,6 @@ LISTS = {
     "mumc": ClosedList("MUMC, configs/VQA.yaml", "mumc_containment"),
     "biomedgpt": ClosedList("BiomedGPT, datasets.md", "exact_match"),
     "mevf": ClosedList("MEVF and MMQ, tools/compute_softscore.py", "mevf_exact_match", ("train",), mevf_normalize),
-    "training": ClosedList("this project", "accuracy", ("train",), normalize_answer),
 }
 SCORED_VALIDATION = (
     "Lists of train and validation have the answers of train alone here: the scored rows are of validation, and lists "
@@ -106,3 +109,38 @@ def candidate_answers(predictions: Sequence[str], open_answers: Sequence[str]) -
 
     taken = {prediction: taken_for(prediction) for prediction in set(predictions)}
     return [taken[prediction] for prediction in predictions]
+
+
+def candidate_intervals(predictions: pd.DataFrame, open_answers: Sequence[str], seed: int = 0) -> dict[str, Interval]:
+    """LLaVA-Med's open accuracy: of the open training answer that each prediction is taken for.
+
+    Args:
+        open_answers: of `open_answers_of`, at least one.
+    """
+    texts = candidate_answers(predictions["prediction"], open_answers)
+    scores = np.array(row_scores("vqa_exact_match", texts, predictions["answers"]), dtype=float)
+    is_open = groups_of(predictions["answer"])["open"]
+    return group_intervals(scores, {"open": is_open}, predictions["image"], seed)
+
+
+def list_table(
+    predictions: pd.DataFrame, splits: Mapping[str, Dataset], seed: int = 0
+) -> dict[str, dict[str, int | dict[str, Interval]]]:
+    """What choosing from each of `LISTS` can reach at most, by the rule of those who choose from it.
+
+    Args:
+        splits: of `list_splits`.
+
+    Returns:
+        for each list answers, how many it has, and ceiling, the share of questions of each group with a right answer
+        in it.
+    """
+    groups = groups_of(predictions["answer"])
+    table: dict[str, dict[str, int | dict[str, Interval]]] = {}
+    for name, closed_list in LISTS.items():
+        rows = [splits[split] for split in closed_list.splits if split in splits]
+        answers = answer_list(rows, closed_list.write)
+        scores = np.array(reached(answers, closed_list.rule, predictions["answers"]))
+        ceiling = group_intervals(scores, groups, predictions["image"], seed)
+        table[name] = {"answers": len(answers), "ceiling": ceiling}
+    return table

@@ -19,10 +19,10 @@ from .controls import (
     are_correct,
     control_scores,
     majority_answers,
-    named_interval,
     other_images,
     right_answers_of,
 )
+from .intervals import named_interval
 from .search_scores import score_search
 from .statement_scorer import StatementScorer
 
@@ -109,7 +109,7 @@ def score_truth(
 
     Returns:
         truth_accuracy: share of rows whose statement is called true where the answer is yes, and false where it is
-            no; truth_accuracy_low, _high: its 95 % interval, by a bootstrap over images.
+            no; truth_accuracy_low, _high: its 95 % interval.
         truth_accuracy_shuffled: the same about the other images. truth_accuracy_majority: of what is more frequent
             after the same first words in training.
         truth_gain, _low, _high: the accuracy less that about the other images, by rows, and its interval. A statement
@@ -136,7 +136,9 @@ def score_truth(
     correct, correct_shuffled = (logits > 0) == truths, called["shuffled"] == truths
     metrics = named_interval("truth_accuracy", correct.astype(float), image_ids, seed)
     metrics |= {f"truth_accuracy_{name}": float((calls == truths).mean()) for name, calls in called.items()}
-    metrics |= named_interval("truth_gain", np.subtract(correct, correct_shuffled, dtype=float), image_ids, seed)
+    metrics |= named_interval(
+        "truth_gain", np.subtract(correct, correct_shuffled, dtype=float), image_ids, seed, least=-1
+    )
     if 0 < truths.mean() < 1:
         metrics["truth_auc"] = area_under_curve(logits, truths)
         metrics["truth_auc_vector"] = area_under_curve(scorer.cosines(image_ids, texts), truths)
@@ -211,7 +213,7 @@ def score_answers_by_statements(
     is_open = np.array([not is_yes_no(as_list(truth)[0]) for truth in truths])
     if is_open.any():
         metrics |= named_interval("open_accuracy_statements", np.where(is_open, correct, np.nan), image_ids, seed)
-    return metrics | named_interval("statements_gain", correct - correct_shuffled, image_ids, seed)
+    return metrics | named_interval("statements_gain", correct - correct_shuffled, image_ids, seed, least=-1)
 
 
 def answer_candidates(

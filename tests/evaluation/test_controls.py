@@ -53,11 +53,14 @@ def test_the_majority_answers_of_pathvqa_score_as_its_description_says():
 
 
 def test_the_interval_of_the_image_gain_draws_whole_images():
-    # One image of 50 questions, all gained, and one of 150, none gained. A resample has the first 0, 1 or 2 times,
-    # which makes the gain 0, 1/4 or 1; 0 and 1 come up a quarter of the time each. Drawing rows gives 0.2 to 0.3.
-    correct, shuffled = [True] * 50 + [False] * 150, [False] * 200
-    gain = image_gain(correct, shuffled, image_ids=[3] * 50 + [8] * 150, seed=0)
-    assert gain == {"image_gain": 0.25, "image_gain_low": 0.0, "image_gain_high": 1.0}
+    # 20 images of 50 questions, all gained, and 20 of 150, none gained. Drawing rows gives 0.23 to 0.27.
+    correct, shuffled = ([True] * 50 + [False] * 150) * 20, [False] * 4000
+    images = np.repeat(np.arange(40), [50, 150] * 20)
+    gain = image_gain(correct, shuffled, image_ids=images, seed=0)
+    half = 1.96 * math.sqrt(20 * 37.5**2 + 20 * 37.5**2) / 4000  # of 50 - 0.25 * 50 and 0 - 0.25 * 150
+    assert gain["image_gain"] == 0.25
+    assert gain["image_gain_low"] == pytest.approx(0.25 - half, abs=0.02)
+    assert gain["image_gain_high"] == pytest.approx(0.25 + half, abs=0.02)
 
 
 def test_the_interval_of_the_image_gain_is_that_of_the_normal_approximation_for_many_images():
@@ -72,7 +75,7 @@ def test_the_interval_of_the_image_gain_is_that_of_the_normal_approximation_for_
 
 
 def test_the_image_gain_pairs_the_two_answers_of_a_row():
-    # Equal answers are no gain and no uncertainty, however uncertain each accuracy is.
-    correct = [True, False] * 20
-    gain = image_gain(correct, correct, image_ids=list(range(40)), seed=0)
-    assert gain == {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0}
+    # Equal answers are no gain, and of 2000 next to no uncertainty, however uncertain each accuracy is.
+    correct = [True, False] * 1000
+    gain = image_gain(correct, correct, image_ids=list(range(2000)), seed=0)
+    assert gain["image_gain"] == 0 and -0.002 < gain["image_gain_low"] < 0 < gain["image_gain_high"] < 0.002

@@ -12,12 +12,11 @@ from typer.testing import CliRunner
 
 from mmjepa.cli import app
 from mmjepa.data.rows import load_rows
-from mmjepa.evaluation.floors import unscored_rows
+from mmjepa.evaluation.ceilings import ceiling_table
+from mmjepa.evaluation.floors import floor_table, unscored_rows
 from mmjepa.evaluation.scoring import (
     bleu_intervals,
     closed_list_intervals,
-    difference_table,
-    floor_table,
     read_predictions,
     score_report,
     score_table,
@@ -152,11 +151,11 @@ def predictions(tmp_path):
 
 def test_intervals_are_those_of_images_and_groups_are_apart(predictions):
     table = score_table(read_predictions(predictions))
-    assert table["exact_match"]["yes_no"] == (1, 1, 1)
+    assert table["exact_match"]["yes_no"] == pytest.approx((1, 20 / (20 + 1.96**2), 1), abs=1e-4)  # Wilson's, of 20
     mean, low, high = table["exact_match"]["open"]
     assert mean == 0.5
     assert 0.2 < low < 0.4 and 0.6 < high < 0.8  # of 20 images: 0.5 +- 0.22
-    assert table["bleu_1"]["yes_no"] == pytest.approx((1, 1, 1))
+    assert table["bleu_1"]["yes_no"] == table["exact_match"]["yes_no"]
     assert table["bleu_1"]["open"][0] == pytest.approx(0.5)
     assert "yes_no" not in table["token_recall"]
 
@@ -176,6 +175,7 @@ def test_floors_come_from_the_training_questions(predictions):
     floors = floor_table(read_predictions(predictions), train)
     assert floors["majority"]["all"][0] == 0.5
     assert floors["majority"]["yes_no"][0] == 1 and floors["majority"]["open"][0] == 0
+    assert ceiling_table(read_predictions(predictions), train)["closed_list"]["all"][0] == 0.5
 
 
 def test_a_closed_list_takes_each_prediction_for_the_most_similar_training_answer(tmp_path):
@@ -209,21 +209,12 @@ def test_predictions_of_a_stock_model_are_scored(tokenizer, tmp_path):
     assert set(report["rules"]) == {*RULES, "bleu_1", "bleu_2", "bleu_3", "bleu_4"}
 
 
-def test_two_files_are_compared_row_by_row(predictions):
-    first = read_predictions(predictions)
-    better = first.assign(prediction=first["answer"])
-    mean, low, high = difference_table(better, first)["squad_exact_match"]["open"]
-    assert mean == 0.5 and low > 0.2
-    with pytest.raises(ValueError, match="same rows in the same order"):
-        difference_table(first, first[::-1])
-
-
 def test_the_command_scores_a_file_as_text_and_as_json(predictions, tmp_path):
     pd.read_json(predictions, lines=True).to_csv(tmp_path / "other.csv", index=False)
     result = CliRunner().invoke(app, ["score", str(predictions), str(tmp_path / "other.csv"), "--json"])
     report = json.loads(result.stdout)
     assert report["questions"] == 40 and report["images"] == 20
-    assert report["differences"]["exact_match"]["all"] == [0, 0, 0]
+    assert report["differences"]["exact_match"]["all"][0] == 0
     text = CliRunner().invoke(app, ["score", str(predictions)]).stdout
     assert "40 questions about 20 images" in text and "75.0" in text and "LLaVA-Med" in text
 
@@ -334,7 +325,7 @@ def test_floors_are_learnt_from_no_row_that_is_scored(tmp_path):
     report = score_report(unnamed, {"train": whole})
     assert "floors" not in report and "closed_list_exact_match" not in report["rules"] and note in report["notes"]
     report = score_report(named, {"train": whole})
-    assert report["lists"]["training"]["ceiling"]["all"][0] == 0 == report["floors"]["majority_question"]["all"][0]
+    assert report["ceilings"]["closed_list"]["all"][0] == 0 == report["floors"]["majority_question"]["all"][0]
 
 
 def test_rows_that_train_could_hold_too_are_told_by_their_order(tmp_path):
