@@ -335,8 +335,12 @@ RULES = {
     "vqa_exact_match": Rule("accuracy", "M2I2, vqaTools/vqaEval.py", Equal(m2i2_normalize)),
     "mevf_exact_match": Rule("accuracy", "MEVF and MMQ, tools/compute_softscore.py", Equal(mevf_normalize)),
     "mumc_containment": Rule("accuracy", "MUMC, vqaTools/vqaEval.py", part_of_answer),
-    "medevalkit_accuracy": Rule("accuracy", "MedEvalKit, utils/utils.py, without a judge", medevalkit_accuracy),
-    "lmms_eval_exact_match": Rule("exact match", "lmms-eval, vqa_eval_metric.py", Equal(lmms_eval_normalize)),
+    "medevalkit_accuracy": Rule(
+        "accuracy", "MedEvalKit, utils/utils.py (of a public copy), without a judge", medevalkit_accuracy
+    ),
+    "lmms_eval_exact_match": Rule(
+        "exact match", "lmms-eval, vqa_eval_metric.py, by path_vqa of a public copy", Equal(lmms_eval_normalize)
+    ),
     "token_f1": Rule("F1", "SQuAD (arXiv 1606.05250)", token_f1),
     "word_overlap": Rule("exact match", "PathVQA, evaluation_script.py", word_overlap),
     "word_f1": Rule("F1", "PathVQA, evaluation_script.py", word_f1),
