@@ -4,7 +4,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from mmjepa.evaluation.nearest_answer import nearest_answers
+from mmjepa.evaluation.nearest_answer import common_letters, letter_places, nearest_answers
 
 
 def test_the_nearest_answer_is_the_first_of_the_most_similar_ones():
@@ -16,3 +16,9 @@ def test_the_nearest_answer_is_the_first_of_the_most_similar_ones():
     for text, nearest in nearest_answers(texts | {"", "zzz", answers[3]}, answers).items():
         ratios = [SequenceMatcher(a=answer, b=text, autojunk=False).ratio() for answer in answers]
         assert nearest == (text if text in answers else answers[int(np.argmax(ratios))])
+
+
+def test_the_bound_of_similarity_is_the_longest_common_subsequence():
+    assert common_letters("abcbdab", letter_places("bdcaba")) == 4
+    assert common_letters("", letter_places("liver")) == common_letters("liver", letter_places("")) == 0
+    assert common_letters("liver", letter_places("the liver")) == 5
