@@ -121,6 +121,11 @@ def vqa_normalize(answer: str) -> str:
     return " ".join(WITHOUT_APOSTROPHE.get(word, word) for word in words if word not in ARTICLES)
 
 
+def is_yes_no(answer: str) -> bool:
+    """Whether a right answer makes its question a yes/no question."""
+    return normalize_answer(answer) in ("yes", "no")
+
+
 def lower_case(answer: str) -> str:
     """The answer in lower case, without spaces around it."""
     return answer.lower().strip()
@@ -184,11 +189,6 @@ def medevalkit_reply(prediction: str) -> str:
     for phrase in ANSWER_PHRASES:
         reply = reply.split(phrase)[-1]
     return reply
-
-
-def is_yes_no(answer: str) -> bool:
-    """Whether a right answer makes its question a yes/no question."""
-    return normalize_answer(answer) in ("yes", "no")
 
 
 @dataclass(frozen=True)
