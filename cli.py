@@ -97,6 +97,14 @@ def check(
     image_folder: ImageFolder = None,
     train_split: TrainSplit = None,
     where: Where = None,
+    majority_answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--majority_answers",
+            help="Writes the most frequent training answer to each validation question to this .jsonl file, for "
+            "mmjepa score.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at a data set before training: what is wrong with it, and how far the questions alone get.
@@ -106,7 +114,9 @@ def check(
     check_source("dataset_name", dataset_name)
     from datasets import disable_progress_bars
 
+    from .data.rows import load_rows
     from .evaluation.checking import check_data
+    from .evaluation.floors import majority_predictions
     from .reporting.check_text import check_text
 
     if as_json:
@@ -117,6 +127,9 @@ def check(
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
     if report["errors"]:
         raise typer.Exit(1)
+    if majority_answers is not None:
+        rows = majority_predictions(load_rows(dataset_name, config_name, columns, **read))
+        majority_answers.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def named_columns(image: str | None, question: str | None, answer: str | None) -> dict[str, str]:
@@ -208,9 +221,18 @@ def score(
     image_folder: ImageFolder = None,
     train_split: TrainSplit = None,
     where: Where = None,
+    without_copies: Annotated[
+        bool, typer.Option("--without_copies", help="Score rows of the same image, question and answer once.")
+    ] = False,
+    any_listed_answer: Annotated[
+        bool,
+        typer.Option(
+            "--any_listed_answer", help="An answer is right if any row of the same image and question has it."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score anybody's predictions by every rule that published PathVQA numbers use."""
+    """Score anybody's predictions by rules that published PathVQA numbers use."""
     if dataset_name is not None:
         check_source("--dataset_name", dataset_name)
     from datasets import disable_progress_bars
@@ -228,7 +250,8 @@ def score(
         splits = load_rows(dataset_name, config_name, columns, **read)
         if "train" not in splits:
             raise ValueError(f"{dataset_name} has no train split, from whose questions and answers floors are learnt.")
-    report = score_report(tables[0], splits, tables[1] if len(tables) > 1 else None)
+    others = tables[1] if len(tables) > 1 else None
+    report = score_report(tables[0], splits, others, without_copies, any_listed_answer)
     typer.echo(json.dumps(report, indent=2) if as_json else report_text(report))
 
 

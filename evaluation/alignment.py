@@ -13,7 +13,8 @@ from ..data.images import VqaData
 from ..data.rows import is_answered
 from ..data.statements import statement_of
 from .answerer import Answerer
-from .controls import named_interval, other_images
+from .controls import other_images
+from .intervals import named_interval
 from .shares import batches
 
 RECALL_RANKS = (1, 5, 10)
@@ -72,7 +73,7 @@ def alignment_metrics(
         retrieval_images: how many images have a text.
         retrieval_recall_at_1, _5, _10: share of images with one of their own texts among the k nearest of all texts.
             An equally near text of another image counts as nearer: else a collapsed embedding would score 1.
-        retrieval_recall_at_<k>_low, _high: its 95 % interval, by a bootstrap over images.
+        retrieval_recall_at_<k>_low, _high: its 95 % interval.
         retrieval_recall_at_<k>_chance: what k texts drawn at random would give.
         retrieval_recall_at_<k>_popular: what the k texts that most images share would give, the same for every image.
             Half of PathVQA's images are asked what is present: finding that question says nothing about an image.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .controls import images_drawn
+from .intervals import times_drawn
 
 NUM_BINS = 15
 COVERAGES = (0.5, 0.8)
@@ -98,11 +98,12 @@ def calibration_error(
         calibration_answers: R.
     """
     p = np.asarray(probabilities, dtype=float)
-    image_of_row, times_drawn = images_drawn(image_ids, seed)
-    gaps = np.zeros((times_drawn.shape[1], NUM_BINS))  # (I, bins): sums of probabilities less sums of right ones
+    images, image_of_row = np.unique(image_ids, return_inverse=True)
+    counts = times_drawn(len(images), seed)  # (draws, I)
+    gaps = np.zeros((len(images), NUM_BINS))  # (I, bins): sums of probabilities less sums of right ones
     np.add.at(gaps, (image_of_row, bins_of(p)), p - np.asarray(correct, dtype=float))
     error = np.abs(gaps.sum(axis=0)).sum() / len(p)
-    drawn = np.abs(times_drawn @ gaps).sum(axis=1) / (times_drawn @ np.bincount(image_of_row))  # (draws,)
+    drawn = np.abs(counts @ gaps).sum(axis=1) / (counts @ np.bincount(image_of_row))  # (draws,)
     low, high = np.maximum(0, 2 * error - np.quantile(drawn, (0.975, 0.025)))
     perfect = errors_if_perfect(p, seed)
     return {

@@ -3,10 +3,11 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from itertools import combinations, compress
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, Value
 
 from ..data.columns import conversation_column, find_columns
@@ -15,8 +16,9 @@ from ..data.layouts import layout_of
 from ..data.rows import groups_of, is_answered, load_rows
 from ..data.tables import load_splits
 from ..metrics.vqa_answers.rules import normalize_answer
-from ..metrics.vqa_answers.vqa_answers import question_kind, score_answers
-from .controls import WHOLE_QUESTION, majority_answers, with_answers
+from ..metrics.vqa_answers.vqa_answers import as_list, question_kind, score_answers
+from .controls import WHOLE_QUESTION, majority_answers, right_answers_of, with_answers
+from .repeats import Asked, are_copies, asked_of, repeat_numbers
 
 # BART reads 1,024 tokens, and answers have 32 by default (--max_answer_tokens); a word has one token or more.
 MAX_WORDS = {"question": 512, "answer": 24}
@@ -46,8 +48,9 @@ def check_data(
         `layout`: the publisher's layout that the tables have; None if it is not known by name.
         `image_folders`: by split, where images are that are not beside their table.
         `columns`: for each used column of the data set its name here.
-        `splits`: the numbers of each split.
-        `questions_alone`: what validation questions give without images, as of the function of this name.
+        `splits`: the numbers of each split, those of `repeat_numbers` among them.
+        `questions_alone`: what validation questions give without images, as of the function of this name; where rows
+            are copies, also what they give without these, as <name>_without_copies.
     """
     report: dict[str, Any] = {"errors": [], "warnings": [], "layout": None, "image_folders": {}, "columns": {}}
     report |= {"splits": {}, "questions_alone": {}}
@@ -72,15 +75,22 @@ def check_data(
         report["errors"].append(str(error))
         return report
     images: dict[str, dict[str, str]] = {}
+    hashes: dict[str, list[str]] = {}
     for split, rows in splits.items():
         if (folder := folder_of_images(rows)) not in (None, str(found[split][1])):
             report["image_folders"][split] = folder
-        report["splits"][split], images[split] = check_split(split, rows, report, max_unreadable)
+        hashes[split] = image_hashes(rows)
+        report["splits"][split], images[split] = check_split(split, rows, hashes[split], report, max_unreadable)
     check_split_names(splits, group_column, report)
     warn_of_shared_groups(groups, group_column, report)
     warn_of_shared_images(images, report)
     if len(splits.get("train", ())) and len(splits.get("validation", ())):
-        report["questions_alone"] = questions_alone(splits["train"], splits["validation"])
+        train, validation = splits["train"], splits["validation"]
+        report["questions_alone"] = questions_alone(train, validation)
+        copies = are_copies(*asked_and_answers(validation, hashes["validation"]))
+        if copies.any():
+            alone = questions_alone(train, validation.select(np.flatnonzero(~copies)))
+            report["questions_alone"] |= {f"{name}_without_copies": score for name, score in alone.items()}
     return report
 
 
@@ -133,22 +143,24 @@ def warn_of_shared_images(images: dict[str, dict[str, str]], report: dict[str, A
 
 
 def check_split(
-    split: str, rows: Dataset, report: dict[str, Any], max_unreadable: float
+    split: str, rows: Dataset, hashes: list[str], report: dict[str, Any], max_unreadable: float
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The numbers of a split, and the name of each of its images by a hash of its pixels.
 
     Adds to the errors and warnings of `report`.
+
+    Args:
+        hashes: of `image_hashes`.
     """
     texts = {name: rows[name][:] for name in ("question", "answer", "caption", "text") if name in rows.column_names}
     records = [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
     answered = [is_answered(record) for record in records]
-    hashes = image_hashes(rows)
     first_rows: dict[str, int] = {}
     for row, key in enumerate(hashes):
         first_rows.setdefault(key, row)
     names, pixels, faults = decode_images(rows, list(first_rows.values()))
     copies = len(records) - len({(key, *record.values()) for key, record in zip(hashes, records, strict=True)})
-    asked = [question for question in texts["question"] if question.strip()]
+    questions = [question for question in texts["question"] if question.strip()]
 
     check_answers(split, answered, report)
     check_images(split, names, faults, report, max_unreadable)
@@ -157,10 +169,14 @@ def check_split(
             f"{split}: {count(copies, 'row is a copy', 'rows are copies')} of another: they count twice."
         )
     warn_of_long_texts(split, texts, report)
-    if missing := len(rows) - len(asked):
+    has_both = [bool(record["question"].strip() and record["answer"].strip()) for record in records]
+    asked, answers = asked_and_answers(rows, hashes)
+    repeats = repeat_numbers(list(compress(asked, has_both)), list(compress(answers, has_both)))
+    warn_of_contradictions(split, repeats, report)
+    if missing := len(rows) - len(questions):
         report["warnings"].append(f"{split}: {count(missing, 'row has', 'rows have')} no question.")
-    numbers = split_numbers(asked, texts["answer"], answered, len(names), sum(map(bool, faults)))
-    return numbers, {key: name for key, name in zip(pixels, names, strict=True) if key}
+    numbers = split_numbers(questions, texts["answer"], answered, len(names), sum(map(bool, faults)))
+    return numbers | repeats, {key: name for key, name in zip(pixels, names, strict=True) if key}
 
 
 def split_numbers(
@@ -184,6 +200,30 @@ def split_numbers(
         "yes_no_share": (distinct["yes"] + distinct["no"]) / max(distinct.total(), 1),
         "kinds": {kind: number / len(asked) for kind, number in kinds.most_common()},
     }
+
+
+def asked_and_answers(rows: Dataset, hashes: list[str]) -> tuple[list[Asked], list[Sequence[str]]]:
+    """The image and the question of each row, and its right answers.
+
+    Args:
+        hashes: of `image_hashes`.
+    """
+    columns = {name: rows[name][:] for name in ("question", "answer", "answers") if name in rows.column_names}
+    return asked_of(hashes, columns["question"]), list(map(as_list, right_answers_of(columns)))
+
+
+def warn_of_contradictions(split: str, repeats: dict[str, float], report: dict[str, Any]) -> None:
+    """Warns of rows about the same image and question whose answers differ.
+
+    Args:
+        repeats: of `repeat_numbers`.
+    """
+    if number := repeats["contradicted"]:
+        report["warnings"].append(
+            f"{split}: {count(int(number), 'row has', 'rows have')} the image and question of a row with another "
+            f"answer: no model that gives one answer can be right in more than {100 * repeats['best_accuracy']:.1f} % "
+            "of the rows."
+        )
 
 
 def check_answers(split: str, answered: list[bool], report: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import distributed
 
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
-from .controls import MIN_IMAGES
+from .intervals import MIN_IMAGES
 
 logger = logging.getLogger("mmjepa")
 

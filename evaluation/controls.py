@@ -17,10 +17,10 @@ from datasets import Dataset
 
 from ..data.statements import question_starts
 from ..metrics.vqa_answers.vqa_answers import as_list, is_right, normalize_answer, score_answers
+from .intervals import named_interval
 
 NUM_SHUFFLES = 5  # one shuffle is one draw: its accuracy differs from the next one's by points
 SHUFFLE_SEED = 2026  # a constant: models that were trained with other seeds are asked about the same images
-MIN_IMAGES = 30  # with fewer, a bootstrap over images gives too narrow an interval
 CONTROL_SCORES = ("accuracy", "yes_no_accuracy", "open_accuracy")
 WHOLE_QUESTION = (None, 3, 2, 1, 0)  # first words, for `majority_answers`
 
@@ -105,7 +105,9 @@ def score_controls(columns: dict[str, list], train_questions: Dataset, seed: int
         metrics["num_shuffles"] = len(by_shuffle)
     if len(train_questions) > 0:
         majority = are_correct(majority_answers(train_questions, questions, WHOLE_QUESTION), truths)
-        metrics |= named_interval("majority_lead", np.subtract(correct, majority, dtype=float), image_ids, seed)
+        metrics |= named_interval(
+            "majority_lead", np.subtract(correct, majority, dtype=float), image_ids, seed, least=-1
+        )
     return metrics | {"num_images": len(set(image_ids))}
 
 
@@ -157,7 +159,7 @@ def score_shuffles(
     metrics |= {f"accuracy_{control}_min": min(overall), f"accuracy_{control}_max": max(overall)}
     correct_shuffled = np.mean([are_correct(answers, truths) for answers in by_shuffle], axis=0)  # (R,)
     gained = np.asarray(correct, dtype=float) - correct_shuffled
-    return metrics | named_interval(gain, gained, columns["image_id"], seed)
+    return metrics | named_interval(gain, gained, columns["image_id"], seed, least=-1)
 
 
 def are_correct(answers: Sequence[str], truths: Sequence[str | Sequence[str]]) -> list[bool]:
@@ -173,37 +175,3 @@ def rows_are_correct(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
 def share_right(answers: str | Sequence[str], truths: Sequence[str]) -> float:
     """The share of right answers among one or several, such as those of the shuffles: each equals one of `truths`."""
     return fmean(is_right(answer, truths) for answer in as_list(answers))
-
-
-def images_drawn(image_ids: Sequence[Any], seed: int, draws: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """The image of each row, numbered (R,), and how often a bootstrap drew each image (draws, I).
-
-    It draws whole images with replacement (Efron 1979), because the questions of one image are right or wrong
-    together.
-    """
-    distinct, image_of_row = np.unique(image_ids, return_inverse=True)
-    random = np.random.default_rng(seed)
-    return image_of_row, random.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), size=draws)
-
-
-def mean_interval(values: np.ndarray, image_ids: Sequence[Any], seed: int) -> tuple[float, float, float]:
-    """The mean of the rows' values and its 95 % interval, by a bootstrap over images.
-
-    Args:
-        values: (R,), NaN where the row does not count. With differences of two scores of each row, the interval is
-            that of a paired test.
-    """
-    counts = ~np.isnan(values)
-    image_of_row, times_drawn = images_drawn(image_ids, seed)
-    sums = np.bincount(image_of_row, np.where(counts, values, 0))  # (I,)
-    rows = np.bincount(image_of_row, counts)  # (I,)
-    drawn_rows = times_drawn @ rows
-    means = (times_drawn @ sums)[drawn_rows > 0] / drawn_rows[drawn_rows > 0]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(sums.sum() / rows.sum()), float(low), float(high)
-
-
-def named_interval(name: str, values: np.ndarray, image_ids: Sequence[Any], seed: int) -> dict[str, float]:
-    """`mean_interval` as the numbers `<name>`, `<name>_low` and `<name>_high`."""
-    ends = (name, f"{name}_low", f"{name}_high")
-    return dict(zip(ends, mean_interval(values, image_ids, seed), strict=True))

@@ -1,8 +1,7 @@
 """Scores the predictions of any program by every published rule, beside what the questions alone give."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,34 +9,47 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset, Image
+from tqdm.auto import tqdm
 
 from ..data.columns import distinct_answers, one_text
 from ..data.images import image_hashes
 from ..data.tables import load_table
-from ..metrics.vqa_answers.rules import RULES, is_yes_no, normalize_answer
-from ..metrics.vqa_answers.vqa_answers import bleu_counts, bleu_of_counts, question_kind, right_answers, row_scores
-from .controls import MIN_IMAGES, WHOLE_QUESTION, images_drawn, majority_answers, mean_interval
-from .floors import unscored_rows
+from ..metrics.vqa_answers.rules import RULES, normalize_answer
+from ..metrics.vqa_answers.vqa_answers import (
+    MAX_NGRAM,
+    bleu_counts,
+    bleu_of_counts,
+    question_kind,
+    right_answers,
+    row_scores,
+)
+from .answer_lists import candidate_intervals, list_splits, list_table, open_answers_of
+from .ceilings import ceiling_table
+from .comparing import difference_tables, same_rows
+from .floors import floor_table, lead_table, unscored_rows
+from .groups import group_intervals, groups_of, own_scores, rule_intervals
+from .intervals import MIN_IMAGES, Interval, mean_interval, statistic_interval
+from .nearest_answer import nearest_answers
+from .pairing import ID_COLUMNS
+from .repeats import are_contradicted, are_copies, asked_of, listed_answers
 
 COLUMNS = ("question", "answer", "prediction")
 IMAGE_COLUMNS = ("image", "image_id", "file_name", "image_file")
 NAME_COLUMNS = ("image_file", "file_name", "image")  # the first of these names the image in the data set
-GROUPS = ("all", "yes_no", "open")
 CLOSED_LIST_RULE = "closed_list_exact_match"
-OWN_RULE = "accuracy"  # by which kinds of question and floors are compared
-Interval = tuple[float, float, float]  # a mean, and the 95 % interval around it
+CANDIDATE_RULE = "llava_med_candidate"
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A table of predictions with the columns question, answer, answers, prediction, image and image_file.
+    """A table of predictions with the columns question, answer, answers, prediction, image, image_file and ids.
 
     They hold texts as they are written, "" for a missing one. But answers is a list of all right answers; its first is
-    answer.
+    answer. Each row without an image has an image of its own, and is_image_known is False.
 
     Args:
         path: any table of `load_table`. The right answers may be lists, as answer or beside it as answers. The image
-            is a name or a number, and may also be called image_id, file_name or image_file. Only intervals need it:
-            without it, each row counts as an image of its own.
+            is a name or a number, and may also be called image_id, file_name or image_file. Intervals need it, and
+            rows of two files are matched by it, or by id or question_id.
 
     Raises:
         ValueError: the file is of another kind, has no rows, lacks a column, or is of an earlier version.
@@ -63,7 +75,9 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     table["answer"] = [texts[0] for texts in table["answers"]]
     images = image_keys(rows)
     table["image"] = [image or f"row {row}" for row, image in enumerate(images)]
-    return table.assign(image_file=texts_of(rows, NAME_COLUMNS))
+    table["is_image_known"] = [bool(image) for image in images]
+    named = {"image_file": NAME_COLUMNS} | {name: (name,) for name in ID_COLUMNS}
+    return table.assign(**{column: texts_of(rows, names) for column, names in named.items()})
 
 
 def texts_of(rows: Dataset, names: Sequence[str]) -> list[str]:
@@ -84,13 +98,13 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
 
     Args:
         predictions: of `read_predictions`.
-        seed: of the bootstrap over images.
+        seed: of the bootstrap.
     """
     groups = groups_of(predictions["answer"])
     table: dict[str, dict[str, Interval]] = {}
-    for rule in RULES:
+    for rule in tqdm(RULES, desc="Scoring", unit=" rules", disable=None):
         scores = row_scores(rule, predictions["prediction"], predictions["answers"])
-        table[rule] = group_intervals(np.array(scores, dtype=float), groups, predictions["image"], seed)
+        table[rule] = rule_intervals(rule, np.array(scores, dtype=float), groups, predictions["image"], seed)
     for length in range(1, 5):
         table[f"bleu_{length}"] = {}
     for group, rows in groups.items():
@@ -103,68 +117,34 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
 def closed_list_intervals(predictions: pd.DataFrame, train_questions: Dataset, seed: int = 0) -> dict[str, Interval]:
     """This project's accuracy after each prediction is replaced by the most similar training answer.
 
-    PMC-VQA (arXiv 2305.10415) scores free text against a list of choices in this way. Similarity is the ratio of
-    `difflib.SequenceMatcher`.
+    PMC-VQA (arXiv 2305.10415) scores free text against a list of choices in this way.
     """
     known = sorted(set(map(normalize_answer, train_questions["answer"])))
-    chosen = {text: most_similar(normalize_answer(text), known) for text in set(predictions["prediction"])}
-    texts = [chosen[text] for text in predictions["prediction"]]
-    scores = np.array(row_scores(OWN_RULE, texts, predictions["answers"]), dtype=float)
+    texts = predictions["prediction"].map(normalize_answer)
+    chosen = nearest_answers(texts, known)
+    scores = own_scores(texts.map(chosen), predictions)
     return group_intervals(scores, groups_of(predictions["answer"]), predictions["image"], seed)
 
 
-def most_similar(text: str, answers: list[str]) -> str:
-    """The one of `answers` most similar to `text`; the first of equally similar ones."""
-    if text in answers:
-        return text
-    matcher = SequenceMatcher(b=text, autojunk=False)  # it keeps an index of b
-    best, ratio = answers[0], -1.0
-    for answer in answers:
-        matcher.set_seq1(answer)
-        # The first two are upper bounds of the third, and cheap.
-        if matcher.real_quick_ratio() > ratio and matcher.quick_ratio() > ratio and matcher.ratio() > ratio:
-            best, ratio = answer, matcher.ratio()
-    return best
-
-
-def groups_of(answers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which rows (R,) are of each of `GROUPS`."""
-    yes_no = np.array([is_yes_no(answer) for answer in answers])
-    return {"all": np.ones(len(yes_no), dtype=bool), "yes_no": yes_no, "open": ~yes_no}
-
-
-def group_intervals(
-    scores: np.ndarray, groups: dict[str, np.ndarray], image_ids: Sequence[str], seed: int
-) -> dict[str, Interval]:
-    """The mean of the rows' scores (R,) in each group with a row that counts. NaN is a score that doesn't count."""
-    in_group = {group: np.where(rows, scores, np.nan) for group, rows in groups.items()}
-    return {
-        group: mean_interval(scores, image_ids, seed)
-        for group, scores in in_group.items()
-        if not np.isnan(scores).all()
-    }
-
-
-def bleu_intervals(predictions: pd.DataFrame, seed: int, draws: int = 200) -> list[Interval]:
-    """Corpus BLEU-1 to BLEU-4 and their intervals, by a bootstrap over images."""
+def bleu_intervals(predictions: pd.DataFrame, seed: int) -> list[Interval]:
+    """Corpus BLEU-1 to BLEU-4 and their intervals over images."""
     answers = predictions["prediction"].map(normalize_answer)
     truths = predictions["answers"].map(right_answers)
-    image_of_row, times_drawn = images_drawn(predictions["image"], seed, draws)
-    rows_of_image = pd.Series(range(len(predictions))).groupby(image_of_row).indices
+    rows_of_image = predictions.reset_index().groupby("image").indices
     counts = np.stack(
-        [
-            bleu_counts(answers.iloc[rows].tolist(), truths.iloc[rows].tolist())
-            for _, rows in sorted(rows_of_image.items())
-        ]
+        [bleu_counts(answers.iloc[rows].tolist(), truths.iloc[rows].tolist()) for rows in rows_of_image.values()]
     )  # (I, 10)
-    drawn = [bleu_of_counts(times @ counts) for times in times_drawn]
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    return list(zip(bleu_of_counts(counts.sum(axis=0)), low.tolist(), high.tolist(), strict=True))
+
+    def bleu(times_drawn: np.ndarray, length: int) -> np.ndarray:
+        """Of how often each image counts (D, I): (D,)."""
+        return np.array([bleu_of_counts(times @ counts)[length - 1] for times in times_drawn])
+
+    return [statistic_interval(partial(bleu, length=length), len(counts), seed) for length in range(1, MAX_NGRAM + 1)]
 
 
 def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
     """This project's accuracy by kind of question."""
-    scores = np.array(row_scores(OWN_RULE, predictions["prediction"], predictions["answers"]), dtype=float)
+    scores = own_scores(predictions["prediction"], predictions)
     kinds = np.array([question_kind(question) for question in predictions["question"]])
     return {
         kind: mean_interval(np.where(kinds == kind, scores, np.nan), predictions["image"], seed)
@@ -172,106 +152,119 @@ def kind_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, Interval]:
     }
 
 
-def floor_table(predictions: pd.DataFrame, train_questions: Dataset, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """What can be reached without a model that reads images, by this project's accuracy.
+def counted_rows(predictions: pd.DataFrame, without_copies: bool, any_listed_answer: bool) -> pd.DataFrame:
+    """The rows that are scored, with all answers that are taken as right.
 
     Args:
-        train_questions: columns question and answer.
-
-    Returns:
-        majority, majority_question: accuracy of the most frequent training answer to the question's first words, and
-            to the whole question.
-        closed_list: the share of answers that are training answers: what choosing from a list of them can reach.
-    """
-    questions, answers = list(predictions["question"]), predictions["answers"]
-    groups = groups_of(predictions["answer"])
-    known = Counter(map(normalize_answer, train_questions["answer"]))
-    floors = {
-        "majority": majority_answers(train_questions, questions),
-        "majority_question": majority_answers(train_questions, questions, WHOLE_QUESTION),
-        "closed_list": [
-            next((answer for answer in texts if normalize_answer(answer) in known), "") for texts in answers
-        ],
-    }
-    return {
-        name: group_intervals(
-            np.array(row_scores(OWN_RULE, texts, answers), dtype=float), groups, predictions["image"], seed
-        )
-        for name, texts in floors.items()
-    }
-
-
-def difference_table(predictions: pd.DataFrame, others: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Interval]]:
-    """How much better the first predictions are than the others, by each rule, with the interval of a paired test.
+        without_copies: rows with the image, the question and the answers of a row before them are left out.
+        any_listed_answer: an answer is right if any row of the same image and question lists it.
 
     Raises:
-        ValueError: the two files do not hold the same questions and answers in the same order.
+        ValueError: images are not known.
     """
-    asked = ["question", "answers"]
-    if any(predictions[name].tolist() != others[name].tolist() for name in asked):
-        raise ValueError("the two files hold other questions or answers: give both the same rows in the same order.")
-    groups = groups_of(predictions["answer"])
-    table: dict[str, dict[str, Interval]] = {}
-    for rule in RULES:
-        first, second = (
-            np.array(row_scores(rule, file["prediction"], file["answers"]), dtype=float)
-            for file in (predictions, others)
+    if not (without_copies or any_listed_answer):
+        return predictions
+    if not predictions["is_image_known"].all():
+        raise ValueError(
+            "rows without an image can't be told to be about the same one: give the column image, or leave out "
+            "--without_copies and --any_listed_answer."
         )
-        # A rule may leave rows out, and not the same ones of both files: NaN in either is NaN in the difference.
-        table[rule] = group_intervals(first - second, groups, predictions["image"], seed)
-    return table
+    asked = asked_of(predictions["image"], predictions["question"])
+    answers = predictions["answers"].tolist()
+    if any_listed_answer:
+        predictions = predictions.assign(answers=listed_answers(asked, answers))
+    # By the answers as they are in the file: rows that contradict each other stay two rows.
+    return predictions[~are_copies(asked, answers)] if without_copies else predictions
 
 
 def score_report(
-    predictions: pd.DataFrame, splits: Mapping[str, Dataset] | None = None, others: pd.DataFrame | None = None
+    predictions: pd.DataFrame,
+    splits: Mapping[str, Dataset] | None = None,
+    others: pd.DataFrame | None = None,
+    without_copies: bool = False,
+    any_listed_answer: bool = False,
 ) -> dict[str, Any]:
     """All tables of a file of predictions, by name, and `notes`, sentences on what they leave out.
 
     Args:
         predictions, others: of `read_predictions`. Rows without a right answer are not scored.
         splits: of `load_rows`, train among them, from whose rows the floors are learnt.
+        without_copies, any_listed_answer: as for `counted_rows`.
 
     Raises:
-        ValueError: no row has an answer, or the two files hold other rows.
+        ValueError: no row has an answer, the two files have no row in common, or images are needed and not known.
     """
     predictions, num_rows = answered(predictions), len(predictions)
     if predictions.empty:
         raise ValueError(f"none of the {num_rows} rows has an answer: give the right answers as answer.")
-    notes = notes_on(predictions, num_rows)
+    counted = counted_rows(predictions, without_copies, any_listed_answer)
+    notes = notes_on(predictions, counted, num_rows)
     report: dict[str, Any] = {
-        "questions": len(predictions),
-        "images": predictions["image"].nunique(),
+        "questions": len(counted),
+        "images": counted["image"].nunique(),
         "notes": notes,
-        "rules": score_table(predictions),
-        "kinds": kind_table(predictions),
+        "rules": score_table(counted),
+        "kinds": kind_table(counted),
     }
+    train_questions = None
     if splits is not None:
         train_questions, note = unscored_rows(predictions, splits)
         notes += [note] if note else []
-        if train_questions is not None:
-            report["rules"][CLOSED_LIST_RULE] = closed_list_intervals(predictions, train_questions)
-            report["floors"] = floor_table(predictions, train_questions)
+    if train_questions is not None:
+        report["rules"][CLOSED_LIST_RULE] = closed_list_intervals(counted, train_questions)
+        if open_answers := open_answers_of(train_questions):
+            report["rules"][CANDIDATE_RULE] = candidate_intervals(counted, open_answers)
+        report["floors"] = floor_table(counted, train_questions)
+        report["leads"] = lead_table(counted, train_questions)
+        of_lists, note = list_splits(predictions, train_questions, splits)
+        notes += [note] if note else []
+        report["lists"] = list_table(counted, of_lists)
+    if ceilings := ceiling_table(counted, train_questions):
+        report["ceilings"] = ceilings
     if others is not None:
-        report["differences"] = difference_table(predictions, answered(others))
+        first, second, unmatched = same_rows(predictions, answered(others), counted)
+        notes += unmatched
+        report["differences"], report["p_values"] = difference_tables(first, second)
     return report
 
 
-def notes_on(predictions: pd.DataFrame, num_rows: int) -> list[str]:
+def notes_on(predictions: pd.DataFrame, counted: pd.DataFrame, num_rows: int) -> list[str]:
     """Sentences on what the scores leave out, and on what may mislead.
 
     Args:
-        predictions: the rows that are scored.
+        predictions: the rows that have an answer.
+        counted: those that are scored.
         num_rows: how many rows the file has.
     """
-    notes, num_images = [], predictions["image"].nunique()
+    notes, num_images = [], counted["image"].nunique()
     if num_rows > len(predictions):
         notes.append(f"{num_rows - len(predictions)} of {num_rows} rows have no right answer and are not scored.")
-    if missing := (predictions["prediction"] == "").sum():
+    if missing := (counted["prediction"] == "").sum():
         notes.append(f"{missing} rows have no prediction and count as wrong.")
-    if num_images == len(predictions):
-        notes.append("Each row is of an image of its own: where images have several, name them, or intervals mislead.")
+    notes += repeat_notes(predictions, counted)
+    if unnamed := (~counted["is_image_known"]).sum():
+        notes.append(
+            f"{unnamed} of {len(counted)} rows name no image and are taken as independent: where images have several "
+            "rows, name them (image), or intervals are too narrow."
+        )
+    elif num_images == len(counted):
+        notes.append("Each row is of an image of its own: rows are taken as independent.")
     if num_images < MIN_IMAGES:
-        notes.append(f"Of {num_images} images intervals are too narrow: too few images to tell what is better.")
+        notes.append(f"Of {num_images} images intervals are wide: too few images to tell what is better.")
+    return notes
+
+
+def repeat_notes(predictions: pd.DataFrame, counted: pd.DataFrame) -> list[str]:
+    """Sentences on rows that repeat others, in the file and as they are scored."""
+    asked = asked_of(predictions["image"], predictions["question"])
+    notes = []
+    if copies := are_copies(asked, predictions["answers"]).sum():
+        said = "count twice: --without_copies leaves them out" if len(counted) == len(predictions) else "are left out"
+        notes.append(f"{copies} of {len(predictions)} rows are copies of another and {said}.")
+    if contradicted := are_contradicted(asked, predictions["answers"]).sum():
+        left = are_contradicted(asked_of(counted["image"], counted["question"]), counted["answers"]).sum()
+        said = "only their own is right: --any_listed_answer takes either" if left else "each of them is right"
+        notes.append(f"{contradicted} rows have the image and question of a row with another answer, and {said}.")
     return notes
 
 

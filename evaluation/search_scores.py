@@ -9,7 +9,8 @@ import numpy as np
 from ..data.statements import sign_of
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import as_list
-from .controls import images_drawn, right_answers_of
+from .controls import right_answers_of
+from .intervals import statistic_interval
 from .statement_scorer import StatementScorer
 
 LEAST_IMAGES = 5  # that must show a statement, and that must not, for it to be searched for
@@ -35,8 +36,8 @@ def score_search(
         shuffles: for each shuffle the other image of each row.
 
     Returns:
-        search_map: the mean average precision over statements; search_map_low, _high: its 95 % interval, by a
-            bootstrap over images: statements share images, and are found or missed with them.
+        search_map: the mean average precision over statements; search_map_low, _high: its 95 % interval over images:
+            statements share images, and are found or missed with them.
         search_map_chance: that of a random order. search_map_shuffled: each image scored by its other image, the
             mean over the shuffles.
             search_map_vector: ranked by the cosine to the images' vectors.
@@ -159,12 +160,16 @@ def precision_at(rank: int, scores: np.ndarray, truths: np.ndarray) -> float:
 def map_interval(
     scores: Sequence[np.ndarray], searches: Sequence[Search], image_ids: Sequence[int], seed: int
 ) -> tuple[float, float]:
-    """The 95 % interval of the mean average precision, by a bootstrap over the images of `image_ids`."""
-    _, times_drawn = images_drawn(image_ids, seed)  # (draws, I)
+    """The 95 % interval of the mean average precision over the images of `image_ids`."""
     images = np.unique(image_ids)
-    drawn = [
-        average_precision(one, search.truths, times_drawn[:, np.searchsorted(images, search.image_ids)])
-        for one, search in zip(scores, searches, strict=True)
-    ]
-    low, high = np.nanquantile(np.nanmean(drawn, axis=0), (0.025, 0.975))
-    return float(low), float(high)
+
+    def mean_average_precision(times_drawn: np.ndarray) -> np.ndarray:
+        """Of how often each image counts (D, I): (D,)."""
+        precisions = [
+            average_precision(one, search.truths, times_drawn[:, np.searchsorted(images, search.image_ids)])
+            for one, search in zip(scores, searches, strict=True)
+        ]
+        return np.nanmean(precisions, axis=0)
+
+    _, low, high = statistic_interval(mean_average_precision, len(images), seed)
+    return low, high

@@ -19,10 +19,10 @@ from .controls import (
     are_correct,
     control_scores,
     majority_answers,
-    named_interval,
     right_answers_of,
     score_shuffles,
 )
+from .intervals import named_interval
 from .search_scores import score_search
 from .statement_scorer import StatementScorer
 
@@ -110,7 +110,7 @@ def score_truth(
 
     Returns:
         truth_accuracy: share of rows whose statement is called true where the answer is yes, and false where it is
-            no; truth_accuracy_low, _high: its 95 % interval, by a bootstrap over images.
+            no; truth_accuracy_low, _high: its 95 % interval.
         truth_accuracy_shuffled: the same about the other images, the mean over the shuffles.
         truth_accuracy_majority: of what is more frequent after the same first words in training.
         truth_gain, _low, _high: the accuracy less that about the other images, by rows, and its interval. A statement
@@ -140,7 +140,7 @@ def score_truth(
         about_others = scorer.logits(others, texts * len(shuffles)).reshape(len(shuffles), -1)  # (S, R)
         correct_shuffled = ((about_others > 0) == truths).mean(axis=0)  # (R,)
         metrics["truth_accuracy_shuffled"] = float(correct_shuffled.mean())
-        metrics |= named_interval("truth_gain", correct - correct_shuffled, image_ids, seed)
+        metrics |= named_interval("truth_gain", correct - correct_shuffled, image_ids, seed, least=-1)
     for name, calls in majority_truths(train_questions, questions, words).items():
         metrics[f"truth_accuracy_{name}"] = float((calls == truths).mean())
     if 0 < truths.mean() < 1:

@@ -14,7 +14,8 @@ from ..data.images import VqaData
 from ..data.pixels import normalize_pixels
 from ..evaluation.answerer import evaluating
 from ..evaluation.attention import attention_maps
-from ..evaluation.controls import mean_interval, right_answers_of_row, rows_are_correct, share_right
+from ..evaluation.controls import right_answers_of_row, rows_are_correct, share_right
+from ..evaluation.intervals import mean_interval
 from ..metrics.vqa_answers.rules import is_yes_no
 from ..metrics.vqa_answers.vqa_answers import is_right
 from ..modeling_mmjepa import MMJepaForConditionalGeneration

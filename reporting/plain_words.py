@@ -1,6 +1,6 @@
 """What an evaluation's numbers say, in sentences. Few images allow no conclusion: then the sentences draw none."""
 
-from ..evaluation.controls import MIN_IMAGES
+from ..evaluation.intervals import MIN_IMAGES
 
 MAX_WIDTH = 0.2  # a wider 95 % interval allows no conclusion
 SMALL = 0.05  # "no difference" is said only where the whole interval is smaller than this

@@ -355,8 +355,9 @@ FOLDERS = ("data", "training", "evaluation", "export")
 def test_each_flag_that_a_message_of_a_run_names_is_one_of_train_and_evaluate(name):
     others = {"nproc_per_node"} if name.endswith("arguments.py") else set()  # torchrun's
     others |= {"flag", "name"}  # any flag
-    if name == "data/slides.py":  # which only a search reads
-        others |= {name[2:] for option in OPTIONS["search"] for name in option.opts}
+    command = {"data/slides.py": "search", "evaluation/scoring.py": "score"}.get(name)  # the only one that calls it
+    if command is not None:
+        others |= {flag[2:] for option in OPTIONS[command] for flag in option.opts}
     assert flags_named(ROOT / name) - others <= flag_parser().flags.keys()
 
 

@@ -1,1 +1,1 @@
-"""Scores of answers by every published rule."""
+"""Scores of answers by published rules."""

@@ -19,8 +19,8 @@ question's first words. Answers are compared nearly as SQuAD compares them (Rajp
 in lower case, without punctuation and without the articles a, an, the. But signs, comparisons and marks within numbers
 count, since "CD20+" is not "CD20-". If a question has several right answers, an answer that equals any of them is
 right, as in SQuAD; VQA asks for three of ten annotators. Splitting the score by kind of answer and of question follows
-VQA (Antol et al. 2015, arXiv 1505.00468). Beside these stand the scores by every rule that published PathVQA numbers
-use (rules.py), so that a number can be compared with one of a paper.
+VQA (Antol et al. 2015, arXiv 1505.00468). Beside these stand the scores by rules that published PathVQA numbers use
+(rules.py), so that a number can be compared with one of a paper.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -37,7 +37,8 @@ Returns: scores in [0, 1], and counts. A group without any question has no keys.
     bleu_1, bleu_2, bleu_3, bleu_4: corpus BLEU of the normalised answers with n-grams up to that length.
     accuracy_<kind>, count_<kind>: accuracy and number of questions of the kinds what, where, how, how_many, is_are
         (questions that start with a verb: is, are, does, ...) and other.
-    <rule>, yes_no_<rule>, open_<rule>: the score by each rule of rules.py over the questions that it is for.
+    <rule>, yes_no_<rule>, open_<rule>: the score by each rule of rules.py over all questions, over yes/no and over
+        open ones. A rule that is for one of these groups has no other key.
 
 Example:
     >>> metric = evaluate.load("metrics/vqa_answers", keep_in_memory=True)
@@ -174,15 +175,19 @@ def row_scores(rule: str, predictions: Sequence[str], references: Sequence[str |
 
 
 def score_by_rules(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> dict[str, float]:
-    """`<rule>`, `yes_no_<rule>` and `open_<rule>`: mean scores of the rows that count, if there are any."""
-    groups = {"": {True, False}, "yes_no_": {True}, "open_": {False}}
+    """`<rule>`, `yes_no_<rule>` and `open_<rule>`: mean scores of the rows that count, if there are any.
+
+    A rule that is for yes/no or for open questions alone has no score over all.
+    """
+    groups = {"all": ("", {True, False}), "yes_no": ("yes_no_", {True}), "open": ("open_", {False})}
     scores: dict[str, float] = {}
     for rule in RULES:
         yes_no = [is_yes_no(as_list(reference)[0]) for reference in references]
         rows = list(zip(row_scores(rule, predictions, references), yes_no, strict=True))
-        for prefix, forms in groups.items():
+        for group, (prefix, forms) in groups.items():
             counted = [score for score, form in rows if score is not None and form in forms]
-            scores |= {f"{prefix}{rule}": sum(counted) / len(counted)} if counted else {}
+            if counted and RULES[rule].questions in ("all", group):
+                scores[f"{prefix}{rule}"] = sum(counted) / len(counted)
     return scores
 
 

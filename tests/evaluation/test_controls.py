@@ -11,12 +11,12 @@ from datasets import Dataset
 from mmjepa.evaluation.controls import (
     NUM_SHUFFLES,
     majority_answers,
-    named_interval,
     other_images,
     score_controls,
     score_shuffles,
     shuffled_images,
 )
+from mmjepa.evaluation.intervals import named_interval
 from mmjepa.metrics.vqa_answers.vqa_answers import score_answers
 
 PATHVQA = Path(__file__).parents[3] / "shared" / "data" / "pathvqa"
@@ -67,7 +67,7 @@ def test_the_accuracy_with_shuffled_images_is_the_mean_of_the_shuffles_and_its_s
     assert metrics["accuracy_shuffled_images_max"] == pytest.approx(max(accuracies))
     assert metrics["image_gain"] == pytest.approx(0.75 - np.mean(accuracies)) and metrics["num_shuffles"] == 5
     differences = np.array([answer == "yes" for answer in answers]) - (np.array(by_shuffle) == "yes").mean(axis=0)
-    expected = named_interval("image_gain", differences, image_ids, seed=0)
+    expected = named_interval("image_gain", differences, image_ids, seed=0, least=-1)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
 
 
@@ -77,7 +77,11 @@ def test_the_lead_over_the_majority_pairs_the_two_answers_of_a_row():
     columns = {"question": ["is it?"] * 60, "answer": truths, "image_id": list(range(60))}
     columns |= {"prediction": ["yes"] * 60, "blank": ["no"] * 60}
     metrics = score_controls(columns, Dataset.from_dict({name: columns[name] for name in ("question", "answer")}), 0)
-    assert [metrics[f"majority_lead{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    # Unpaired, the interval of 40 answers of which half are right would reach to 0.2.
+    assert (
+        metrics["majority_lead"] == 0
+        and -0.07 < metrics["majority_lead_low"] < 0 < metrics["majority_lead_high"] < 0.07
+    )
     assert metrics["accuracy_majority_question"] == pytest.approx(2 / 3)
 
 
@@ -119,11 +123,14 @@ def test_the_majority_answers_of_pathvqa_score_as_its_description_says():
 
 
 def test_the_interval_of_the_image_gain_draws_whole_images():
-    # One image of 50 questions, all gained, and one of 150, none gained. A resample has the first 0, 1 or 2 times,
-    # which makes the gain 0, 1/4 or 1; 0 and 1 come up a quarter of the time each. Drawing rows gives 0.2 to 0.3.
-    correct, shuffled = [True] * 50 + [False] * 150, [False] * 200
-    gain = image_gain(correct, shuffled, image_ids=[3] * 50 + [8] * 150)
-    assert gain == {"image_gain": 0.25, "image_gain_low": 0.0, "image_gain_high": 1.0}
+    # 20 images of 50 questions, all gained, and 20 of 150, none gained. Drawing rows gives 0.23 to 0.27.
+    correct, shuffled = ([True] * 50 + [False] * 150) * 20, [False] * 4000
+    images = np.repeat(np.arange(40), [50, 150] * 20)
+    gain = image_gain(correct, shuffled, image_ids=images)
+    half = 1.96 * math.sqrt(20 * 37.5**2 + 20 * 37.5**2) / 4000  # of 50 - 0.25 * 50 and 0 - 0.25 * 150
+    assert gain["image_gain"] == 0.25
+    assert gain["image_gain_low"] == pytest.approx(0.25 - half, abs=0.02)
+    assert gain["image_gain_high"] == pytest.approx(0.25 + half, abs=0.02)
 
 
 def test_the_interval_of_the_image_gain_is_that_of_the_normal_approximation_for_many_images():
@@ -138,7 +145,7 @@ def test_the_interval_of_the_image_gain_is_that_of_the_normal_approximation_for_
 
 
 def test_the_image_gain_pairs_the_two_answers_of_a_row():
-    # Equal answers are no gain and no uncertainty, however uncertain each accuracy is.
-    correct = [True, False] * 20
-    gain = image_gain(correct, correct, image_ids=list(range(40)))
-    assert gain == {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0}
+    # Equal answers are no gain, and of 2000 next to no uncertainty, however uncertain each accuracy is.
+    correct = [True, False] * 1000
+    gain = image_gain(correct, correct, image_ids=list(range(2000)))
+    assert gain["image_gain"] == 0 and -0.002 < gain["image_gain_low"] < 0 < gain["image_gain_high"] < 0.002

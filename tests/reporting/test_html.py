@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 
 from mmjepa.data.images import VqaData
-from mmjepa.evaluation.controls import mean_interval
 from mmjepa.evaluation.evaluate import evaluate_model
+from mmjepa.evaluation.intervals import mean_interval
 from mmjepa.metrics.vqa_answers.vqa_answers import is_right
 from mmjepa.reporting.html import EXAMPLES, examples, write_html_report
 from mmjepa.reporting.plain_words import plain_words
