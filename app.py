@@ -29,6 +29,7 @@ from mmjepa.page.search_tab import build_search_tab
 from mmjepa.page.uploads import MAX_CHARACTERS, MAX_FILE_SIZE, Page, SmallRequests, picture_of, read_image, refusal
 from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.reporting.picture import draw_attention
+from mmjepa.reporting.reply_text import attention_text
 from mmjepa.scoring_mmjepa import check_tells_truth
 
 MAX_QUESTIONS = 8  # others wait meanwhile; an image of PathVQA has 7.6
@@ -111,7 +112,10 @@ def build_question_tab(model: MMJepaForConditionalGeneration, processor: MMJepaP
         replies = ask(model, processor, image, questions)
         picture = picture_of(image)
         drawn = [
-            (draw_attention(picture, reply.attention, processor.image_processor), reply.question)
+            (
+                draw_attention(picture, reply.attention, processor.image_processor),
+                f"{reply.question} {reply.prediction}: {attention_text(reply.attention)}",
+            )
             for reply in replies
             if reply.attention is not None
         ]
