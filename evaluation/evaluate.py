@@ -18,7 +18,7 @@ from .alignment import score_alignment
 from .answerer import Answerer
 from .calibration import calibration_metrics
 from .collapse import warn_of_collapse
-from .controls import are_correct, other_images, right_answers_of, score_controls, with_answers
+from .controls import are_correct, image_gain, other_images, right_answers_of, score_controls, with_answers
 from .ranking import score_ranking, training_answers
 from .sets import score_sets
 from .shares import own_share
@@ -47,7 +47,8 @@ def evaluate_model(
             Where the questions have a column `answers`, an answer is right that equals any of a row's.
         train_questions: columns question and answer. The majority answers are learnt from them, and their answers are
             ranked; without a row neither is done. No row of `data` may be among them. With None each question is
-            answered about its own image alone, as while training: no controls, no ranking, no alignment.
+            answered about its own and a shuffled image alone, as while training: only the image gain is measured
+            beside the scores, no other controls, no ranking, no alignment.
         batch_size: questions, images or texts at once.
         seed: of the shuffled images and of the bootstrap.
         answers_file: takes the rows of this process as lines of JSON while they are answered, without controls.
@@ -91,6 +92,8 @@ def evaluate_model(
             if model.config.truth_weight > 0:
                 metrics |= score_statements(answerer, columns, features, learnt_from, seed)
             metrics |= score_sets(columns, learnt_from, seed)
+        elif columns["question"]:
+            metrics |= score_image_gain(answerer, columns, features, seed, bar)
     if with_controls:
         alignment, cosines = score_alignment(answerer, data, features.image_embeds, seed)
         metrics |= alignment
@@ -110,8 +113,8 @@ def columns_of_asked_rows(data: VqaData) -> Columns:
 
 def answers_bar(questions: list[str], with_controls: bool, show_progress: bool) -> tqdm:
     """The bar of the answers that this process gives. Only the first process shows it."""
-    # With controls each question is answered about two images, and each distinct one about the black image.
-    asked_with = [questions, questions, list(set(questions))] if with_controls else [questions]
+    # Each question is answered about two images, and with controls each distinct one about the black image.
+    asked_with = [questions, questions, *([list(set(questions))] if with_controls else [])]
     return tqdm(
         total=sum(len(own_share(texts)) for texts in asked_with),
         desc="answers",
@@ -154,6 +157,17 @@ def score_probabilities(answerer: Answerer, columns: Columns, features: MMJepaIm
     if not questions:
         return {}
     return calibration_metrics(probabilities, are_correct(predictions, right_answers_of(columns)))
+
+
+def score_image_gain(
+    answerer: Answerer, columns: Columns, features: MMJepaImageFeatures, seed: int, bar: tqdm
+) -> dict[str, float]:
+    """The image gain and its interval, by one shuffle of the images: whether the model reads them by now."""
+    others = other_images(columns["image_id"], seed)
+    shuffled = answerer.answer_questions(columns["question"], features, others, lambda rows, _: bar.update(len(rows)))
+    truths = right_answers_of(columns)
+    correct, correct_shuffled = (are_correct(answers, truths) for answers in (columns["prediction"], shuffled))
+    return image_gain(correct, correct_shuffled, columns["image_id"], seed)
 
 
 def answer_controls(
