@@ -19,7 +19,7 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .curves import cosine_plot, loss_curves, reliability_plot, score_curves, svg
 from .picture import with_attention
-from .plain_words import plain_words
+from .plain_words import advice, plain_words
 from .reply_text import attention_text
 from .table import set_rows, statement_rows, table_rows
 
@@ -65,7 +65,7 @@ def write_html_report(
     page = page_text(
         "report.html.jinja",
         title=title,
-        sentences=plain_words(metrics),
+        sentences=[*plain_words(metrics), *advice(metrics)],
         table=table_rows(metrics),
         intervals=intervals(answers),
         statements=statement_rows(metrics),

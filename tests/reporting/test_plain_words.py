@@ -1,6 +1,6 @@
 import pytest
 
-from mmjepa.reporting.plain_words import plain_words
+from mmjepa.reporting.plain_words import advice, plain_words
 
 GAIN = {"image_gain": 0.2, "image_gain_low": 0.1, "image_gain_high": 0.3, "num_images": 30}
 ZERO = {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0, "num_images": 30}
@@ -73,3 +73,11 @@ def test_retrieval_is_told_beside_chance_and_the_most_shared_text(recall, half, 
     beside = {"retrieval_recall_at_1_chance": 0.015, "retrieval_recall_at_1_popular": 0.1, "retrieval_images": images}
     beside |= {"retrieval_recall_at_1_low": recall - half, "retrieval_recall_at_1_high": recall + half}
     assert said in plain_words({"retrieval_recall_at_1": recall} | beside)[0]
+
+
+def test_advice_is_given_where_the_images_are_not_read_or_read_wrongly_and_nowhere_else():
+    wrong = GAIN | {"image_gain": -0.2, "image_gain_low": -0.3, "image_gain_high": -0.1}
+    assert ["--visual_prefix patches" in line for line in advice(ZERO)] == [True]
+    assert ["mmjepa check" in line for line in advice(wrong)] == [True]
+    for metrics in (GAIN, ZERO | {"num_images": 29}, GAIN | {"image_gain_low": -0.01}, {}):
+        assert advice(metrics) == []
