@@ -57,7 +57,7 @@ def write_html_report(
     """
     plots = {
         "Losses while training": loss_curves(log_history),
-        "Accuracy and image gain while training": score_curves(log_history),
+        "Accuracy and image gain": score_curves(log_history),
         "Are probabilities right?": reliability_plot(answers),
         "Cosine of image and text": cosine_plot(answers),
     }

@@ -145,6 +145,14 @@ def test_drawings_meters_headers_and_pictures_have_names_for_those_who_do_not_se
         assert len(looked) == len(shown) and len(set(looked)) == len(shown)
 
 
+@pytest.mark.parametrize("template", sorted(Path(html.__file__).parent.glob("*.jinja")), ids=lambda path: path.name)
+def test_every_template_names_its_pictures_and_meters_by_what_they_show_and_scopes_its_headers(template):
+    text = template.read_text()
+    names = re.findall(r'<img [^>]*alt="([^"]*)"', text) + re.findall(r'<meter [^>]*aria-label="([^"]*)"', text)
+    assert len(names) == text.count("<img ") + text.count("<meter ") and all("{{" in name for name in names)
+    assert all(" scope=" in header for header in re.findall(r"<th\b[^>]*>", text))
+
+
 def drawn_lines(figure) -> list[dict[str, list[tuple[float, float]]]]:
     """For each axes of a figure the points of its lines that have a name."""
     return [
