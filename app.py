@@ -153,13 +153,13 @@ def build_question_tab(model: MMJepaForConditionalGeneration, processor: MMJepaP
 def page_theme() -> gr.themes.Base:
     """Gradio's default theme with the machine's own fonts, and darker where texts would contrast by less than 4.5."""
     fonts = ["system-ui", "sans-serif"]  # none are fetched
+    button = {
+        "background_fill": "*primary_700",
+        "background_fill_hover": "*primary_800",
+        "border_color": "*primary_700",
+    }
     return gr.themes.Default(font=fonts, font_mono=fonts).set(
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_hover_dark="*primary_800",
-        button_primary_border_color="*primary_700",
-        button_primary_border_color_dark="*primary_700",
+        **{f"button_primary_{name}{scheme}": colour for name, colour in button.items() for scheme in ("", "_dark")},
         body_text_color_subdued="*neutral_500",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
