@@ -36,13 +36,13 @@ QUEUE_SIZE = 200  # requests that wait; further ones are refused
 ENCODED_AT_ONCE = 32  # images of a folder
 KEPT_SECONDS = 3600  # uploaded and drawn files are deleted after one to two times this
 MIN_PROBABILITY = 0.01  # of another answer that is worth showing
-COLUMNS = ["question", "prediction", "probability", "with a black image", "its probability there", "other answers"]
-WIDTHS: list[str | int] = ["180px", "110px", "110px", "110px", "135px", "145px"]  # a narrow page scrolls
+COLUMNS = ["question", "prediction", "probability", "with a black image", "attention on the image", "other answers"]
+WIDTHS: list[str | int] = ["150px", "110px", "110px", "130px", "115px", "140px"]  # a narrow page scrolls
 ABOUT = (
-    "Ask about a pathology image. Beside each prediction stands what the model answers about a black image, and how "
-    "probable the prediction is there. Where the two answers are the same, the image may still have been read. The "
-    "picture below the answers is in colour where the decoder looked while it wrote one of them. For research; not a "
-    "medical device."
+    "Ask about a pathology image. Beside the probability of each prediction stands how probable it is with a black "
+    "image, and what the model answers then. Where that is the same, the image may still have been read. The picture "
+    "below the answers is in colour where the decoder looked while it wrote one of them; the table says how much of "
+    "its attention was on the image at all. For research; not a medical device."
 )
 
 
@@ -61,9 +61,11 @@ def read_questions(text: str | None) -> list[str]:
 def row_of(reply: Reply) -> list[str]:
     """The cells of COLUMNS."""
     others = [f"{text} ({100 * p:.0f} %)" for text, p in reply.candidates if p >= MIN_PROBABILITY]
-    probability, blank_probability = (f"{100 * p:.0f} %" for p in (reply.probability, reply.blank_probability))
-    blank = "the same" if reply.is_same_without_image else reply.blank
-    return [reply.question, reply.prediction, probability, blank, blank_probability, ", ".join(others)]
+    blank = "the same answer" if reply.is_same_without_image else reply.blank
+    with_blank = f"{100 * reply.blank_probability:.0f} %; {blank}"
+    attention = "-" if reply.image_attention is None else f"{100 * reply.image_attention:.0f} %"
+    probability = f"{100 * reply.probability:.0f} %"
+    return [reply.question, reply.prediction, probability, with_blank, attention, ", ".join(others)]
 
 
 def draw_examples(folder: str) -> list[list[str]]:
@@ -148,6 +150,25 @@ def build_question_tab(model: MMJepaForConditionalGeneration, processor: MMJepaP
     button.click(answer, [file, questions], [answers, maps], api_name="ask")
 
 
+def page_theme() -> gr.themes.Base:
+    """Gradio's default theme with the machine's own fonts, and darker where texts would contrast by less than 4.5."""
+    fonts = ["system-ui", "sans-serif"]  # none are fetched
+    button = {
+        "background_fill": "*primary_700",
+        "background_fill_hover": "*primary_800",
+        "border_color": "*primary_700",
+    }
+    return gr.themes.Default(font=fonts, font_mono=fonts).set(
+        **{f"button_primary_{name}{scheme}": colour for name, colour in button.items() for scheme in ("", "_dark")},
+        body_text_color_subdued="*neutral_500",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_400",
+        color_accent="*link_text_color",
+    )
+
+
 def encoded_folder(model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, images: str) -> FoundImages:
     """The images in a folder or a data set. They are encoded here, so that no visitor waits for it."""
     check_tells_truth(model.config)
@@ -183,13 +204,12 @@ def serve(
     loaded, processor = load_saved(model, revision)
     folder = None if images is None else encoded_folder(loaded, processor, images)
     page = build_page(loaded, processor, taught_to(loaded), folder)
-    fonts = ["system-ui", "sans-serif"]  # none are fetched
     page.launch(
         server_name=host,
         server_port=port,
         share=False,
         max_file_size=MAX_FILE_SIZE,
-        theme=gr.themes.Default(font=fonts, font_mono=fonts),
+        theme=page_theme(),
         footer_links=[],
         ssr_mode=False,
         app_kwargs={"middleware": [Middleware(SmallRequests)]},

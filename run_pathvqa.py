@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         new_data = prepare_split("predict_data", new_rows, processor.image_processor, data_args, training_args)
 
     def answer_scores(model: MMJepaForConditionalGeneration, data: VqaData) -> dict[str, float]:
-        """Scores that choose the best checkpoint during training; the controls that need the model come at the end."""
+        """Scores during training, which choose the best checkpoint, and the image gain; controls come at the end."""
         metrics, answers = evaluate_model(
             model,
             processor,

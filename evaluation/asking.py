@@ -28,7 +28,8 @@ class Reply:
     blank: the answer to the same question about a black image.
     blank_probability: the decoder's for `prediction` about a black image.
     candidates: other answers and their probabilities, the most probable first.
-    attention (h, w): the share of the decoder's attention that reaches each patch; None with a pooled prefix.
+    attention (h, w): the share of the decoder's attention that reaches each patch, see `attention_maps`; None with a
+        pooled prefix.
     """
 
     question: str
@@ -43,6 +44,11 @@ class Reply:
     def from_image(self) -> float:
         """How much more probable the image makes the prediction than a black one does."""
         return self.probability - self.blank_probability
+
+    @property
+    def image_attention(self) -> float | None:
+        """The share of the decoder's attention that reaches the patches, all together."""
+        return None if self.attention is None else self.attention.sum().item()
 
     @property
     def is_same_without_image(self) -> bool:

@@ -10,6 +10,8 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .answerer import evaluating, written_labels
 
+PLACES = ("upper left", "top", "upper right", "left", "centre", "right", "lower left", "bottom", "lower right")
+
 
 @contextmanager
 def weights_returned(model: MMJepaForConditionalGeneration) -> Iterator[None]:
@@ -35,7 +37,8 @@ def attention_maps(
 
     The decoder attends to visual tokens: the mean over its layers, its heads and the answer's tokens. Each visual
     token attends to patches. A map is the product of the two (attention rollout, arXiv 2005.00928, over these two
-    steps). Its sum is below 1: the rest went to the question and to the aligned embedding.
+    steps). Its sum is the image's share of the attention. The rest went to the question and to the aligned embedding,
+    which is of the whole image and has no place.
 
     Args:
         answers: the answer to each of the B questions.
@@ -67,3 +70,17 @@ def attention_maps(
         read = read if image_index is None else read[image_index]  # (B, M, P)
         maps = looked[:, None, : read.shape[1]] @ read  # (B, 1, P)
     return maps.view(len(maps), *grid).cpu()
+
+
+def ninths(attention: torch.Tensor) -> torch.Tensor:
+    """The share of maps (..., h, w) that lies on each ninth of the image (..., 9), in the order of `PLACES`."""
+    # Each patch in nine parts: the ninths are equally large whatever the number of patches.
+    parts = attention.repeat_interleave(3, dim=-2).repeat_interleave(3, dim=-1)  # (..., 3h, 3w)
+    sums = parts.unflatten(-1, (3, -1)).unflatten(-3, (3, -1)).sum(dim=(-3, -1)).flatten(-2)  # (..., 9)
+    return sums / sums.sum(dim=-1, keepdim=True).clamp(min=1e-9)
+
+
+def most_read_place(attention: torch.Tensor) -> tuple[str, float]:
+    """The ninth of the image on which most of a map (h, w) lies, and its share of the map."""
+    share, place = ninths(attention).max(dim=0)
+    return PLACES[int(place)], share.item()

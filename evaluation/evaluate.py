@@ -19,7 +19,7 @@ from .alignment import score_alignment
 from .answerer import Answerer
 from .calibration import calibration_metrics
 from .collapse import warn_of_collapse
-from .controls import are_correct, right_answers_of, score_controls, shuffled_images, with_answers
+from .controls import are_correct, right_answers_of, score_controls, score_shuffles, shuffled_images, with_answers
 from .ranking import score_ranking, training_answers
 from .sets import score_sets
 from .shares import own_share
@@ -48,7 +48,8 @@ def evaluate_model(
             Where the questions have a column `answers`, an answer is right that equals any of a row's.
         train_questions: columns question and answer. The majority answers are learnt from them, and their answers are
             ranked; without a row neither is done. No row of `data` may be among them. With None each question is
-            answered about its own image alone, as while training: no controls, no ranking, no alignment.
+            answered about its own and a shuffled image alone, as while training: only the image gain is measured
+            beside the scores, no other controls, no ranking, no alignment.
         batch_size: questions, images or texts at once.
         seed: of the bootstrap, the simulated perfect model and the wrong answers that are drawn for statements. The
             shuffled images are always the same.
@@ -81,7 +82,9 @@ def evaluate_model(
     answerer = Answerer(model, processor, batch_size, generate_kwargs)
     columns = columns_of_asked_rows(data)
     with_controls = train_questions is not None
-    shuffles = shuffled_images(columns["image_id"]) if with_controls else []
+    shuffles = shuffled_images(columns["image_id"])
+    if not with_controls:
+        shuffles = shuffles[:1]  # one is enough to see whether the images are read by now
     with answers_bar(columns, shuffles, with_controls, show_progress) as bar:
         features = answerer.encode_all_images(data.pixels)
         metrics = score_predictions(answerer, columns, features, bar, answers_file)
@@ -96,6 +99,8 @@ def evaluate_model(
             if model.config.truth_weight > 0:
                 metrics |= score_statements(answerer, columns, features, learnt_from, shuffles, seed)
             metrics |= score_sets(columns, learnt_from, seed)
+        elif shuffles:
+            metrics |= score_image_gain(answerer, columns, features, shuffles, seed, bar)
     if with_controls:
         alignment, cosines = score_alignment(answerer, data, features.image_embeds)
         metrics |= alignment
@@ -126,9 +131,9 @@ def unanswered_pairs(columns: Columns, shuffles: Sequence[Sequence[int]]) -> lis
 def answers_bar(columns: Columns, shuffles: Sequence[Sequence[int]], with_controls: bool, show_progress: bool) -> tqdm:
     """The bar of the answers that this process gives. Only the first process shows it."""
     questions = columns["question"]
-    asked: list[Sequence] = [questions]
+    asked: list[Sequence] = [questions, unanswered_pairs(columns, shuffles)]
     if with_controls:
-        asked += [unanswered_pairs(columns, shuffles), list(set(questions))]  # the second about the black image
+        asked.append(list(set(questions)))  # about the black image
     return tqdm(
         total=sum(len(own_share(items)) for items in asked),
         desc="answers",
@@ -177,6 +182,35 @@ def score_probabilities(
     return calibration_metrics(probabilities, are_correct(predictions, truths), yes_no, columns["image_id"], seed)
 
 
+def answer_shuffles(
+    answerer: Answerer, columns: Columns, features: MMJepaImageFeatures, shuffles: Sequence[Sequence[int]], bar: tqdm
+) -> list[list[str]]:
+    """For each row the answers about its other images, one per shuffle. No pair of texts and image is asked twice."""
+    questions = columns["question"]
+    pairs = unanswered_pairs(columns, shuffles)
+    asked, about = [question for question, _ in pairs], [image_id for _, image_id in pairs]
+    answers = answerer.answer_questions(asked, features, about, lambda places, _: bar.update(len(places)))
+    own_pairs = zip(questions, columns["image_id"], strict=True)
+    answer_of = dict(zip(own_pairs, columns["prediction"], strict=True)) | dict(zip(pairs, answers, strict=True))
+    by_row = zip(questions, zip(*shuffles, strict=True), strict=True)
+    return [[answer_of[question, other] for other in others] for question, others in by_row]
+
+
+def score_image_gain(
+    answerer: Answerer,
+    columns: Columns,
+    features: MMJepaImageFeatures,
+    shuffles: Sequence[Sequence[int]],
+    seed: int,
+    bar: tqdm,
+) -> dict[str, float]:
+    """The image gain and its interval: whether the model reads the images by now."""
+    by_shuffle = list(zip(*answer_shuffles(answerer, columns, features, shuffles, bar), strict=True))
+    correct = are_correct(columns["prediction"], right_answers_of(columns))
+    scores = score_shuffles("shuffled_images", "image_gain", by_shuffle, columns, correct, seed)
+    return {name: value for name, value in scores.items() if name.startswith("image_gain")}
+
+
 def answer_controls(
     answerer: Answerer,
     columns: Columns,
@@ -190,24 +224,12 @@ def answer_controls(
     Args:
         shuffles: for each shuffle the other image of each row. Without any, shuffled and all_shuffled are left out.
     """
-
-    def on_batch(places: Sequence[int], predictions: list[str]) -> None:
-        bar.update(len(places))
-
-    questions = columns["question"]
     if shuffles:
-        pairs = unanswered_pairs(columns, shuffles)
-        asked, about = [question for question, _ in pairs], [image_id for _, image_id in pairs]
-        answers = answerer.answer_questions(asked, features, about, on_batch)
-        own_pairs = zip(questions, columns["image_id"], strict=True)
-        answer_of = dict(zip(own_pairs, columns["prediction"], strict=True)) | dict(zip(pairs, answers, strict=True))
-        columns["all_shuffled"] = [
-            [answer_of[question, other] for other in others]
-            for question, others in zip(questions, zip(*shuffles, strict=True), strict=True)
-        ]
+        columns["all_shuffled"] = answer_shuffles(answerer, columns, features, shuffles, bar)
         columns["shuffled"] = [answers[0] for answers in columns["all_shuffled"]]
+    questions = columns["question"]
     blank = answerer.encode_blank_image(image_shape)
-    columns["blank"] = answerer.answer_without_image(questions, blank, on_batch)
+    columns["blank"] = answerer.answer_without_image(questions, blank, lambda places, _: bar.update(len(places)))
     if "prediction_probability" in columns:
         seen = columns["prediction_probability"]
         unseen = answerer.probabilities_without_image(questions, columns["prediction"], blank)

@@ -12,9 +12,8 @@ from ..processing_mmjepa import MMJepaProcessor
 from ..scoring_mmjepa import check_tells_truth
 from .answerer import Answerer, evaluating
 from .asking import EncodedImage, encode_image
+from .attention import most_read_place
 from .taught import TaughtStatement, Wording, nearest_taught, taught_to
-
-PLACES = ("upper left", "top", "upper right", "left", "centre", "right", "lower left", "bottom", "lower right")
 
 
 @dataclass
@@ -36,13 +35,7 @@ class Judgement:
     @property
     def place(self) -> tuple[str, float] | None:
         """Which ninth of the image the statement read most, and its share of what was read of all patches."""
-        if self.attention is None:
-            return None
-        # Each patch in nine parts: the ninths are equally large whatever the number of patches.
-        parts = self.attention.repeat_interleave(3, dim=0).repeat_interleave(3, dim=1)  # (3h, 3w)
-        ninths = parts.unflatten(1, (3, -1)).unflatten(0, (3, -1)).sum(dim=(1, 3)).flatten()  # (9,)
-        share, place = (ninths / ninths.sum().clamp(min=1e-9)).max(dim=0)
-        return PLACES[int(place)], share.item()
+        return None if self.attention is None else most_read_place(self.attention)
 
 
 def judge(

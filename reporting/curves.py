@@ -6,8 +6,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ..evaluation.calibration import reliability_curve, risk_coverage_curve
 from ..evaluation.controls import right_answers_of_row, rows_are_correct
@@ -18,33 +19,71 @@ COLOURS = ("#3b82c4", "#d97706", "#2f9e6e")  # readable on white and on black
 TEXT_COLOUR = "#010203"  # the page replaces it with the colour of its text
 
 
+def new_panels(count: int) -> tuple[Figure, list[Any]]:
+    """A figure with `count` empty axes, one below the other, that share what they are drawn over."""
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    panels = list(figure.subplots(count, sharex=True, squeeze=False)[:, 0])
+    for axes in panels:
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
 def new_plot() -> tuple[Figure, Any]:
     """An empty figure and its axes."""
-    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, (axes,) = new_panels(1)
     return figure, axes
 
 
 def loss_curves(log_history: Sequence[dict[str, float]]) -> Figure | None:
-    """Each term of the loss over the epochs. The background is grey while the alignment was trained alone.
+    """Each term of the loss over the epochs, on axes of its own: their sizes differ, and only each one's fall counts.
 
-    None with fewer than two logged steps.
+    The background is grey while the alignment was trained alone. None with fewer than two logged steps.
     """
     lines = [line for line in log_history if "grad_norm" in line]
     if len(lines) < 2:
         return None
+    curves = {label: points_of(lines, name) for name, label in LOSSES.items()}
+    drawn = [(colour, *curve) for colour, curve in zip(COLOURS, curves.items(), strict=True) if curve[1]]
+    figure, panels = new_panels(len(drawn))
+    warmup = [line["epoch"] for line in lines if "train_align" in line and "train_ce" not in line]
+    for axes, (colour, label, points) in zip(panels, drawn, strict=True):
+        axes.plot(*zip(*points, strict=True), color=colour)
+        axes.set_title(label, loc="left", fontsize="medium")
+        if warmup:
+            axes.axvspan(0, max(warmup), color="#808080", alpha=0.25, label="alignment alone")
+    if warmup:
+        panels[0].legend(frameon=False)
+    panels[-1].set_xlabel("epoch")
+    return figure
+
+
+def points_of(lines: Sequence[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    """Epoch and value of the logged lines that have the number `name`."""
+    return [(line["epoch"], line[name]) for line in lines if name in line]
+
+
+def score_curves(log_history: Sequence[dict[str, float]]) -> Figure | None:
+    """Accuracy and image gain of the evaluations while training, and the majority answer; None with fewer than two.
+
+    The evaluation at the end has all controls. It is left out: it may be of an earlier checkpoint, the best one.
+    """
+    lines = [line for line in log_history if "eval_accuracy" in line and "eval_accuracy_blank_images" not in line]
+    if len(lines) < 2:
+        return None
     figure, axes = new_plot()
-    for colour, (name, label) in zip(COLOURS, LOSSES.items(), strict=True):
-        points = [(line["epoch"], line[name]) for line in lines if name in line]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour)
-    if warmup := [line["epoch"] for line in lines if "train_align" in line and "train_ce" not in line]:
-        axes.axvspan(0, max(warmup), color="#808080", alpha=0.25, label="alignment alone")
+    axes.plot(*zip(*points_of(lines, "eval_accuracy"), strict=True), "o-", color=COLOURS[0], label="accuracy")
+    if gains := points_of(lines, "eval_image_gain"):
+        epochs, values = zip(*gains, strict=True)
+        ends = (points_of(lines, f"eval_image_gain_{end}") for end in ("low", "high"))
+        axes.fill_between(epochs, *([value for _, value in points] for points in ends), color=COLOURS[1], alpha=0.25)
+        axes.plot(epochs, values, "o-", color=COLOURS[1], label="image gain, 95 % interval")
+    if majority := points_of(lines, "eval_accuracy_majority_question"):
+        axes.axhline(majority[0][1], color="#808080", linestyle="--", label="majority answer of the question")
     axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.legend(frameon=False)
+    axes.set_ylabel("share")
+    axes.set_ylim(min(0, axes.get_ylim()[0]), 1)
+    axes.legend(frameon=False, fontsize="small")
     return figure
 
 
@@ -108,17 +147,22 @@ def cosine_plot(answers: list[dict[str, Any]]) -> Figure | None:
     return figure
 
 
-def svg(figure: Figure) -> Markup:
-    """A figure as an SVG element. Its text has the colour of the page's text."""
-    file = StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}):
-        axes = figure.axes[0]
+def svg(figure: Figure, name: str) -> Markup:
+    """A figure as an SVG element whose text has the colour of the page's text.
+
+    Screen readers read it as one image, by `name` and what is drawn over what.
+    """
+    for axes in figure.axes:
         axes.tick_params(colors=TEXT_COLOUR)
-        for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_legend().get_texts()):
-            text.set_color(TEXT_COLOUR)
         for spine in axes.spines.values():
             spine.set_color(TEXT_COLOUR)
+    for text in figure.findobj(Text):
+        text.set_color(TEXT_COLOUR)
+    file = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    drawing = file.getvalue()
+    drawn = " and ".join(axes.get_title(loc="left") or axes.get_ylabel() for axes in figure.axes)
+    label = escape(f"{name} {drawn} by {figure.axes[-1].get_xlabel()}")
     # Without the XML header: it holds addresses that nothing reads.
-    return Markup(drawing[drawing.index("<svg") :].replace(TEXT_COLOUR, "currentColor"))
+    drawing = file.getvalue().partition("<svg ")[2].replace(TEXT_COLOUR, "currentColor")
+    return Markup(f'<svg role="img" aria-label="{label}" {drawing}')

@@ -20,9 +20,10 @@ from ..metrics.vqa_answers.rules import is_yes_no
 from ..metrics.vqa_answers.vqa_answers import is_right
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
-from .curves import cosine_plot, loss_curves, reliability_plot, risk_coverage_plot, svg
+from .curves import cosine_plot, loss_curves, reliability_plot, risk_coverage_plot, score_curves, svg
 from .picture import with_attention
-from .plain_words import plain_words
+from .plain_words import advice, plain_words
+from .reply_text import attention_text
 from .table import set_rows, statement_rows, table_rows
 
 EXAMPLES = 8  # of wrong and of right answers
@@ -59,6 +60,7 @@ def write_html_report(
     """
     plots = {
         "Losses while training": loss_curves(log_history),
+        "Accuracy and image gain": score_curves(log_history),
         "Are probabilities right?": reliability_plot(answers),
         "How many answers are wrong where it is surest?": risk_coverage_plot(answers),
         "Cosine of image and text": cosine_plot(answers),
@@ -67,13 +69,13 @@ def write_html_report(
     page = page_text(
         "report.html.jinja",
         title=title,
-        sentences=plain_words(metrics),
+        sentences=[*plain_words(metrics), *advice(metrics)],
         table=table_rows(metrics),
         intervals=intervals(answers),
         statements=statement_rows(metrics),
         sets=set_rows(metrics),
         kinds=kind_rows(metrics),
-        plots={name: svg(figure) for name, figure in plots.items() if figure is not None},
+        plots={name: svg(figure, f"{name}:") for name, figure in plots.items() if figure is not None},
         galleries={
             "Wrong answers, the surest first": pictures(wrong, data, model, processor),
             "Right answers, the surest first": pictures(right, data, model, processor),
@@ -146,7 +148,9 @@ def pictures(
         row
         | {
             "same_without_image": is_right(row["blank"], row["prediction"]),
+            "image_name": row.get("image_file") or f"image {row['image_id']}",
             "picture": data_url(pixels[place]),
+            "looked": None if maps is None else attention_text(maps[place]),
             "attention": None if maps is None else data_url(with_attention(pixels[place], maps[place])),
         }
         for place, row in enumerate(rows)

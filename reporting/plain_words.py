@@ -5,6 +5,7 @@ from ..evaluation.intervals import MIN_IMAGES
 MAX_WIDTH = 0.2  # a wider 95 % interval allows no conclusion
 SMALL = 0.05  # "no difference" is said only where the whole interval is smaller than this
 TOO_FEW = "too few images to tell"
+TO_LOOK_AT = "To do: look with `mmjepa check` whether each question stands beside its own image."
 KINDS = {"yes_no": "yes/no", "open": "open"}  # prefix of the numbers of a kind of question -> its name
 TO_TRY = (
     "To try: train longer, look at the images with `mmjepa check`, use --visual_prefix patches, and look at the "
@@ -38,6 +39,22 @@ def plain_words(metrics: dict[str, float]) -> list[str]:
     return sentences
 
 
+def advice(metrics: dict[str, float]) -> list[str]:
+    """What to do about a model that does not read its images: for those who train it, not for its card.
+
+    Args:
+        metrics: as for `plain_words`.
+    """
+    if "image_gain" not in metrics:
+        return []
+    low, high = metrics["image_gain_low"], metrics["image_gain_high"]
+    if not allows_conclusion(metrics.get("num_images", 0), low, high):
+        return []
+    if high < 0:
+        return [TO_LOOK_AT]
+    return [TO_TRY] if max(-low, high) <= SMALL and low <= 0 else []
+
+
 def allows_conclusion(num_images: float, low: float, high: float) -> bool:
     """Whether enough images were asked about, and the 95 % interval from `low` to `high` is narrow enough."""
     return num_images >= MIN_IMAGES and high - low <= MAX_WIDTH
@@ -53,14 +70,14 @@ def image_sentence(metrics: dict[str, float]) -> str:
         return f"{measured}: the model reads them."
     if high < 0:
         return (
-            f"The model answers better about the wrong images, by {-100 * gain:.1f} points ({interval_text(low, high)}"
-            "): look with `mmjepa check` whether each question stands beside its own image."
+            f"The model answers better about the wrong images, by {-100 * gain:.1f} points "
+            f"({interval_text(low, high)})."
         )
     if max(-low, high) > SMALL:
         return f"{measured}: {TOO_FEW} whether the model reads them."
     return (
         f"Shuffling the images costs next to nothing ({100 * gain:.1f} points, {interval_text(low, high)}): what the "
-        f"model answers rightly follows from the question. {TO_TRY}"
+        "model answers rightly follows from the question."
     )
 
 

@@ -2,16 +2,29 @@
 
 from typing import Any
 
+import torch
+
 from ..evaluation.asking import Reply
+from ..evaluation.attention import most_read_place
 from ..evaluation.judging import Judgement
 
 
 def reply_text(reply: Reply) -> str:
-    """The question, and below it the answer with its probability, and the answer about a black image."""
+    """The question; the answer, its probability, and what a black image gives; how much attention the image has."""
     blank = "the same" if reply.is_same_without_image else reply.blank
-    return (
+    text = (
         f"{reply.question}\n  {reply.prediction}  ({100 * reply.probability:.0f} %; with a black image "
         f"{100 * reply.blank_probability:.0f} %, and the answer is {blank})"
+    )
+    return text if reply.attention is None else f"{text}\n  {attention_text(reply.attention)}"
+
+
+def attention_text(attention: torch.Tensor) -> str:
+    """How much of the decoder's attention the image has, and which ninth of it has most, by a map (h, w)."""
+    place, share = most_read_place(attention)
+    return (
+        f"the image has {100 * attention.sum().item():.0f} % of the decoder's attention, its {place} has most "
+        f"({100 * share:.0f} % of that)"
     )
 
 
@@ -24,6 +37,7 @@ def reply_json(reply: Reply) -> dict[str, Any]:
         "blank": reply.blank,
         "blank_probability": reply.blank_probability,
         "from_image": reply.from_image,
+        "image_attention": reply.image_attention,
         "candidates": dict(reply.candidates),
     }
 

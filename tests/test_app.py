@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shutil
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -10,7 +12,9 @@ from threading import Thread
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from contrast import contrast
+from PIL import Image, ImageColor
 
 pytest.importorskip("gradio", reason="the page needs gradio, the extra [app]")
 
@@ -29,12 +33,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from mmjepa import app
-from mmjepa.app import MAX_QUESTIONS, build_page, read_questions, row_of, serve
+from mmjepa.app import MAX_QUESTIONS, build_page, page_theme, read_questions, row_of, serve
 from mmjepa.evaluation.asking import Reply, load_saved
 from mmjepa.evaluation.taught import TaughtStatement
 from mmjepa.page.search_tab import MAX_IMAGES
 from mmjepa.page.uploads import GONE, MAX_CHARACTERS, NOT_UPLOADED, PICTURE_SIDE, read_image
 
+DECLARED = r"--([\w-]+): ([^;]+);"
 HOSTILE = "<img src=x onerror=document.title=1> is it **red**?"
 
 
@@ -92,9 +97,48 @@ def test_no_image_no_image_file_and_too_large_images_are_refused(file, message):
 
 def test_a_reply_becomes_a_row_that_names_only_likely_other_answers():
     reply = Reply("what?", "yes", 0.714, "Yes.", 0.3, [("no", 0.2), ("liver", 0.001)], None)
-    assert row_of(reply) == ["what?", "yes", "71 %", "the same", "30 %", "no (20 %)"]
-    reply.blank = "no"
-    assert row_of(reply)[3] == "no"
+    assert row_of(reply) == ["what?", "yes", "71 %", "30 %; the same answer", "-", "no (20 %)"]
+    reply.blank, reply.attention = "no", torch.full((4, 4), 0.02)
+    assert row_of(reply)[3:5] == ["30 %; no", "32 %"]
+
+
+def colours_of(theme: gr.themes.Base) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The colours of a theme by the names of their variables, light and dark."""
+    blocks = re.findall(r"(\S+) \{([^}]*)\}", theme._get_theme_css())
+    light, dark = (
+        {name: value for where, block in blocks if of in where for name, value in re.findall(DECLARED, block)}
+        for of in (":root", ".dark")
+    )
+
+    def resolved(values: dict[str, str]) -> dict[str, tuple[int, ...]]:
+        colours = {}
+        for name, value in values.items():
+            while match := re.fullmatch(r"var\(--([\w-]+)\)", value):
+                value = values[match[1]]
+            with suppress(ValueError):
+                colours[name] = ImageColor.getrgb(value)
+        return colours
+
+    return {"light": resolved(light), "dark": resolved(light | dark)}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("text", "ground"),
+    [
+        ("button-primary-text-color", "button-primary-background-fill"),
+        ("button-primary-text-color-hover", "button-primary-background-fill-hover"),
+        ("button-secondary-text-color", "button-secondary-background-fill"),
+        ("block-label-text-color", "block-label-background-fill"),
+        ("input-placeholder-color", "input-background-fill"),
+        ("body-text-color-subdued", "body-background-fill"),
+        ("color-accent", "body-background-fill"),  # the tab that is shown
+        ("link-text-color", "background-fill-secondary"),  # the size of the file
+    ],
+)
+def test_the_texts_of_the_page_contrast_with_their_ground_by_at_least_4_5(scheme, text, ground):
+    colours = colours_of(page_theme())[scheme]
+    assert contrast(colours[text], colours[ground]) >= 4.5
 
 
 def test_a_model_that_does_not_exist_is_named(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """What a run does with its Trainer: it trains, it evaluates a split, it writes the model card."""
 
+import json
 import math
 import os
 import time
@@ -20,11 +21,12 @@ from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..reporting.card import SPLITS, model_card
 from ..reporting.html import write_html_report
 from ..reporting.picture import draw_answers
-from ..reporting.plain_words import plain_words
+from ..reporting.plain_words import advice, plain_words
 from ..reporting.table import answer_table
 from .adapters import adapter_base, merge_adapters
 from .callbacks import MMJepaTensorBoardCallback
 from .flags import ModelArguments
+from .run_folder import RUN_FILE
 from .trainer import MMJepaTrainer
 
 PREDICTIONS = "predictions.parquet"
@@ -139,7 +141,7 @@ def show_evaluation(
     title = f"{folder.absolute().name}: answers to {len(answers)} questions of {SPLITS.get(f'{prefix}_', prefix)}"
     log_history = trainer.state.log_history
     write_html_report(files["report"], title, numbers, data, answers, log_history, model, trainer.processing_class)
-    print("\n".join([answer_table(numbers), "", *plain_words(numbers), ""]))
+    print("\n".join([answer_table(numbers), "", *plain_words(numbers), *advice(numbers), ""]))
     if prefix != "eval":
         files["answers"] = folder / PREDICTIONS
         write_predictions(files["answers"], answers)
@@ -181,5 +183,7 @@ def write_card(
         [saved] if saved else parts,
         fine_tuned=saved is not None,
         adapter_base=None if trainer.args.lora_r is None else adapter_base(model_args),
+        run=json.loads(Path(trainer.args.output_dir, RUN_FILE).read_text()),
+        chosen_by=None if trainer.state.best_model_checkpoint is None else trainer.args.metric_for_best_model,
     )
     card.save(Path(trainer.args.output_dir, "README.md"))

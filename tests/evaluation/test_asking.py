@@ -13,6 +13,7 @@ from mmjepa.cli import app
 from mmjepa.encoder_mmjepa import MMJepaEncoder
 from mmjepa.evaluation.asking import ask
 from mmjepa.evaluation.attention import attention_maps
+from mmjepa.reporting.reply_text import reply_json, reply_text
 
 QUESTIONS = ["what is seen?", "is necrosis present?"]
 
@@ -117,9 +118,22 @@ def test_a_map_shares_out_the_decoders_attention_and_leaves_the_model_as_it_was(
     assert torch.equal(before, after)
 
 
+def test_a_reply_says_how_much_of_the_attention_the_patches_have(make_model, processor, image):
+    model = make_model(aligned_token=False)
+    (reply,) = ask(model, processor, image, QUESTIONS[:1], max_new_tokens=3)
+    # Without the aligned token, what does not go to the question goes to patches.
+    model.decoder.config._attn_implementation = "eager"
+    inputs = processor(images=image, text=QUESTIONS[0], answers=reply.prediction, return_tensors="pt")
+    weights = torch.stack(model(**inputs, output_attentions=True).cross_attentions)  # (layers, 1, heads, A, M+L)
+    to_question = weights[..., -inputs["input_ids"].shape[1] :].sum(dim=-1).mean().item()
+    assert 0 < to_question < 1 and reply.image_attention == pytest.approx(1 - to_question, abs=1e-5)
+    assert f"{100 * reply.image_attention:.0f} % of the decoder's attention" in reply_text(reply)
+    assert reply_json(reply)["image_attention"] == reply.image_attention
+
+
 def test_a_pooled_prefix_has_no_map(make_model, processor, image):
     reply = ask(make_model(visual_prefix="pooled"), processor, image, QUESTIONS[:1], max_new_tokens=4)[0]
-    assert reply.attention is None
+    assert reply.attention is None and reply.image_attention is None and "attention" not in reply_text(reply)
 
 
 def test_the_command_prints_a_reply_per_question(saved_folder, image_file):

@@ -77,7 +77,7 @@ def test_the_lead_over_the_majority_pairs_the_two_answers_of_a_row():
     columns = {"question": ["is it?"] * 60, "answer": truths, "image_id": list(range(60))}
     columns |= {"prediction": ["yes"] * 60, "blank": ["no"] * 60}
     metrics = score_controls(columns, Dataset.from_dict({name: columns[name] for name in ("question", "answer")}), 0)
-    # Unpaired, the interval of 40 answers of which half are right would reach to 0.2.
+    # Unpaired, the interval of 60 answers of which two thirds are right would reach to 0.17.
     assert (
         metrics["majority_lead"] == 0
         and -0.07 < metrics["majority_lead_low"] < 0 < metrics["majority_lead_high"] < 0.07

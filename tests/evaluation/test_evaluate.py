@@ -46,23 +46,27 @@ def test_an_evaluation_encodes_each_image_once_and_the_blank_one_once(data):
     assert sorted(model.images_encoded) == [0, 10, 20, 30]
 
 
-def test_without_training_questions_the_same_answers_are_scored_without_controls(data):
+def test_without_training_questions_the_same_answers_and_the_image_gain_are_scored_and_no_other_control(data):
     metrics, rows = evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2)
     model = EchoModel()
     scores, answers = evaluate_model(model, CharacterProcessor(), data, None, batch_size=2)
-    assert 0 not in model.images_encoded and sum(map(len, model.batches)) == len(data)
+    assert 0 not in model.images_encoded and sum(map(len, model.batches)) == len(data) + 4
     assert answers == [
         {name: row[name] for name in ("row", "image_id", "question", "answer", "prediction")} for row in rows
     ]
+    right = [[row[name] == row["answer"] for row in rows].count(True) for name in ("prediction", "shuffled")]
+    assert scores.pop("image_gain") == pytest.approx((right[0] - right[1]) / len(rows)) and right[0] > right[1]
+    assert scores.pop("image_gain_low") <= scores.pop("image_gain_high")
     assert scores == {name: metrics[name] for name in scores} and "accuracy" in scores
-    assert not any("shuffled" in name or "gain" in name or "align" in name for name in scores)
+    assert not any("shuffled" in name or "align" in name for name in scores)
 
 
 def test_the_bar_counts_the_answers_of_the_controls_too(data, capsys, monkeypatch):
     monkeypatch.setattr("mmjepa.evaluation.evaluate.tqdm", partial(tqdm, mininterval=0))  # shows each change
     # Each of four questions about the black image. Two shuffles of three images give each of six questions the two
-    # other images: "is it round?" and "why?" about the one image that has no such row, the others about two.
-    for train_questions, total in ((None, 6), (data.questions, 6 + 4 + (1 + 1 + 2 + 2))):
+    # other images: "is it round?" and "why?" about the one image that has no such row, the others about two. The first
+    # shuffle, which is that of evaluations while training, has one such pair of each question.
+    for train_questions, total in ((None, 6 + 4), (data.questions, 6 + 4 + (1 + 1 + 2 + 2))):
         evaluate_model(EchoModel(), CharacterProcessor(), data, train_questions, batch_size=2, show_progress=True)
         assert f"answers: 100%|██████████| {total}/{total} " in capsys.readouterr().err
     evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=2)

@@ -1,6 +1,6 @@
 import pytest
 
-from mmjepa.reporting.plain_words import plain_words
+from mmjepa.reporting.plain_words import advice, plain_words
 
 GAIN = {"image_gain": 0.2, "image_gain_low": 0.1, "image_gain_high": 0.3, "num_images": 30}
 ZERO = {"image_gain": 0.0, "image_gain_low": 0.0, "image_gain_high": 0.0, "num_images": 30}
@@ -101,3 +101,11 @@ def test_calibration_of_yes_no_and_open_questions_is_told_apart():
     *_, first, second = plain_words(SURE | yes_no | open_)
     assert first.startswith("Of yes/no questions alone, probabilities are off by 5.0 points (perfectly")
     assert second.endswith("by 3.0), and 70.0 % of the surest half are right.")
+
+
+def test_advice_is_given_where_the_images_are_not_read_or_read_wrongly_and_nowhere_else():
+    wrong = GAIN | {"image_gain": -0.2, "image_gain_low": -0.3, "image_gain_high": -0.1}
+    assert ["--visual_prefix patches" in line for line in advice(ZERO)] == [True]
+    assert ["mmjepa check" in line for line in advice(wrong)] == [True]
+    for metrics in (GAIN, ZERO | {"num_images": 29}, GAIN | {"image_gain_low": -0.01}, {}):
+        assert advice(metrics) == []

@@ -53,7 +53,7 @@ def test_sets_are_trained_on_together_and_evaluated_together_and_apart(sets, tmp
         assert f"eval_accuracy_majority_question_of_{name}" in results
     assert len({row["image_id"] for row in rows}) == len({row["image_file"] for row in rows if row["image_file"]})
     page = (folder / "report.html").read_text()
-    assert "By data set" in page and "<td>slides</td>" in page
+    assert "By data set" in page and '<th scope="row">slides</th>' in page
     assert "on cells and slides." in (folder / "README.md").read_text()
     steps = json.loads((folder / "trainer_state.json").read_text())["max_steps"]
     train_slides = 46 - len(of_set["slides"])
