@@ -1,4 +1,4 @@
-"""Whether an image finds its own text: cosines, and retrieval beside chance."""
+"""Whether images and texts find each other: cosines, and retrieval beside chance."""
 
 import math
 from bisect import bisect_left
@@ -12,25 +12,28 @@ from torch.nn import functional as F
 from ..data.images import VqaData
 from ..data.rows import is_answered
 from ..data.statements import statement_of
+from ..encoder_mmjepa import MMJepaImageFeatures
 from .answerer import Answerer
+from .collapse import effective_rank
 from .controls import named_interval, other_images
 from .shares import batches
+from .text_retrieval import RECALL_RANKS, score_text_retrieval
 
-RECALL_RANKS = (1, 5, 10)
 IMAGES_PER_BLOCK = 256
 
 
 def score_alignment(
-    answerer: Answerer, data: VqaData, image_embeds: torch.Tensor, seed: int
+    answerer: Answerer, data: VqaData, features: MMJepaImageFeatures, seed: int
 ) -> tuple[dict[str, float], dict[str, dict[int, float]]]:
-    """Whether images find their own alignment texts, and not those of other images. False texts do not count.
+    """Whether images find their own alignment texts, and texts their images. False texts do not count.
 
     Args:
-        image_embeds: of the N images of `data`, (N, D).
+        features: of the N images of `data`.
         seed: of the other image that each row is compared with.
 
     Returns:
-        The numbers of `alignment_metrics`; and align_cosine and align_cosine_wrong by row, of the rows that have one.
+        The numbers of `alignment_metrics` and `score_text_retrieval`, and text_effective_rank, that of the distinct
+        texts' targets; and align_cosine and align_cosine_wrong by row, of the rows that have one.
     """
     model = answerer.model
     config = model.config
@@ -46,8 +49,12 @@ def score_alignment(
     distinct = sorted({texts[row] for row in rows})
     text_ids = [bisect_left(distinct, texts[row]) for row in rows]
     text_embeds = answerer.encode_all_texts(distinct, model.encode_texts)  # (T, D)
+    image_embeds = features.image_embeds
     metrics = alignment_metrics(image_embeds, text_embeds, image_ids, text_ids, other_ids)
+    metrics["text_effective_rank"] = effective_rank(text_embeds)
     own_pairs, other_pairs = (list(zip(ids, text_ids, strict=True)) for ids in (image_ids, other_ids))
+    other_of = dict(zip(image_ids, other_ids, strict=True))
+    metrics |= score_text_retrieval(answerer, features, text_embeds, own_pairs, other_of, seed)
     own, other = (cosines(image_embeds, text_embeds, pairs) for pairs in (own_pairs, other_pairs))
     shared = set(own_pairs)
     wrong = {row: cosine for row, cosine, pair in zip(rows, other, other_pairs, strict=True) if pair not in shared}

@@ -17,7 +17,7 @@ from ..processing_mmjepa import MMJepaProcessor
 from .alignment import score_alignment
 from .answerer import Answerer
 from .calibration import calibration_metrics
-from .collapse import warn_of_collapse
+from .collapse import effective_rank, warn_of_collapse
 from .controls import are_correct, other_images, right_answers_of, score_controls, with_answers
 from .ranking import score_ranking, training_answers
 from .sets import score_sets
@@ -80,6 +80,7 @@ def evaluate_model(
     with answers_bar(columns["question"], with_controls, show_progress) as bar:
         features = answerer.encode_all_images(data.pixels)
         metrics = score_predictions(answerer, columns, features, bar, answers_file)
+        metrics["image_effective_rank"] = effective_rank(features.image_embeds)
         if with_probabilities:
             metrics |= score_probabilities(answerer, columns, features)
         if with_controls and columns["question"]:
@@ -92,7 +93,7 @@ def evaluate_model(
                 metrics |= score_statements(answerer, columns, features, learnt_from, seed)
             metrics |= score_sets(columns, learnt_from, seed)
     if with_controls:
-        alignment, cosines = score_alignment(answerer, data, features.image_embeds, seed)
+        alignment, cosines = score_alignment(answerer, data, features, seed)
         metrics |= alignment
         columns |= {name: [values.get(row) for row in columns["row"]] for name, values in cosines.items()}
     warn_of_collapse(model, features.visual_tokens, metrics)
