@@ -19,6 +19,7 @@ from .answerer import Answerer
 from .calibration import calibration_metrics
 from .collapse import effective_rank, warn_of_collapse
 from .controls import are_correct, other_images, right_answers_of, score_controls, with_answers
+from .probe import score_probe
 from .ranking import score_ranking, training_answers
 from .sets import score_sets
 from .shares import own_share
@@ -38,6 +39,7 @@ def evaluate_model(
     answers_file: TextIO | None = None,
     show_progress: bool = False,
     with_probabilities: bool = False,
+    train_data: VqaData | None = None,
     **generate_kwargs,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Answers every question of `data` and scores the answers, the controls and the alignment.
@@ -54,6 +56,8 @@ def evaluate_model(
         show_progress: shows a bar of the first process's answers, those of the controls included.
         with_probabilities: gives the probabilities of the written answers, and `calibration_metrics`; with controls
             also the probabilities of the same answers about a black image.
+        train_data: training rows with their images, to which probes of the image embeddings are fitted. No row of
+            `data` may be among them.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
@@ -62,9 +66,9 @@ def evaluate_model(
         The numbers are those of `score_answers`; for each control `accuracy_<control>`, `yes_no_accuracy_<control>`
         and `open_accuracy_<control>`, with the controls shuffled_images, blank_images, majority (of the question's
         first words) and majority_question; those of `image_gain` and `majority_lead`, and num_images, the number of
-        images they were measured on; those of `alignment_metrics`; those of `score_ranking` if the model ranks
-        answers; those of `score_statements` if it scores statements; those of `score_sets` if there are several data
-        sets.
+        images they were measured on; image_effective_rank, of the image embeddings; those of `score_alignment`; those
+        of `score_ranking` if the model ranks answers; those of `score_statements` if it scores statements; those of
+        `score_probe` if there is `train_data`; those of `score_sets` if there are several data sets.
 
         Every row has row (the question's place in `data`), image_id, question, answer (the right one), the other
         columns of `data`'s questions, such as answers (all right ones, where there are lists), and prediction. With
@@ -91,6 +95,8 @@ def evaluate_model(
                 metrics |= score_ranked_answers(answerer, columns, features, learnt_from)
             if model.config.truth_weight > 0:
                 metrics |= score_statements(answerer, columns, features, learnt_from, seed)
+            if train_data is not None:
+                metrics |= score_probe(answerer, columns, features.image_embeds, train_data, seed)
             metrics |= score_sets(columns, learnt_from, seed)
     if with_controls:
         alignment, cosines = score_alignment(answerer, data, features, seed)

@@ -83,6 +83,7 @@ def evaluate_split(
             file,
             show_progress=not args.disable_tqdm,
             with_probabilities=True,
+            train_data=probed_data(trainer, train_questions),
         )
     num_steps = math.ceil(len(data) / (args.eval_batch_size * args.world_size))
     metrics = {
@@ -102,6 +103,12 @@ def evaluate_split(
             file.writelines(map(json_line, answers))
         show_evaluation(trainer, model, data, prefix, metrics, answers)
     return metrics
+
+
+def probed_data(trainer: MMJepaTrainer, train_questions: Dataset) -> VqaData | None:
+    """The training rows, if their images are prepared and none of them is evaluated."""
+    train_data = trainer.train_dataset
+    return train_data if len(train_questions) > 0 and isinstance(train_data, VqaData) else None
 
 
 def measured_fields(numbers: dict[str, float]) -> dict[str, Any]:
