@@ -3,11 +3,12 @@
 A probe needs no text. Where it knows an answer that the model's statements do not, the embedding is not at fault.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 
 from ..data.images import VqaData
@@ -16,10 +17,12 @@ from .answerer import Answerer
 from .controls import named_interval, other_images
 
 LEAST_ROWS, LEAST_OF_EACH = 20, 5  # training rows of a question, and of each of its answers
-MOST_IMAGES = 2000  # training images that are encoded
+MOST_ROWS = 4000  # training rows whose images are encoded
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # those of DINO (arXiv 2104.14294)
 PENALTIES = np.geomspace(1e-3, 1e3, 13)  # of the ridge regression, as multiples of the mean squared singular value
 PROBES = ("linear", "knn")
+
+Rows = Mapping[str, Sequence] | Dataset
 
 
 def score_probe(
@@ -27,13 +30,13 @@ def score_probe(
 ) -> dict[str, float]:
     """How often probes of image embeddings answer yes/no questions rightly. Each question has probes of its own.
 
-    A question counts that has at least 20 training rows, 5 of each answer, about at most 2,000 training images.
+    Those are the questions of `probed_rows`.
 
     Args:
         columns: image_id, question and answer of the evaluated rows.
         image_embeds: of their N images, (N, D).
-        train_data: none of its rows is evaluated.
-        seed: of the shuffled images, the drawn training images and the bootstrap.
+        train_data: training rows, none of which is evaluated.
+        seed: of the shuffled images and the bootstrap.
 
     Returns:
         probe_linear_accuracy: share of the rows that `linear_probe` answers rightly; probe_knn_accuracy: that
@@ -47,18 +50,14 @@ def score_probe(
         An empty dict if no question counts.
     """
     words = answerer.model.config.yes_no_words
-    train, asked = (yes_no_rows(table, words) for table in (train_data.questions, columns))
-    train = train[train["question"].isin(asked["question"])]
-    drawn = np.random.default_rng(seed).permutation(train["image_id"].unique())[:MOST_IMAGES]
-    train = train[train["image_id"].isin(drawn)]
-    counts = train.groupby("question")["yes"].agg(["size", "sum"])
-    is_enough = (counts["size"] >= LEAST_ROWS) & counts["sum"].between(LEAST_OF_EACH, counts["size"] - LEAST_OF_EACH)
-    train = train[train["question"].isin(counts.index[is_enough])]
+    train = probed_rows(train_data.questions, columns, words)
+    asked = yes_no_rows(columns, words)
     asked = asked[asked["question"].isin(train["question"])]
     if asked.empty:
         return {}
-    asked = asked.assign(other=other_images(asked["image_id"].tolist(), seed))
-    encoded, places = np.unique(train["image_id"], return_inverse=True)
+    image_ids = np.array(columns["image_id"])[asked.index]
+    asked = asked.assign(image_id=image_ids, other=other_images(image_ids.tolist(), seed))
+    encoded, places = np.unique(np.array(train_data.questions["image_id"][:])[train.index], return_inverse=True)
     features = answerer.encode_all_images(train_data.pixels.select(encoded))
     train_vectors = unit_vectors(features.image_embeds)[places]  # (n, D)
     vectors = unit_vectors(image_embeds)  # (N, D)
@@ -76,12 +75,28 @@ def score_probe(
     return probe_metrics(pd.concat(parts), seed)
 
 
-def yes_no_rows(table: Mapping[str, list], yes_no_words: YesNoWords) -> pd.DataFrame:
-    """The rows of `table` that are answered by yes or no: image_id, question in lower case, and yes, a truth."""
-    columns = {name: table[name][:] for name in ("image_id", "question")}
-    signs = np.array([sign_of(answer, yes_no_words) for answer in table["answer"][:]])
-    rows = pd.DataFrame(columns | {"yes": signs > 0})[signs != 0]
-    return rows.assign(question=[question.lower() for question in rows["question"]])
+def probed_rows(train_questions: Rows, asked: Rows, yes_no_words: YesNoWords) -> pd.DataFrame:
+    """The training rows that probes are fitted to, as `yes_no_rows` gives them.
+
+    They are of the asked questions that have at least 20 training rows, and 5 of each answer, among at most 4,000 rows
+    drawn of all. The same rows are drawn each time.
+
+    Args:
+        train_questions, asked: columns question and answer.
+    """
+    rows = yes_no_rows(train_questions, yes_no_words)
+    rows = rows[rows["question"].isin(yes_no_rows(asked, yes_no_words)["question"])]
+    rows = rows.iloc[np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_ROWS])]
+    counts = rows.groupby("question")["yes"].agg(["size", "sum"])
+    is_enough = (counts["size"] >= LEAST_ROWS) & counts["sum"].between(LEAST_OF_EACH, counts["size"] - LEAST_OF_EACH)
+    return rows[rows["question"].isin(counts.index[is_enough])]
+
+
+def yes_no_rows(table: Rows, yes_no_words: YesNoWords) -> pd.DataFrame:
+    """The rows that are answered by yes or no: question in lower case, and yes, a truth. The index is their places."""
+    signs = np.array([sign_of(answer, yes_no_words) for answer in table["answer"][:]], dtype=int)
+    questions = [question.lower() for question in table["question"][:]]
+    return pd.DataFrame({"question": questions, "yes": signs > 0})[signs != 0]
 
 
 def unit_vectors(embeds: torch.Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Whether a text that is true of one image finds it among all images."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -99,7 +99,7 @@ def image_scores(
     if config.truth_weight == 0 or config.alignment_reads == "vector":
         return {"": by_vector}
 
-    def score_share(image_ids: range) -> list[torch.Tensor]:
+    def score_share(image_ids: Sequence[int]) -> list[torch.Tensor]:
         rows: list[torch.Tensor] = []
         for block in batches(image_ids, IMAGES_PER_BLOCK):
             some = MMJepaImageFeatures(

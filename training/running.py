@@ -54,6 +54,7 @@ def evaluate_split(
     data: VqaData,
     train_questions: Dataset,
     prefix: str,
+    train_data: VqaData | None = None,
 ) -> dict[str, float]:
     """Losses, answers, controls and retrieval of a split, returned and written to the output folder.
 
@@ -83,7 +84,7 @@ def evaluate_split(
             file,
             show_progress=not args.disable_tqdm,
             with_probabilities=True,
-            train_data=probed_data(trainer, train_questions),
+            train_data=train_data,
         )
     num_steps = math.ceil(len(data) / (args.eval_batch_size * args.world_size))
     metrics = {
@@ -103,12 +104,6 @@ def evaluate_split(
             file.writelines(map(json_line, answers))
         show_evaluation(trainer, model, data, prefix, metrics, answers)
     return metrics
-
-
-def probed_data(trainer: MMJepaTrainer, train_questions: Dataset) -> VqaData | None:
-    """The training rows, if their images are prepared and none of them is evaluated."""
-    train_data = trainer.train_dataset
-    return train_data if len(train_questions) > 0 and isinstance(train_data, VqaData) else None
 
 
 def measured_fields(numbers: dict[str, float]) -> dict[str, Any]:
