@@ -12,11 +12,11 @@ from .controls import MIN_IMAGES
 
 logger = logging.getLogger("mmjepa")
 
-# The least effective rank of what tells images apart. Measured on 2026-11-26, of image embeddings and visual tokens:
-# on the demo's 300 slides 22 and 135 after training, 25 and 118 with random weights; on microscopy's 94 images 5.4 and
-# 5.7 with random weights, and at least 2.4 for 30 of them, which look alike. An encoder whose differences between
-# images are multiplied by 0.01 or less has 1.0 to 1.6. One unit vector with noise of 0.0001 in each of its 128 numbers
-# has 1.1, points on a line have 1.1 to 2.0.
+# The least effective rank of what tells images apart. Measured on 2026-11-26 (docs/experiments.md, section 12), of
+# image embeddings and visual tokens: on the demo's 300 slides 22 and 135 after training, 25 and 118 with random
+# weights; on microscopy's 94 images 4.9 and 10 with random weights, and 2.2 and 4.2 for the 30 of them that look most
+# alike. An encoder whose differences between images are multiplied by 0.01 or less has 1.0 to 1.6. One unit vector
+# with noise of 0.0001 in each of its 128 numbers has 1.1, points on a line have 1.1 to 2.0.
 LEAST_RANK = 2.0
 TOKENS_OF_IMAGES = 256  # of so many images the rank of the visual tokens is measured: they are wide
 # How much nearer an image is to its own text than to another's. Measured: 0.015 to 0.2 of models trained with an
