@@ -22,8 +22,6 @@ NEIGHBOURS, TEMPERATURE = 20, 0.07  # those of DINO (arXiv 2104.14294)
 PENALTIES = np.geomspace(1e-3, 1e3, 13)  # of the ridge regression, as multiples of the mean squared singular value
 PROBES = ("linear", "knn")
 
-Rows = Mapping[str, Sequence] | Dataset
-
 
 def score_probe(
     answerer: Answerer, columns: dict[str, list], image_embeds: torch.Tensor, train_data: VqaData, seed: int
@@ -75,7 +73,11 @@ def score_probe(
     return probe_metrics(pd.concat(parts), seed)
 
 
-def probed_rows(train_questions: Rows, asked: Rows, yes_no_words: YesNoWords) -> pd.DataFrame:
+def probed_rows(
+    train_questions: Mapping[str, Sequence] | Dataset,
+    asked: Mapping[str, Sequence] | Dataset,
+    yes_no_words: YesNoWords,
+) -> pd.DataFrame:
     """The training rows that probes are fitted to, as `yes_no_rows` gives them.
 
     They are of the asked questions that have at least 20 training rows, and 5 of each answer, among at most 4,000 rows
@@ -92,7 +94,7 @@ def probed_rows(train_questions: Rows, asked: Rows, yes_no_words: YesNoWords) ->
     return rows[rows["question"].isin(counts.index[is_enough])]
 
 
-def yes_no_rows(table: Rows, yes_no_words: YesNoWords) -> pd.DataFrame:
+def yes_no_rows(table: Mapping[str, Sequence] | Dataset, yes_no_words: YesNoWords) -> pd.DataFrame:
     """The rows that are answered by yes or no: question in lower case, and yes, a truth. The index is their places."""
     signs = np.array([sign_of(answer, yes_no_words) for answer in table["answer"][:]], dtype=int)
     questions = [question.lower() for question in table["question"][:]]
