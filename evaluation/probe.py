@@ -54,7 +54,7 @@ def score_probe(
     if asked.empty:
         return {}
     image_ids = np.array(columns["image_id"])[asked.index]
-    asked = asked.assign(image_id=image_ids, other=other_images(image_ids.tolist(), seed))
+    asked = asked.assign(image_id=image_ids, other=other_images(image_ids.tolist(), seed=seed))
     encoded, places = np.unique(np.array(train_data.questions["image_id"][:])[train.index], return_inverse=True)
     features = answerer.encode_all_images(train_data.pixels.select(encoded))
     train_vectors = unit_vectors(features.image_embeds)[places]  # (n, D)

@@ -37,6 +37,11 @@ def allows_conclusion(num_images: float, low: float, high: float) -> bool:
     return num_images >= MIN_IMAGES and high - low <= MAX_WIDTH
 
 
+def is_open(num_images: float, low: float, high: float, floor: float) -> bool:
+    """Whether nothing is concluded: the interval from `low` to `high` is wide, or has `floor` in it and much above."""
+    return not allows_conclusion(num_images, low, high) or low <= floor < high - SMALL
+
+
 def image_sentence(metrics: dict[str, float]) -> str:
     """What shuffling the images costs, and whether the model reads them."""
     gain, low, high = (metrics[f"image_gain{end}"] for end in ("", "_low", "_high"))
@@ -117,12 +122,10 @@ def text_retrieval_sentence(metrics: dict[str, float]) -> str:
         metrics[f"text_retrieval_recall_at_10{end}"] for end in ("", "_low", "_high", "_popular")
     )
     rank, middle = (metrics[f"text_retrieval_median_rank{end}"] for end in ("", "_chance"))
-    if not allows_conclusion(metrics["text_retrieval_images"], low, high) or low <= popular < high - SMALL:
+    if is_open(metrics["text_retrieval_images"], low, high, popular):
         judgement = f"{TOO_FEW} whether texts find their images"
-    elif low > popular:
-        judgement = "texts find their images"
     else:
-        judgement = "texts do not find their images"
+        judgement = "texts find their images" if low > popular else "texts do not find their images"
     return (
         f"A text that is true of one image alone has it among the first 10 in {100 * recall:.1f} % of cases "
         f"({interval_text(low, high)}), where the best fixed order gives {100 * popular:.1f} %; the median rank is "
@@ -135,12 +138,10 @@ def probe_sentence(metrics: dict[str, float]) -> str:
     accuracy, lead, low, high = (
         metrics[f"probe_linear_{name}"] for name in ("accuracy", "lead", "lead_low", "lead_high")
     )
-    if not allows_conclusion(metrics["probe_images"], low, high) or low <= 0 < SMALL < high:
+    if is_open(metrics["probe_images"], low, high, 0):
         judgement = f"{TOO_FEW} whether the embedding tells them"
-    elif low > 0:
-        judgement = "the embedding tells them"
     else:
-        judgement = "the embedding tells no more than the question"
+        judgement = "the embedding tells " + ("them" if low > 0 else "no more than the question")
     return (
         f"A linear probe of the frozen image embedding answers {metrics['probe_questions']:.0f} yes/no questions "
         f"rightly in {100 * accuracy:.1f} % of cases, the most frequent training answer in "
