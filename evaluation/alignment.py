@@ -17,7 +17,7 @@ from .answerer import Answerer
 from .collapse import effective_rank
 from .controls import named_interval, other_images
 from .shares import batches
-from .text_retrieval import RECALL_RANKS, score_text_retrieval
+from .text_retrieval import RECALL_RANKS, are_below, cosine_table, score_text_retrieval
 
 IMAGES_PER_BLOCK = 256
 
@@ -85,17 +85,16 @@ def alignment_metrics(
         retrieval_recall_at_<k>_popular: what the k texts that most images share would give, the same for every image.
             Half of PathVQA's images are asked what is present: finding that question says nothing about an image.
     """
-    images, texts = F.normalize(image_embeds.float(), dim=-1), F.normalize(text_embeds.float(), dim=-1)
     pairs = set(zip(image_ids, text_ids, strict=True))
     wrong = [pair for pair in zip(other_ids, text_ids, strict=True) if pair not in pairs]
-    metrics = {"align_cosine": fmean(cosines(images, texts, list(zip(image_ids, text_ids, strict=True))))}
+    metrics = {"align_cosine": fmean(cosines(image_embeds, text_embeds, list(zip(image_ids, text_ids, strict=True))))}
     if wrong:
-        metrics["align_cosine_wrong"] = fmean(cosines(images, texts, wrong))
+        metrics["align_cosine_wrong"] = fmean(cosines(image_embeds, text_embeds, wrong))
 
     texts_of: dict[int, list[int]] = defaultdict(list)
     for image_id, text_id in sorted(pairs):
         texts_of[image_id].append(text_id)
-    ranks = own_text_ranks(images, texts, texts_of)
+    ranks = own_text_ranks(image_embeds, text_embeds, texts_of)
     own_counts = Counter(map(len, texts_of.values()))
     metrics["retrieval_images"] = len(texts_of)
     most_shared = [text_id for text_id, _ in Counter(text_id for _, text_id in pairs).most_common()]
@@ -103,7 +102,7 @@ def alignment_metrics(
         metrics |= named_interval(
             f"retrieval_recall_at_{k}", (ranks < k).cpu().float().numpy(), list(texts_of), seed=0
         )
-        chances = [count * chance_of_hit(own, len(texts), k) for own, count in own_counts.items()]
+        chances = [count * chance_of_hit(own, len(text_embeds), k) for own, count in own_counts.items()]
         metrics[f"retrieval_recall_at_{k}_chance"] = sum(chances) / len(ranks)
         found = sum(not set(most_shared[:k]).isdisjoint(own) for own in texts_of.values())
         metrics[f"retrieval_recall_at_{k}_popular"] = found / len(ranks)
@@ -120,18 +119,18 @@ def own_text_ranks(images: torch.Tensor, texts: torch.Tensor, texts_of: dict[int
     """For each image of `texts_of`, how many texts of others are at least as near as the nearest of its own.
 
     Args:
-        images, texts: unit embeddings, (N, D) and (T, D).
+        images, texts: embeddings, (N, D) and (T, D).
         texts_of: image -> its own texts.
     """
     ranks = []
     # In blocks: the cosines of all images to all texts might not fit into memory.
     for block in batches(list(texts_of), IMAGES_PER_BLOCK):
-        cosines = images[block] @ texts.T  # (block, T)
+        cosines = cosine_table(images[block], texts)  # (block, T)
         own = torch.zeros_like(cosines, dtype=torch.bool)
         for row, image_id in enumerate(block):
             own[row, texts_of[image_id]] = True
         nearest_own = cosines.masked_fill(~own, -math.inf).amax(dim=1, keepdim=True)  # (block, 1)
-        ranks.append(((cosines >= nearest_own) & ~own).sum(dim=1))
+        ranks.append((~are_below(cosines, nearest_own) & ~own).sum(dim=1))
     return torch.cat(ranks)
 
 

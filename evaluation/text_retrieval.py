@@ -94,8 +94,7 @@ def image_scores(
     Where both rank alike, there is "" alone.
     """
     model, config = answerer.model, answerer.model.config
-    vectors, texts = (F.normalize(embeds.float(), dim=-1) for embeds in (features.image_embeds, text_embeds))
-    by_vector = (vectors @ texts.T).cpu()  # (N, T)
+    by_vector = cosine_table(features.image_embeds, text_embeds).cpu()  # (N, T)
     if config.truth_weight == 0 or config.alignment_reads == "vector":
         return {"": by_vector}
 
@@ -109,15 +108,25 @@ def image_scores(
         return rows
 
     with evaluating(model):
-        return {"": torch.stack(in_shares(range(len(vectors)), score_share)), "_vector": by_vector}
+        return {"": torch.stack(in_shares(range(len(by_vector)), score_share)), "_vector": by_vector}
+
+
+def cosine_table(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """Cosines (N, T), float32, of embeddings (N, D) and (T, D)."""
+    # Autocast would compute the product in bfloat16, in which many cosines are equal.
+    with torch.autocast(images.device.type, enabled=False):
+        return F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
 
 
 def image_ranks(scores: torch.Tensor, image_ids: list[int]) -> np.ndarray:
-    """The rank (T,) of each text's image by its column of `scores` (N, T); 1 is the best.
-
-    An equal score ranks before it, and so does one that is no number: a model that says the same of all images finds
-    none of them.
-    """
+    """The rank (T,) of each text's image by its column of `scores` (N, T); 1 is the best."""
     own = scores[image_ids, range(len(image_ids))]  # (T,)
-    is_below = scores < own - ROUNDING * own.abs()  # (N, T)
-    return (~is_below).sum(dim=0).numpy()
+    return (~are_below(scores, own)).sum(dim=0).numpy()
+
+
+def are_below(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Which scores are below that of the right one, `right`; the others rank before it.
+
+    Neither an equal score is below it, nor one that is no number: a model that says the same of all finds nothing.
+    """
+    return scores < right - ROUNDING * right.abs()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmjepa.data.statements import statement_of
 from mmjepa.encoder_mmjepa import MMJepaImageFeatures
+from mmjepa.evaluation.alignment import alignment_metrics
 from mmjepa.evaluation.answerer import Answerer
 from mmjepa.evaluation.text_retrieval import RECALL_RANKS, image_ranks, score_text_retrieval
 
@@ -72,6 +73,20 @@ def test_images_that_all_look_alike_are_not_found():
     for images in (torch.ones(300, 64), rounded, torch.full((300, 64), torch.nan)):
         metrics = scored(images, torch.randn(6, 64, generator=generator))
         assert metrics["text_retrieval_recall_at_10"] == 0 and metrics["text_retrieval_median_rank"] == 300
+
+
+def test_numbers_under_autocast_are_those_without_it():
+    images, texts = 0.05 * torch.randn(300, 64) + 1, 0.05 * torch.randn(200, 64) + 1  # cosines that are nearly equal
+    ids = list(range(200))
+    pairs, others = list(zip(ids, ids, strict=True)), [*ids[1:], 0]
+
+    def numbers():
+        found = scored(images, texts, pairs, dict(zip(ids, others, strict=True)))
+        return found | alignment_metrics(images, texts, ids, ids, others)
+
+    exact = numbers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert numbers() == exact
 
 
 def test_a_text_of_several_images_is_not_asked_and_without_others_there_are_no_numbers():
