@@ -78,6 +78,14 @@ def test_the_report_shows_what_statements_are_worth_and_the_answer_by_statements
     assert f"<dt>by statements</dt><dd>{shown[0]['by_statements']}</dd>" in page
 
 
+def test_what_needs_no_decoder_is_told_and_shown_before_the_answers(reported):
+    _, page, _, _ = reported
+    sentences = ["An image finds a text of its own", "Shuffling the images"]
+    tables = ["The alignment alone, without the decoder", "Accuracy, beside what can be had"]
+    places = [page.index(text) for text in (*sentences, *tables)]
+    assert places == sorted(places)
+
+
 def test_examples_are_the_surest_each_about_an_image_of_its_own(reported):
     _, _, _, answers = reported
     wrong, right = examples(answers)
