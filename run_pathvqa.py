@@ -39,7 +39,14 @@ from mmjepa.training.building import build, fit_targets
 from mmjepa.training.command_line import given_flags, read_command_line
 from mmjepa.training.flags import MAX_ANSWER_TOKENS
 from mmjepa.training.overfitting import overfit
-from mmjepa.training.reading import floor_rows, prepare_split, prepare_splits, read_rows, remember_hold_out
+from mmjepa.training.reading import (
+    floor_rows,
+    prepare_split,
+    prepare_splits,
+    probed_data,
+    read_rows,
+    remember_hold_out,
+)
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint, write_run_file
 from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
 from mmjepa.training.trainer import MMJepaTrainer
@@ -126,14 +133,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     results = train(trainer, checkpoint) if training_args.do_train else {}
 
     # Evaluate and predict.
+    def train_data(split: str) -> VqaData | None:
+        return probed_data(data, rows, split, processor.image_processor, model.config, data_args, training_args)
+
     if training_args.do_eval:
-        results |= evaluate_split(trainer, data["validation"], rows["train"], "eval")
+        results |= evaluate_split(trainer, data["validation"], rows["train"], "eval", train_data("validation"))
     if new_rows is not None:
         results |= answer_new_images(trainer, new_data)
     elif training_args.do_predict:
         split = training_args.predict_split
         prefix = "test" if split == "test" else "predict"
-        results |= evaluate_split(trainer, data[split], floor_rows(rows, split), prefix)
+        results |= evaluate_split(trainer, data[split], floor_rows(rows, split), prefix, train_data(split))
 
     # Hand out.
     if training_args.do_train and trainer.is_world_process_zero():

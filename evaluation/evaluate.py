@@ -18,8 +18,9 @@ from ..processing_mmjepa import MMJepaProcessor
 from .alignment import score_alignment
 from .answerer import Answerer
 from .calibration import calibration_metrics
-from .collapse import warn_of_collapse
+from .collapse import effective_rank, warn_of_collapse
 from .controls import are_correct, right_answers_of, score_controls, score_shuffles, shuffled_images, with_answers
+from .probe import score_probe
 from .ranking import score_ranking, training_answers
 from .sets import score_sets
 from .shares import own_share
@@ -39,6 +40,7 @@ def evaluate_model(
     answers_file: TextIO | None = None,
     show_progress: bool = False,
     with_probabilities: bool = False,
+    train_data: VqaData | None = None,
     **generate_kwargs,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Answers every question of `data` and scores the answers, the controls and the alignment.
@@ -57,6 +59,8 @@ def evaluate_model(
         show_progress: shows a bar of the first process's answers, those of the controls included.
         with_probabilities: gives the probabilities of the written answers, and `calibration_metrics`; with controls
             also the probabilities of the same answers about a black image.
+        train_data: training rows with their images, to which probes of the image embeddings are fitted. No row of
+            `data` may be among them.
         generate_kwargs: for `model.generate`, such as `max_new_tokens`.
 
     Returns:
@@ -66,9 +70,10 @@ def evaluate_model(
         and `open_accuracy_<control>`, with the controls shuffled_images, blank_images, majority (of the question's
         first words) and majority_question; those of `score_shuffles`, with the gain image_gain, and num_shuffles;
         majority_lead with its 95 % interval (_low, _high); num_images, the number of images they were measured on;
-        those of `alignment_metrics`; those of `score_ranking` if the model ranks answers; those of
-        `score_statements` if it scores statements; those of `score_sets` if there are several data sets. A single
-        image can't be shuffled: then there are no numbers of shuffled images, and no image_gain.
+        image_effective_rank, of the image embeddings; those of `score_alignment`; those of `score_ranking` if the
+        model ranks answers; those of `score_statements` if it scores statements; those of `score_probe` if there is
+        `train_data`; those of `score_sets` if there are several data sets. A single image can't be shuffled: then
+        there are no numbers of shuffled images, and no image_gain.
 
         Every row has row (the question's place in `data`), image_id, question, answer (the right one), the other
         columns of `data`'s questions, such as answers (all right ones, where there are lists), and prediction. With
@@ -88,6 +93,7 @@ def evaluate_model(
     with answers_bar(columns, shuffles, with_controls, show_progress) as bar:
         features = answerer.encode_all_images(data.pixels)
         metrics = score_predictions(answerer, columns, features, bar, answers_file)
+        metrics["image_effective_rank"] = effective_rank(features.image_embeds)
         if with_probabilities:
             metrics |= score_probabilities(answerer, columns, features, seed)
         if with_controls and columns["question"]:
@@ -98,11 +104,13 @@ def evaluate_model(
                 metrics |= score_ranked_answers(answerer, columns, features, learnt_from)
             if model.config.truth_weight > 0:
                 metrics |= score_statements(answerer, columns, features, learnt_from, shuffles, seed)
+            if train_data is not None:
+                metrics |= score_probe(answerer, columns, features.image_embeds, train_data, seed)
             metrics |= score_sets(columns, learnt_from, seed)
         elif shuffles:
             metrics |= score_image_gain(answerer, columns, features, shuffles, seed, bar)
     if with_controls:
-        alignment, cosines = score_alignment(answerer, data, features.image_embeds)
+        alignment, cosines = score_alignment(answerer, data, features)
         metrics |= alignment
         columns |= {name: [values.get(row) for row in columns["row"]] for name, values in cosines.items()}
     warn_of_collapse(model, features.visual_tokens, metrics)

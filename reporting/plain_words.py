@@ -14,7 +14,7 @@ TO_TRY = (
 
 
 def plain_words(metrics: dict[str, float]) -> list[str]:
-    """Sentences on what the image contributes, what alignment and statements find, and how sure the model may be.
+    """Sentences on what the alignment finds, what the image contributes to answers, and how sure the model may be.
 
     With fewer than 30 images, or a 95 % interval wider than 20 points, a sentence tells the numbers and concludes
     nothing. "No difference" is concluded only where the whole interval lies within 5 points of 0.
@@ -23,17 +23,7 @@ def plain_words(metrics: dict[str, float]) -> list[str]:
         metrics: the numbers of `evaluate_model`, by their names without a prefix. A sentence without its numbers is
             left out.
     """
-    sentences = []
-    if "image_gain" in metrics:
-        sentences.append(image_sentence(metrics))
-    if "majority_lead" in metrics:
-        sentences.append(majority_sentence(metrics))
-    if "retrieval_recall_at_1" in metrics:
-        sentences.append(retrieval_sentence(metrics))
-    if "truth_gain" in metrics:
-        sentences.append(truth_sentence(metrics))
-    if "search_map" in metrics:
-        sentences.append(search_sentence(metrics))
+    sentences = [tell(metrics) for name, tell in SENTENCES.items() if name in metrics]
     if "calibration_error" in metrics:
         sentences += [calibration_sentence(metrics), surest_sentence(metrics), *kind_sentences(metrics)]
     return sentences
@@ -58,6 +48,11 @@ def advice(metrics: dict[str, float]) -> list[str]:
 def allows_conclusion(num_images: float, low: float, high: float) -> bool:
     """Whether enough images were asked about, and the 95 % interval from `low` to `high` is narrow enough."""
     return num_images >= MIN_IMAGES and high - low <= MAX_WIDTH
+
+
+def is_open(num_images: float, low: float, high: float, floor: float) -> bool:
+    """Whether nothing is concluded: the interval from `low` to `high` is wide, or has `floor` in it and much above."""
+    return not allows_conclusion(num_images, low, high) or low <= floor < high - SMALL
 
 
 def image_sentence(metrics: dict[str, float]) -> str:
@@ -134,6 +129,48 @@ def truth_sentence(metrics: dict[str, float]) -> str:
     )
 
 
+def text_retrieval_sentence(metrics: dict[str, float]) -> str:
+    """Whether a text finds the one image that it is true of."""
+    recall, low, high, popular = (
+        metrics[f"text_retrieval_recall_at_10{end}"] for end in ("", "_low", "_high", "_popular")
+    )
+    rank, middle = (metrics[f"text_retrieval_median_rank{end}"] for end in ("", "_chance"))
+    if is_open(metrics["text_retrieval_images"], low, high, popular):
+        judgement = f"{TOO_FEW} whether texts find their images"
+    else:
+        judgement = "texts find their images" if low > popular else "texts do not find their images"
+    return (
+        f"A text that is true of one image alone has it among the first 10 in {100 * recall:.1f} % of cases "
+        f"({interval_text(low, high)}), where the best fixed order gives {100 * popular:.1f} %; the median rank is "
+        f"{rank:.0f}, by chance {middle:.0f}: {judgement}."
+    )
+
+
+def probe_sentence(metrics: dict[str, float]) -> str:
+    """Whether yes/no answers can be read of the image embeddings."""
+    accuracy, lead, low, high = (
+        metrics[f"probe_linear_{name}"] for name in ("accuracy", "lead", "lead_low", "lead_high")
+    )
+    if is_open(metrics["probe_images"], low, high, 0):
+        judgement = f"{TOO_FEW} whether the embedding tells them"
+    else:
+        judgement = "the embedding tells " + ("them" if low > 0 else "no more than the question")
+    return (
+        f"A linear probe of the frozen image embedding answers {metrics['probe_questions']:.0f} yes/no questions "
+        f"rightly in {100 * accuracy:.1f} % of cases, the most frequent training answer in "
+        f"{100 * metrics['probe_accuracy_majority']:.1f} %: {judgement} ({100 * lead:+.1f} points, "
+        f"{interval_text(low, high)})."
+    )
+
+
+def rank_sentence(metrics: dict[str, float]) -> str:
+    """How many dimensions the embeddings share out among them."""
+    return (
+        f"The embeddings of the images fill about {metrics['image_effective_rank']:.0f} dimensions, those of the "
+        f"texts about {metrics['text_effective_rank']:.0f} (effective rank)."
+    )
+
+
 def search_sentence(metrics: dict[str, float]) -> str:
     """Whether a statement finds the images that show it."""
     precision, low, high, chance, shuffled = (
@@ -196,3 +233,16 @@ def kind_sentences(metrics: dict[str, float]) -> list[str]:
 def interval_text(low: float, high: float) -> str:
     """A 95 % interval of shares, in percent."""
     return f"95 % interval {100 * low:.1f} to {100 * high:.1f}"
+
+
+# The number that a sentence needs -> what makes it. What needs no decoder comes first.
+SENTENCES = {
+    "truth_gain": truth_sentence,
+    "search_map": search_sentence,
+    "text_retrieval_recall_at_10": text_retrieval_sentence,
+    "probe_linear_lead": probe_sentence,
+    "retrieval_recall_at_1": retrieval_sentence,
+    "text_effective_rank": rank_sentence,
+    "image_gain": image_sentence,
+    "majority_lead": majority_sentence,
+}

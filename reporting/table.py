@@ -23,7 +23,7 @@ SET_COLUMNS = {
     "majority answer of the question": "accuracy_majority_question",
     "image gain": "image_gain",
 }
-# Name of a row of the table of statements -> the number of the tokens, and those beside it.
+# Name of a row of the table of what needs no decoder -> its number in each column. The first one has an interval.
 STATEMENT_COLUMNS = ("model", "vector alone", "shuffled images", "majority or chance")
 STATEMENT_ROWS = {
     "yes/no, accuracy": ("truth_accuracy", None, "truth_accuracy_shuffled", "truth_accuracy_majority"),
@@ -34,29 +34,35 @@ STATEMENT_ROWS = {
     ),
 }
 STATEMENT_ROWS |= {
-    row: (name, f"{name}_vector", f"{name}_shuffled", f"{name}_chance")
-    for row, name in (
-        ("search, mean average precision", "search_map"),
-        ("search, precision at 10", "search_precision_at_10"),
-        ("search for places, mean average precision", "search_map_where"),
+    row: (name, f"{name}_vector", f"{name}_shuffled", f"{name}_{floor}")
+    for row, name, floor in (
+        ("search, mean average precision", "search_map", "chance"),
+        ("search, precision at 10", "search_precision_at_10", "chance"),
+        ("search for places, mean average precision", "search_map_where", "chance"),
+        ("text of one image finds it first", "text_retrieval_recall_at_1", "popular"),
+        ("text of one image finds it among 10", "text_retrieval_recall_at_10", "popular"),
     )
+}
+STATEMENT_ROWS |= {
+    row: (None, f"probe_{probe}_accuracy", f"probe_{probe}_accuracy_shuffled", "probe_accuracy_majority")
+    for row, probe in (("yes/no, linear probe", "linear"), ("yes/no, 20 nearest training images", "knn"))
 }
 
 
 def answer_table(metrics: dict[str, float]) -> str:
     """A Markdown table of the accuracies of the model and its controls in percent; below it the image gain.
 
-    Where statements were scored, a second table shows what they are worth.
+    A table above it shows what the alignment is worth without the decoder, where there is anything to show.
 
     Args:
         metrics: the numbers of `evaluate_model`, by their names without a prefix. A missing number is shown as a dash.
             A row without any number is left out.
     """
-    parts = [markdown_table(table_rows(metrics)), gain_line(metrics)]
-    for rows in (statement_rows(metrics), set_rows(metrics)):
-        if rows:
-            parts.append(markdown_table(rows))
-    return "\n\n".join(parts)
+    alone, accuracies, sets = (
+        [markdown_table(rows)] if rows else []
+        for rows in (statement_rows(metrics), table_rows(metrics), set_rows(metrics))
+    )
+    return "\n\n".join([*alone, *accuracies, gain_line(metrics), *sets])
 
 
 def gain_line(metrics: dict[str, float]) -> str:
@@ -83,15 +89,16 @@ def table_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
 
 
 def statement_rows(metrics: dict[str, float]) -> list[dict[str, str]]:
-    """The cells of the table of statements, in percent; no row if no statements were scored."""
+    """The cells of the table of what needs no decoder, in percent; no row if nothing of it was measured."""
     rows = []
     for row, names in STATEMENT_ROWS.items():
-        if names[0] in metrics:
+        first = next(name for name in names if name is not None)
+        if first in metrics:
             scores = [None if name is None else metrics.get(name) for name in names]
-            low, high = (metrics.get(f"{names[0]}_{end}") for end in ("low", "high"))
+            low, high = (metrics.get(f"{first}_{end}") for end in ("low", "high"))
             cells = dict(zip(STATEMENT_COLUMNS, map(percent, scores), strict=True))
             interval = "-" if low is None else f"{percent(low)} to {percent(high)}"
-            rows.append({"by statements alone, %": row} | cells | {"95 % interval": interval})
+            rows.append({"without the decoder, %": row} | cells | {"95 % interval": interval})
     return rows
 
 

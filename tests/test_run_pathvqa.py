@@ -671,7 +671,7 @@ def test_any_split_is_answered_and_evaluated_in_place_of_test(path_vqa, saved_fo
         assert list(table[name]) == [row[name] for row in answers]
     assert table["correct"].mean() == results["predict_accuracy"]
     # The majority answers of train, and a list of its answers, say nothing about train.
-    assert not any("majority" in name or "rank" in name for name in results)
+    assert not any("majority" in name or "ranked" in name for name in results)
     assert "train is evaluated: majority and ranked answers" in caplog.text
     with pytest.raises(ValueError, match="has the splits .* but no extra: .*--predict_split"):
         run_pathvqa.main([*flags, "--predict_split", "extra", "--overwrite_output_dir"])

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..data.images import VqaData, check_readable, data_hash, image_hashes, prep
 from ..data.joining import join_sets, sets_of, short_names
 from ..data.rows import drop_unanswered, first_rows, groups_of, hold_out, is_answered, load_rows
 from ..data.streaming import StreamedVqaData, stream_rows
+from ..evaluation.probe import probed_rows
 from .arguments import MMJepaTrainingArguments
 from .flags import DataArguments
 
@@ -208,6 +209,39 @@ def floor_rows(rows: DatasetDict, split: str) -> Dataset:
         return rows["train"]
     logger.warning("train is evaluated: majority and ranked answers, which would be learnt from it, are left out")
     return rows["train"].select([])
+
+
+def probed_data(
+    data: Mapping[str, Any],
+    rows: DatasetDict,
+    split: str,
+    image_processor: BaseImageProcessor,
+    config: MMJepaConfig,
+    data_args: DataArguments,
+    training_args: MMJepaTrainingArguments,
+) -> VqaData | None:
+    """The training rows and images to which the probes of an evaluated `split` are fitted.
+
+    None where there is nothing to fit to: train itself is evaluated, its images are a stream, or too many of those
+    that the probes need can't be read. An evaluation goes on without them.
+
+    Args:
+        data: of `prepare_splits`. Where a model was trained, its images are prepared.
+    """
+    train = rows["train"]
+    if split == "train" or data_args.blank_images or "image" not in train.column_names:
+        return None
+    if "train" in data:
+        return data["train"]
+    chosen = probed_rows(train, rows[split], config.yes_no_words).index.tolist()
+    if not chosen:
+        return None
+    with training_args.main_process_first():
+        probed = prepare(train.select(chosen), image_processor, data_args.preprocessing_num_workers)
+    if len(probed.unreadable) > data_args.max_unreadable_images * len(probed.pixels):
+        logger.info("%d training images can't be read: there are no probes", len(probed.unreadable))
+        return None
+    return probed
 
 
 def prepare_splits(

@@ -56,6 +56,7 @@ def evaluate_split(
     data: VqaData,
     train_questions: Dataset,
     prefix: str,
+    train_data: VqaData | None = None,
 ) -> dict[str, float]:
     """Losses, answers, controls and retrieval of a split, returned and written to the output folder.
 
@@ -85,6 +86,7 @@ def evaluate_split(
             file,
             show_progress=not args.disable_tqdm,
             with_probabilities=True,
+            train_data=train_data,
         )
     num_steps = math.ceil(len(data) / (args.eval_batch_size * args.world_size))
     metrics = {

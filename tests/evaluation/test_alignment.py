@@ -63,6 +63,7 @@ def test_retrieval_stands_beside_the_texts_that_most_images_share():
 
 
 def test_texts_that_all_look_alike_are_not_retrieved():
-    images, texts = torch.ones(3, 4), torch.ones(20, 4)
-    metrics = alignment_metrics(images, texts, [0, 1, 2], [0, 1, 2], [1, 2, 0])
-    assert metrics["retrieval_recall_at_10"] == 0.0
+    rounded = torch.randn(4).repeat(20, 1) * (1 + 1e-7 * torch.randn(20, 4))
+    for texts in (torch.ones(20, 4), rounded, torch.full((20, 4), torch.nan)):
+        metrics = alignment_metrics(torch.ones(3, 4), texts, [0, 1, 2], [0, 1, 2], [1, 2, 0])
+        assert metrics["retrieval_recall_at_10"] == 0.0

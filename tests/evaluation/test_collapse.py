@@ -1,14 +1,16 @@
 """An image encoder that says the same of every image is noticed."""
 
 import logging
+import math
 
+import numpy as np
 import pytest
 import torch
 
-from mmjepa.evaluation.collapse import variance_share
+from mmjepa.evaluation.collapse import LEAST_RANK, effective_rank
 from mmjepa.evaluation.evaluate import evaluate_model
 
-ALIKE, MEAN = "visual tokens of the 6 images are nearly equal", "as near to the texts of others as to their own"
+ALIKE, MEAN = "The 6 images are nearly equal to the model", "as near to the texts of others as to their own"
 
 
 @pytest.fixture
@@ -54,8 +56,30 @@ def test_without_an_alignment_or_with_few_images_nothing_is_said(collapsed, data
     assert ALIKE in caplog.text and MEAN not in caplog.text
 
 
-def test_the_share_of_the_variance_across_images_is_one_without_a_common_part_and_falls_with_it():
-    tokens = torch.randn(1000, 3, 8)
-    assert variance_share(tokens) == pytest.approx(1, abs=0.01)
-    assert variance_share(tokens + 3) == pytest.approx(0.1, abs=0.01)  # 1 of 1 + 9
-    assert variance_share(torch.zeros(5, 3, 8)) == 0
+def test_the_effective_rank_is_the_exponential_of_the_entropy_of_the_singular_values():
+    embeds = torch.randn(20, 3, 4)
+    rows = embeds.flatten(1).double().numpy()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    values = np.sqrt(np.linalg.eigvalsh(rows.T @ rows))
+    shares = values / values.sum()
+    assert effective_rank(embeds) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
+    assert effective_rank(7 * embeds) == pytest.approx(effective_rank(embeds))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_embeddings_along_orthogonal_directions_have_as_many_ranks(rank):
+    assert effective_rank(torch.eye(8)[:rank].repeat(30, 1)) == pytest.approx(rank, rel=1e-4)
+
+
+def test_equal_embeddings_and_points_on_a_line_are_collapsed_and_few_different_ones_are_not():
+    direction, mean = torch.nn.functional.normalize(torch.randn(2, 64), dim=-1)
+    noise, places = torch.randn(300, 64) / 8, torch.randn(300, 1)
+    # Noise alone has a high rank: it does not hide that its mean is all that the embeddings have.
+    for embeds in (mean + 1e-4 * noise, places * direction + 1e-4 * noise, mean + places * direction / 2):
+        assert effective_rank(embeds) < LEAST_RANK
+    assert effective_rank(mean + noise[:30]) > LEAST_RANK and effective_rank(noise) > 10 * LEAST_RANK
+
+
+def test_embeddings_that_are_no_numbers_have_no_rank_and_zeros_have_one():
+    assert math.isnan(effective_rank(torch.full((30, 4), math.nan)))
+    assert effective_rank(torch.zeros(30, 4)) == 1

@@ -67,7 +67,7 @@ def test_what_users_wrote_is_shown_as_text(reported):
 
 def test_the_report_shows_the_numbers_of_the_evaluation(reported):
     prefix, page, metrics, answers = reported
-    cells = re.findall(r"<t[dh][^>]*>([^<]*)(?:<small>[^<]*</small>)?</t[dh]>", page)
+    cells = re.findall(r'<t(?:d|h scope="row")>([^<]*)(?:<small>[^<]*</small>)?</t[dh]>', page)
     model = cells[cells.index("model") + 1 :][:3]
     shown = [metrics[name] for name in ("yes_no_accuracy", "open_accuracy", "accuracy") if name in metrics]
     assert [cell for cell in model if cell != "-"] == [f"{100 * value:.1f}" for value in shown]
@@ -85,7 +85,7 @@ def test_the_interval_of_shuffled_images_is_that_of_the_mean_over_all_shuffles(r
     shares = [np.mean([is_right(text, row["answer"]) for text in row["all_shuffled"]]) for row in answers]
     mean, low, high = mean_interval(np.array(shares), [row["image_id"] for row in answers], seed=0)
     assert metrics["accuracy_shuffled_images"] == pytest.approx(mean)
-    cells = re.findall(r"<t[dh][^>]*>([^<]*)(?:<small>([^<]*)</small>)?</t[dh]>", page)
+    cells = re.findall(r'<t(?:d|h scope="row")>([^<]*)(?:<small>([^<]*)</small>)?</t[dh]>', page)
     overall = cells[[cell for cell, _ in cells].index("shuffled images") + 3]
     assert overall == (f"{100 * mean:.1f}", f"{100 * low:.1f} to {100 * high:.1f}")
 
@@ -99,6 +99,14 @@ def test_the_report_shows_what_statements_are_worth_and_the_answer_by_statements
     shown = [row for rows in examples(answers) for row in rows]
     assert page.count("<dt>by statements</dt>") == len(shown)
     assert f"<dt>by statements</dt><dd>{shown[0]['by_statements']}</dd>" in page
+
+
+def test_what_needs_no_decoder_is_told_and_shown_before_the_answers(reported):
+    _, page, _, _ = reported
+    sentences = ["An image finds a text of its own", "Shuffling the images"]
+    tables = ["The alignment alone, without the decoder", "Accuracy, beside what can be had"]
+    places = [page.index(text) for text in (*sentences, *tables)]
+    assert places == sorted(places)
 
 
 def test_examples_are_the_surest_each_about_an_image_of_its_own(reported):

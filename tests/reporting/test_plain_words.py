@@ -13,6 +13,11 @@ FOUND |= {"search_map_chance": 0.1, "search_map_shuffled": 0.12}
 SURE = {"calibration_error": 0.1, "calibration_error_low": 0.06, "calibration_error_high": 0.12, "num_images": 30}
 SURE |= {"calibration_error_if_perfect": 0.04, "calibration_error_if_perfect_high": 0.08, "calibration_answers": 1200}
 SURE |= {"accuracy_at_coverage_50": 0.9}
+TEXTS = {"text_retrieval_recall_at_10": 0.3, "text_retrieval_images": 30, "text_retrieval_median_rank": 14.0}
+TEXTS |= {"text_retrieval_recall_at_10_low": 0.25, "text_retrieval_recall_at_10_high": 0.35}
+TEXTS |= {"text_retrieval_recall_at_10_popular": 0.1, "text_retrieval_median_rank_chance": 150.5}
+PROBED = {"probe_linear_accuracy": 0.8, "probe_accuracy_majority": 0.6, "probe_questions": 7, "probe_images": 30}
+PROBED |= {"probe_linear_lead": 0.2, "probe_linear_lead_low": 0.15, "probe_linear_lead_high": 0.25}
 UNSURE = "too few images to tell"
 
 
@@ -48,6 +53,20 @@ UNSURE = "too few images to tell"
         (FOUND | {"search_map_shuffled": 0.38}, UNSURE),
         (FOUND | {"search_map_shuffled": 0.41}, "no better than chance"),
         (FOUND | {"num_images": 29}, UNSURE),
+        (TEXTS, "among the first 10 in 30.0 % of cases (95 % interval 25.0 to 35.0), where the best fixed order"),
+        (TEXTS, "gives 10.0 %; the median rank is 14, by chance 150: texts find their images."),
+        (TEXTS | {"text_retrieval_images": 29}, UNSURE),
+        (TEXTS | {"text_retrieval_recall_at_10_popular": 0.27}, UNSURE),
+        (TEXTS | {"text_retrieval_recall_at_10_popular": 0.34}, "texts do not find their images"),
+        (PROBED, "answers 7 yes/no questions rightly in 80.0 % of cases, the most frequent training answer in 60.0 %"),
+        (PROBED, "the embedding tells them (+20.0 points, 95 % interval 15.0 to 25.0)"),
+        (PROBED | {"probe_images": 29}, UNSURE),
+        (PROBED | {"probe_linear_lead_low": -0.01}, UNSURE),
+        (PROBED | {"probe_linear_lead_low": -0.01, "probe_linear_lead_high": 0.02}, "no more than the question"),
+        (
+            {"image_effective_rank": 21.9, "text_effective_rank": 119.6},
+            "about 22 dimensions, those of the texts about 120",
+        ),
     ],
 )
 def test_the_controls_are_told_in_words_and_a_conclusion_is_drawn_of_enough_images_alone(metrics, said):

@@ -22,7 +22,7 @@ def test_a_table_is_aligned_by_its_widest_cells():
 
 def test_the_table_shows_the_model_beside_each_control(data):
     metrics, _ = evaluate_model(EchoModel(), CharacterProcessor(), data, data.questions, batch_size=4)
-    lines = answer_table(metrics).splitlines()
+    lines = answer_table(metrics).split("\n\n", 1)[1].splitlines()  # below the table of what needs no decoder
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["accuracy, %", "yes/no", "open", "overall"]
     assert cells[2] == ["model", "0.0", "50.0", "33.3"]
@@ -32,21 +32,27 @@ def test_the_table_shows_the_model_beside_each_control(data):
     assert lines[-1] == "shuffled images: mean of 2 shuffles, the worst 0.0, the best 0.0"
 
 
-def test_a_second_table_shows_statements_beside_the_vector_shuffled_images_and_chance():
+def test_the_first_table_shows_what_needs_no_decoder_beside_the_vector_shuffled_images_and_chance():
     gain = dict.fromkeys(("image_gain", "image_gain_low", "image_gain_high"), 0.0)
     metrics = gain | {"accuracy": 0.5, "accuracy_statements": 0.4, "truth_accuracy": 0.9}
     metrics |= {"truth_accuracy_shuffled": 0.6, "truth_accuracy_low": 0.8, "truth_accuracy_high": 0.95}
     metrics |= {"search_map": 0.7, "search_map_vector": 0.5, "search_map_chance": 0.3}
+    metrics |= {"text_retrieval_recall_at_1": 0.12, "text_retrieval_recall_at_1_shuffled": 0.02}
+    metrics |= {"text_retrieval_recall_at_1_popular": 0.01, "probe_linear_accuracy": 0.88}
+    metrics |= {"probe_linear_accuracy_low": 0.86, "probe_linear_accuracy_high": 0.89}
+    metrics |= {"probe_linear_accuracy_shuffled": 0.47, "probe_accuracy_majority": 0.51}
     parts = answer_table(metrics).split("\n\n")
-    first, second = (
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()] for part in parts[::2]
+    alone, accuracies = (
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()] for part in parts[:2]
     )
-    assert first[3] == ["model, by statements", "-", "-", "40.0"]
+    assert accuracies[3] == ["model, by statements", "-", "-", "40.0"] and parts[2].startswith("image gain")
     columns = ["model", "vector alone", "shuffled images", "majority or chance", "95 % interval"]
-    assert second[0] == ["by statements alone, %", *columns]
-    assert second[2:] == [
+    assert alone[0] == ["without the decoder, %", *columns]
+    assert alone[2:] == [
         ["yes/no, accuracy", "90.0", "-", "60.0", "-", "80.0 to 95.0"],
         ["search, mean average precision", "70.0", "50.0", "-", "30.0", "-"],
+        ["text of one image finds it first", "12.0", "-", "2.0", "1.0", "-"],
+        ["yes/no, linear probe", "-", "88.0", "47.0", "51.0", "86.0 to 89.0"],
     ]
 
 
