@@ -247,7 +247,7 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
 
     def _grouped(self, block: list[dict[str, Any]], seed: int, block_number: int) -> Iterator[dict[str, Any]]:
         """The rows of a full buffer, grouped by image; each image is prepared once."""
-        hashes = [image_hash(row, number)["hash"] for number, row in enumerate(block)]
+        hashes = [image_hash(row)["hash"] or f"row {number}" for number, row in enumerate(block)]
         sampler = ImageGroupedSampler(hashes, self.batch_size, self.questions_per_image, seed)
         sampler.set_epoch(block_number)
         shape = prepared_shape(self.image_processor)

@@ -9,6 +9,9 @@ import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from datasets import Features, Value
 
 from ..data.images import VqaData
 from ..data.streaming import StreamedVqaData
@@ -184,11 +187,20 @@ def git_commit() -> str | None:
 
 
 def content_hash(data: VqaData) -> str:
-    """A hash of the texts and the prepared pixels. It does not depend on where they lie."""
+    """A hash of the texts and the prepared pixels. It does not depend on where they lie.
+
+    `datasets` keeps the hashes of the pixels beside them: a later run reads no pixels.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for row in data.questions:
-        digest.update(json.dumps(row, default=str, sort_keys=True).encode())
+    for rows in data.questions.iter(1000):
+        digest.update(json.dumps(rows, default=str, sort_keys=True).encode())
     if not isinstance(data, StreamedVqaData):
-        for batch in data.pixels.with_format("numpy").iter(batch_size=100):
-            digest.update(batch["pixels"].tobytes())
+        pixels, features = data.pixels.with_format("numpy"), Features({"hash": Value("string")})
+        hashed = pixels.map(pixel_hash, remove_columns="pixels", features=features, desc="Hashing pixels")
+        digest.update("".join(hashed.with_format(None)["hash"][:]).encode())
     return digest.hexdigest()
+
+
+def pixel_hash(image: dict[str, Any]) -> dict[str, str]:
+    """A hash of the pixels of a prepared image."""
+    return {"hash": hashlib.blake2b(image["pixels"].tobytes(), digest_size=16).hexdigest()}
