@@ -110,7 +110,19 @@ def test_a_run_is_made_again_from_its_run_file_to_the_bit(slides, tmp_path, stre
         load_rows(slides)[path.stem].to_parquet(path)
     (tmp_path / "flags.yaml").write_text("batch_size: 4\naugmentations: [crop, flip]\nmax_answer_tokens: 4\n")
     flags = [str(tmp_path / "flags.yaml"), *FROM_RANDOM, *FAST, "--dataset_name", str(tmp_path / "shards")]
-    flags += ["--max_steps=3", "--max_val_samples", "4", "--lr_img", "0.01", "--seed", "7", "--batch_size", "8"]
+    flags += [
+        "--image_folder",
+        slides,
+        "--max_steps=3",
+        "--max_val_samples",
+        "4",
+        "--lr_img",
+        "0.01",
+        "--seed",
+        "7",
+        "--batch_size",
+        "8",
+    ]
     flags += ["--hub_token", "secret", "--overwrite_output_dir", *(["--streaming"] if streaming else [])]
     folder, again = tmp_path / "first", tmp_path / "again"
     run_pathvqa.main([*flags, "--output_dir", str(folder), "--resume_from_checkpoint", "false"])
@@ -182,9 +194,14 @@ def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, 
 
 def test_a_finished_training_on_a_stream_is_resumed_to_its_evaluation_alone(slides, tmp_path):
     """A stream has no end, and the library counts its epochs without one."""
-    load_rows(slides)["train"].to_parquet(tmp_path / "shards" / "train.parquet")
-    load_rows(slides)["validation"].to_parquet(tmp_path / "shards" / "validation.parquet")
-    flags = [*training_flags(str(tmp_path / "shards"), tmp_path / "run", tmp_path), "--streaming"]
+    for split in ("train", "validation"):
+        load_rows(slides)[split].to_parquet(tmp_path / "shards" / f"{split}.parquet")
+    flags = [
+        *training_flags(str(tmp_path / "shards"), tmp_path / "run", tmp_path),
+        "--streaming",
+        "--image_folder",
+        slides,
+    ]
     flags += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
     first = run_pathvqa.main(flags)
     again = run_pathvqa.main([*flags, "--resume_from_checkpoint"])

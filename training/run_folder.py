@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import Features, Value
 
-from ..data.images import VqaData
+from ..data.images import BATCH_SIZE, VqaData
 from ..data.streaming import StreamedVqaData
 from .arguments import MMJepaTrainingArguments
 from .checkpoints import CHECKPOINT, checkpoint_problems, newest_checkpoint
@@ -196,11 +196,12 @@ def content_hash(data: VqaData) -> str:
         digest.update(json.dumps(rows, default=str, sort_keys=True).encode())
     if not isinstance(data, StreamedVqaData):
         pixels, features = data.pixels.with_format("numpy"), Features({"hash": Value("string")})
-        hashed = pixels.map(pixel_hash, remove_columns="pixels", features=features, desc="Hashing pixels")
+        options = {"batched": True, "batch_size": BATCH_SIZE, "remove_columns": "pixels", "desc": "Hashing pixels"}
+        hashed = pixels.map(pixel_hashes, features=features, **options)
         digest.update("".join(hashed.with_format(None)["hash"][:]).encode())
     return digest.hexdigest()
 
 
-def pixel_hash(image: dict[str, Any]) -> dict[str, str]:
-    """A hash of the pixels of a prepared image."""
-    return {"hash": hashlib.blake2b(image["pixels"].tobytes(), digest_size=16).hexdigest()}
+def pixel_hashes(images: dict[str, Any]) -> dict[str, list[str]]:
+    """A hash of the pixels of each prepared image."""
+    return {"hash": [hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest() for pixels in images["pixels"]]}
