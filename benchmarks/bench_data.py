@@ -4,9 +4,11 @@ python benchmarks/bench_data.py [--size tiny] [--steps 5] [--json]
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -120,21 +122,14 @@ def starts(folder: str, questions: int) -> list[dict]:
     path = Path(folder) / "start"
     write_drawn_slides(path, num_train=-(-questions // QUESTIONS_PER_SLIDE), num_validation=0, image_size=224)
     flags = [str(CONFIG), "--dataset_name", str(path), "--max_steps", "1", "--do_eval", "false", "--report_to", "none"]
-    flags += [
-        "--save_strategy",
-        "no",
-        "--disable_tqdm",
-        "true",
-        "--align_warmup_epochs",
-        "0",
-        "--output_dir",
-        f"{folder}/run",
-    ]
+    flags += ["--save_strategy", "no", "--disable_tqdm", "true", "--align_warmup_epochs", "0"]
+    flags += ["--output_dir", f"{folder}/run", "--overwrite_output_dir"]
     rows = []
     for start in ("cold", "warm"):
         with CpuSeconds(reading, "read_splits") as reads, CpuSeconds(reading, "prepare") as prepares:
             with CpuSeconds(images, "image_hashes") as hashes, CpuSeconds(run_folder, "content_hash") as fingerprints:
-                whole = cpu_seconds(lambda: run_pathvqa.main([*flags, "--overwrite_output_dir"]))
+                with redirect_stdout(sys.stderr):
+                    whole = cpu_seconds(lambda: run_pathvqa.main(flags))
         data = reads.total + prepares.total + fingerprints.total
         hashing = hashes.total + fingerprints.total
         rows.append({"start": start, "CPU s": whole, "data, CPU s": data, "of it hashing, CPU s": hashing})

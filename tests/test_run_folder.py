@@ -110,19 +110,8 @@ def test_a_run_is_made_again_from_its_run_file_to_the_bit(slides, tmp_path, stre
         load_rows(slides)[path.stem].to_parquet(path)
     (tmp_path / "flags.yaml").write_text("batch_size: 4\naugmentations: [crop, flip]\nmax_answer_tokens: 4\n")
     flags = [str(tmp_path / "flags.yaml"), *FROM_RANDOM, *FAST, "--dataset_name", str(tmp_path / "shards")]
-    flags += [
-        "--image_folder",
-        slides,
-        "--max_steps=3",
-        "--max_val_samples",
-        "4",
-        "--lr_img",
-        "0.01",
-        "--seed",
-        "7",
-        "--batch_size",
-        "8",
-    ]
+    flags += ["--image_folder", slides]
+    flags += ["--max_steps=3", "--max_val_samples", "4", "--lr_img", "0.01", "--seed", "7", "--batch_size", "8"]
     flags += ["--hub_token", "secret", "--overwrite_output_dir", *(["--streaming"] if streaming else [])]
     folder, again = tmp_path / "first", tmp_path / "again"
     run_pathvqa.main([*flags, "--output_dir", str(folder), "--resume_from_checkpoint", "false"])
@@ -196,12 +185,8 @@ def test_a_finished_training_on_a_stream_is_resumed_to_its_evaluation_alone(slid
     """A stream has no end, and the library counts its epochs without one."""
     for split in ("train", "validation"):
         load_rows(slides)[split].to_parquet(tmp_path / "shards" / f"{split}.parquet")
-    flags = [
-        *training_flags(str(tmp_path / "shards"), tmp_path / "run", tmp_path),
-        "--streaming",
-        "--image_folder",
-        slides,
-    ]
+    flags = [*training_flags(str(tmp_path / "shards"), tmp_path / "run", tmp_path), "--streaming"]
+    flags += ["--image_folder", slides]
     flags += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
     first = run_pathvqa.main(flags)
     again = run_pathvqa.main([*flags, "--resume_from_checkpoint"])
