@@ -141,6 +141,8 @@ def test_the_hash_of_data_changes_with_a_word_or_a_pixel_alone(data):
     )
     same = VqaData(data.questions.select(range(24)), data.pixels.select(range(6)))
     assert content_hash(same) == content_hash(data)
+    reordered = VqaData(data.questions, data.pixels.select([1, 0, *range(2, 6)]))
+    assert content_hash(reordered) != content_hash(data)
     assert len({content_hash(other) for other in (data, words, pixels)}) == 3
 
 
