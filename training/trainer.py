@@ -180,12 +180,12 @@ class MMJepaTrainer(ResumableTrainer):
         return scheduler
 
     # Private in the library: no public method knows how many batches a resumed training drops.
-    def _run_epoch(self, *, steps_trained_in_current_epoch, **kwargs):
+    def _run_epoch(self, *args, **kwargs):
         """The library's. The images of a stream's dropped batches are not decoded."""
         if isinstance(self.train_dataset, StreamedVqaData):
             drops = self.args.dataloader_in_order and not self.args.ignore_data_skip
-            self.train_dataset.dropped_batches = steps_trained_in_current_epoch if drops else 0
-        super()._run_epoch(steps_trained_in_current_epoch=steps_trained_in_current_epoch, **kwargs)
+            self.train_dataset.dropped_batches = kwargs["steps_trained_in_current_epoch"] if drops else 0
+        super()._run_epoch(*args, **kwargs)
 
     @property
     def in_align_warmup(self) -> bool:
