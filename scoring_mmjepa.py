@@ -93,7 +93,7 @@ class MMJepaScoringModel(MMJepaPreTrainedModel):
             batch_size: texts at once.
         """
         for targets, given in zip(self._target_spaces(), (texts, answers), strict=False):
-            distinct = sorted({text for text in given if text})
+            distinct = sorted({text for text in given if text}, key=lambda text: (len(text), text))  # little padding
             if targets.kind == "embedding" or not distinct:
                 continue
             width = self.config.text_config.d_model

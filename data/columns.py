@@ -39,6 +39,7 @@ TEXT_KEYS = ("answer", "answers", "question", "text", "value", "content", "label
 # `datasets` knows a function by its name alone. This number in the fingerprint keeps it from taking texts that older
 # code has read out of its cache: raise it when the code gives other results.
 READ_BY = 3
+ROWS_AT_ONCE = 1000
 
 
 def find_columns(
@@ -125,13 +126,19 @@ def read_texts(rows: Dataset, names: Mapping[str, str], conversations: str | Non
         )
     if not choices:
         read = read.remove_columns("choices")
-    elif lost := sum(answer == "" for answer in read["answer"]):
+    elif lost := sum(answer == "" for answer in read["answer"][:]):
         logger.warning("%s: %d rows have no answer, or a letter that none of their choices has", split, lost)
     answers = [rows.features[column] for column, name in texts.items() if name == "answer"]
     are_lists = len(read) == len(rows) and any(not isinstance(kind, Value | ClassLabel) for kind in answers)
-    if not are_lists and max(map(len, read["answers"])) < 2:
+    if not are_lists and max(map(len, read["answers"][:])) < 2:
         read = read.remove_columns("answers")
     return read
+
+
+def each_row(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows one by one, read many at once: `datasets` takes as long for a row alone as for a hundred."""
+    for batch in rows.iter(ROWS_AT_ONCE):
+        yield from (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
 
 
 def split_rows(

@@ -18,7 +18,7 @@ from transformers import BaseImageProcessor
 
 from ..processing_mmjepa import A_SLIDE, SLIDE_SUFFIXES, decode_image, why_unreadable
 from .errors import DataError, shortened
-from .paths import is_address
+from .paths import is_address, named_file
 from .threads import InThreads
 
 BATCH_SIZE = 100  # images that wait in memory to be written
@@ -112,17 +112,45 @@ def data_hash(rows: Dataset, num_threads: int | None = None) -> str:
 
 
 def image_hashes(rows: Dataset, num_threads: int | None = None) -> list[str]:
-    """The key of each row's image, as `image_hash` makes it."""
+    """The key of each row's image: that of `image_hash`, or the row's number where it has none.
+
+    A file that many rows name is read once.
+    """
     images = rows.select_columns("image")
-    hashed = images.map(
+    first_row: dict[str, int] = {}  # of each file
+    places = [
+        row if file is None else first_row.setdefault(file, row) for row, file in enumerate(files_of_images(images))
+    ]
+    distinct = sorted(set(places))
+    hashed = images.select(distinct).map(
         InThreads(image_hash, num_threads),
         batched=True,
         batch_size=BATCH_SIZE,
-        with_indices=True,
         remove_columns="image",
         desc="Hashing images",
     )
-    return hashed["hash"][:]
+    hash_at = dict(zip(distinct, hashed["hash"][:], strict=True))
+    return [hash_at[place] or f"row {row}" for row, place in enumerate(places)]
+
+
+def files_of_images(images: Dataset) -> list[str | None]:
+    """The file of each of the encoded `images`, None where a row has the bytes itself, or no image."""
+    if not images.flatten().data["image.bytes"].null_count:
+        return [None] * len(images)  # without a look into the bytes
+    named = images.map(
+        named_files,
+        batched=True,
+        batch_size=BATCH_SIZE,
+        remove_columns="image",
+        features=Features({"file": Value("string")}),
+        desc="Finding distinct images",
+    )
+    return named["file"][:]
+
+
+def named_files(images: dict[str, list]) -> dict[str, list[str | None]]:
+    """`named_file` of many images."""
+    return {"file": list(map(named_file, images["image"]))}
 
 
 def prepared_shape(image_processor: BaseImageProcessor) -> tuple[int, int, int]:
@@ -176,12 +204,12 @@ def image_name(image: dict[str, Any] | None, row: int) -> str:
     return shortened((image or {}).get("path") or f"row {row}")
 
 
-def image_hash(example: dict[str, Any], row: int) -> dict[str, str]:
-    """The key of an image: a hash of its encoded bytes, or its name if it is missing."""
+def image_hash(example: dict[str, Any]) -> dict[str, str]:
+    """The key of an image: a hash of its encoded bytes, its name if it is missing, or "" if it has none."""
     try:
         return {"hash": hashlib.blake2b(image_bytes(example["image"]), digest_size=16).hexdigest()}
     except ValueError:
-        return {"hash": (example["image"] or {}).get("path") or f"row {row}"}
+        return {"hash": (example["image"] or {}).get("path") or ""}
 
 
 def prepare_image(

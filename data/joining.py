@@ -56,7 +56,7 @@ def completed(rows: Dataset, name: str, texts: Sequence[str], has_lists: bool) -
         if text not in rows.column_names:
             added[text], features[text] = [""] * len(rows), Value("string")
     if has_lists and "answers" not in rows.column_names:
-        added["answers"], features["answers"] = [[answer] for answer in rows["answer"]], ListOf(Value("string"))
+        added["answers"], features["answers"] = [[answer] for answer in rows["answer"][:]], ListOf(Value("string"))
     return concatenate_datasets([rows, Dataset.from_dict(added, features=Features(features))], axis=1)
 
 

@@ -43,7 +43,7 @@ def load_new_rows(
     if any("answers" in part.column_names for part in parts):
         parts = [part if "answers" in part.column_names else with_answer_lists(part) for part in parts]
     rows = concatenate_datasets(parts)
-    asked = list(rows["question"])
+    asked = rows["question"][:]
     if "" in asked and not questions:
         name = rows[asked.index("")]["image_file"] or "an image"
         raise DataError(
@@ -95,4 +95,4 @@ def load_new_table(
 
 def with_answer_lists(rows: Dataset) -> Dataset:
     """`rows` with a column answers, a list of the one answer of each row."""
-    return rows.add_column("answers", [[answer] for answer in rows["answer"]])
+    return rows.add_column("answers", [[answer] for answer in rows["answer"][:]])

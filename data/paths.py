@@ -170,7 +170,7 @@ def rows_of_images(rows: Dataset, column: str) -> Sequence[int]:
     index = next((name for name in rows.column_names if name.lower() == "index"), None)
     if index is None or not is_text(rows.features.arrow_schema.field(column).type):
         return range(len(rows))
-    numbers = {one_text(value): row for row, value in enumerate(rows[index])}
+    numbers = {one_text(value): row for row, value in enumerate(rows[index][:])}
     places: list[int] = []
     is_encoded: list[bool] = []
     for batch in rows.with_format("arrow").select_columns(column).iter(100):
@@ -217,7 +217,7 @@ def check_one_each(rows: Dataset, column: str, split: str) -> None:
         for batch in rows.with_format("arrow").select_columns(column).iter(1000):
             numbers += pyarrow.compute.list_value_length(batch[column]).fill_null(0).to_pylist()
     elif type(rows.features[column]).__name__ == "Json":
-        numbers = [len(value) if isinstance(value, list) else 1 for value in rows[column]]
+        numbers = [len(value) if isinstance(value, list) else 1 for value in rows[column][:]]
     several = [row for row, number in enumerate(numbers) if number > 1]
     if several:
         raise DataError(

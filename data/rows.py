@@ -186,7 +186,7 @@ def groups_of(rows: Dataset, column: str) -> list[str]:
     name = next((name for name in (column, f"table_{column}") if name in rows.column_names), None)
     if name is None:
         raise DataError(f"there is no column {column!r} for --group_column: there are {', '.join(rows.column_names)}.")
-    return [one_text(value).strip() for value in rows[name]]
+    return [one_text(value).strip() for value in rows[name][:]]
 
 
 def hold_out(

@@ -62,7 +62,7 @@ def question_starts(question: str, first_words: Sequence[int | None]) -> list[tu
 def answer_counts(questions: "Dataset") -> dict[str, tuple[str, int]]:
     """The distinct answers of rows that have a question: normalised -> the most frequent spelling, and the count."""
     spellings: dict[str, Counter[str]] = defaultdict(Counter)
-    for question, answer in zip(questions["question"], questions["answer"], strict=True):
+    for question, answer in zip(questions["question"][:], questions["answer"][:], strict=True):
         if question and answer.strip():
             spellings[normalize_answer(answer)][answer] += 1
     return {key: (counter.most_common(1)[0][0], counter.total()) for key, counter in spellings.items()}

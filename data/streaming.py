@@ -192,6 +192,10 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         seed: with the number of the pass, decides the order of the shards and of the rows in each buffer.
         max_unreadable: the share of the images that may be missing or broken. Each worker checks it for the images
             that it has read in a pass, after `JUDGED_IMAGES` of them and at the end. The first ten are logged at once.
+
+    Attributes:
+        dropped_batches: so many of this process's first batches are dropped by who reads them, as a resumed training
+            does: most of their images are not decoded, but zeros.
     """
 
     def __init__(
@@ -217,8 +221,13 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         self.max_unreadable = max_unreadable
         self.process_index = process_index
         self.num_processes = num_processes
+        self.dropped_batches = 0
+        self.dropped_rows = 0  # of this worker, still to come
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = torch.utils.data.get_worker_info()
+        # Workers give their batches in turn, but one without shards gives none: so many are dropped at least.
+        self.dropped_rows = self.dropped_batches // (worker.num_workers if worker else 1) * self.batch_size
         for number in count():
             rows = self.one_pass(number)
             first = next(rows, None)
@@ -236,7 +245,9 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
         self.num_images = 0  # of this pass
         self.unreadable: list[str] = []
         seed = self.seed + number
-        shuffled = self.rows.shuffle(seed=seed, buffer_size=1)  # the shards; their rows wait for the buffer
+        # The shards alone, one after the other: their rows wait for the buffer. Several at once are read by threads,
+        # which end with the pass, seconds late.
+        shuffled = self.rows.shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
         rows = iter(split_dataset_by_node(shuffled, self.process_index, self.num_processes))
         for block_number in count():
             block = list(islice(rows, self.buffer_size))
@@ -247,18 +258,22 @@ class StreamedVqaData(torch.utils.data.IterableDataset):
 
     def _grouped(self, block: list[dict[str, Any]], seed: int, block_number: int) -> Iterator[dict[str, Any]]:
         """The rows of a full buffer, grouped by image; each image is prepared once."""
-        hashes = [image_hash(row, number)["hash"] for number, row in enumerate(block)]
+        hashes = [image_hash(row)["hash"] or f"row {number}" for number, row in enumerate(block)]
         sampler = ImageGroupedSampler(hashes, self.batch_size, self.questions_per_image, seed)
         sampler.set_epoch(block_number)
         shape = prepared_shape(self.image_processor)
         pixels: dict[str, torch.Tensor] = {}
         for number in sampler:
             row, image = block[number], hashes[number]
+            texts = {name: text for name, text in row.items() if name != "image"}
+            if self.dropped_rows > 0:
+                self.dropped_rows -= 1
+                yield {**texts, "image_id": image, "pixels": torch.zeros(shape, dtype=torch.uint8)}
+                continue
             if image not in pixels:
                 prepared = prepare_image(row, self.image_processor, shape)
                 pixels[image] = torch.from_numpy(prepared["pixels"])
                 self._count(row, prepared["fault"])
-            texts = {name: text for name, text in row.items() if name != "image"}
             yield {**texts, "image_id": image, "pixels": pixels[image]}
 
     def _count(self, row: dict[str, Any], fault: str) -> None:

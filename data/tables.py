@@ -87,7 +87,7 @@ def rows_where(rows: Dataset, where: Mapping[str, str], split: str) -> Dataset:
     """
     for column, wanted in where.items():
         check_where(rows.column_names, column, split)
-        values = [one_text(value).strip() for value in rows[column]]
+        values = [one_text(value).strip() for value in rows[column][:]]
         kept = [row for row, value in enumerate(values) if value == wanted]
         if not kept:
             there = shortened(", ".join(sorted(set(values))))
@@ -125,10 +125,10 @@ def splits_said(rows: Dataset) -> list[str] | None:
     """
     columns = {name.lower(): name for name in rows.column_names}
     if "phrase_type" in columns:
-        return ["test" if one_text(kind).startswith("test") else "train" for kind in rows[columns["phrase_type"]]]
+        return ["test" if one_text(kind).startswith("test") else "train" for kind in rows[columns["phrase_type"]][:]]
     if "split" not in columns:
         return None
-    texts = [one_text(value).strip().lower() for value in rows[columns["split"]]]
+    texts = [one_text(value).strip().lower() for value in rows[columns["split"]][:]]
     unknown = sorted({text for text in texts if text not in SPLIT_NAMES})
     if len(unknown) == len(set(texts)):
         return None

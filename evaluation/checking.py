@@ -305,7 +305,7 @@ def questions_alone(train: Dataset, validation: Dataset) -> dict[str, float]:
     if not len(rows) or not len(train):
         return {}
     questions, answers = rows["question"][:], rows["answer"][:]
-    known = set(map(normalize_answer, train["answer"]))
+    known = set(map(normalize_answer, train["answer"][:]))
     scores = {"answers_seen_in_train": sum(normalize_answer(answer) in known for answer in answers) / len(answers)}
     for name, first_words in (("majority", (3, 2, 1, 0)), ("majority_question", WHOLE_QUESTION)):
         scores[name] = score_answers(majority_answers(train, questions, first_words), answers, questions)["accuracy"]

@@ -9,6 +9,7 @@ models see. Their visual reliance score is `image_gain`.
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
@@ -31,20 +32,27 @@ def majority_answers(
     """For each of `questions` the most frequent training answer to questions that start alike.
 
     Args:
-        train_questions: columns question and answer, at least one row.
-        first_words: how many first words must be equal. If no training question starts with the same words, the next
-            number is tried. None means the whole question, 0 any question.
+        train_questions: columns question and answer, at least one row that has both.
+        first_words: how many first words must be equal, some of `WHOLE_QUESTION`. If no training question starts with
+            the same words, the next number is tried. None means the whole question, 0 any question.
     """
-    answers_after: dict[tuple, Counter] = defaultdict(Counter)
-    for question, answer in zip(train_questions["question"][:], train_questions["answer"][:], strict=True):
-        normalized = normalize_answer(answer)
-        for start in question_starts(question, first_words):
-            answers_after[start][normalized] += 1
-    starts = [
-        next(start for start in question_starts(question, first_words) if start in answers_after)
+    answer_after = most_frequent_answers(train_questions)
+    return [
+        next(answer_after[start] for start in question_starts(question, first_words) if start in answer_after)
         for question in questions
     ]
-    return [answers_after[start].most_common(1)[0][0] for start in starts]
+
+
+@lru_cache(maxsize=4)  # all evaluations of a training learn from the same rows
+def most_frequent_answers(train_questions: Dataset) -> dict[tuple, str]:
+    """The most frequent training answer after each start of a question, of each length in `WHOLE_QUESTION`."""
+    counts: dict[tuple, Counter] = defaultdict(Counter)
+    for question, answer in zip(train_questions["question"][:], train_questions["answer"][:], strict=True):
+        if question.strip() and answer.strip():
+            normalized = normalize_answer(answer)
+            for start in question_starts(question, WHOLE_QUESTION):
+                counts[start][normalized] += 1
+    return {start: counter.most_common(1)[0][0] for start, counter in counts.items()}
 
 
 def other_images(image_ids: Sequence[int], places: int = 1) -> list[int]:
@@ -117,8 +125,7 @@ def score_majority(train_questions: Dataset, questions: list[str], truths: list)
     They are learnt from the training rows that have a question and an answer; without such rows there are none.
     """
     metrics: dict[str, float] = {}
-    train_questions = with_answers(train_questions)
-    if len(train_questions) == 0:
+    if not most_frequent_answers(train_questions):
         return metrics
     for control, first_words in (("majority", (3, 2, 1, 0)), ("majority_question", WHOLE_QUESTION)):
         answers = majority_answers(train_questions, questions, first_words)

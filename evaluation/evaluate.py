@@ -119,11 +119,11 @@ def evaluate_model(
 
 def columns_of_asked_rows(data: VqaData) -> Columns:
     """The columns of the rows that have a question and an answer, and `row`, their places in `data`."""
-    texts = zip(data.questions["question"], data.questions["answer"], strict=True)
+    texts = zip(data.questions["question"][:], data.questions["answer"][:], strict=True)
     rows = [row for row, (question, answer) in enumerate(texts) if question != "" and answer.strip() != ""]
     asked = data.questions.select(rows)
     names = dict.fromkeys(("image_id", "question", "answer", *asked.column_names))
-    return {"row": rows} | {name: list(asked[name]) for name in names}
+    return {"row": rows} | {name: asked[name][:] for name in names}
 
 
 def unanswered_pairs(columns: Columns, shuffles: Sequence[Sequence[int]]) -> list[tuple[str, int]]:

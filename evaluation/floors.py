@@ -46,8 +46,8 @@ def unscored_rows(predictions: pd.DataFrame, splits: Mapping[str, Dataset]) -> t
     if counts.keys().isdisjoint(in_train):
         return train, ""
     images = set(predictions["image_file"])
-    if "" not in images and images <= set(train["image_file"]):
-        others = [row for row, image in enumerate(train["image_file"]) if image not in images]
+    if "" not in images and images <= set(train["image_file"][:]):
+        others = [row for row, image in enumerate(train["image_file"][:]) if image not in images]
         if others:
             return train.select(others), (
                 f"The scored images are images of train: the {len(train) - len(others)} rows about them are left out "
@@ -58,7 +58,7 @@ def unscored_rows(predictions: pd.DataFrame, splits: Mapping[str, Dataset]) -> t
 
 def row_keys(rows: Mapping[str, Sequence[str]] | pd.DataFrame | Dataset) -> list[tuple[str, str]]:
     """Question and answer of each row, without regard to case and spaces."""
-    pairs = zip(rows["question"], rows["answer"], strict=True)
+    pairs = zip(rows["question"][:], rows["answer"][:], strict=True)
     return [(" ".join(question.lower().split()), normalize_answer(answer)) for question, answer in pairs]
 
 

@@ -31,7 +31,7 @@ def predict(
         right one, "" where it is not known); and row, prediction, prediction_probability, blank and blank_probability
         as in the rows of `evaluate_model`. Where the image can't be read, the last four are None.
     """
-    columns = {name: list(data.questions[name]) for name in data.questions.column_names}
+    columns = {name: data.questions[name][:] for name in data.questions.column_names}
     questions, image_ids = columns["question"], columns["image_id"]
     answerer = Answerer(model, processor, batch_size, generate_kwargs)
     features = answerer.encode_all_images(data.pixels)

@@ -66,10 +66,10 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
             f"{path} has the columns {', '.join(names)} and lacks {', '.join(missing)}: give the right answer as "
             "answer and the model's as prediction, beside the question."
         )
-    if any(isinstance(question, list | dict) for question in rows["question"]):
+    if any(isinstance(question, list | dict) for question in rows["question"][:]):
         raise ValueError(f"{path} holds its columns as lists: give one object for each row.")
     table = pd.DataFrame({name: texts_of(rows, (name,)) for name in ("question", "prediction")})
-    given = [map(distinct_answers, rows[name]) for name in ("answer", "answers") if name in names]
+    given = [map(distinct_answers, rows[name][:]) for name in ("answer", "answers") if name in names]
     # `answer` comes first: it decides whether its question is a yes/no question.
     table["answers"] = [list(dict.fromkeys(chain(*lists))) or [""] for lists in zip(*given, strict=True)]
     table["answer"] = [texts[0] for texts in table["answers"]]
@@ -83,7 +83,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 def texts_of(rows: Dataset, names: Sequence[str]) -> list[str]:
     """The texts of the first column of `names` that exists; empty ones where none exists."""
     found = [name for name in names if name in rows.column_names and not isinstance(rows.features[name], Image)]
-    return [one_text(value) for value in rows[found[0]]] if found else [""] * len(rows)
+    return [one_text(value) for value in rows[found[0]][:]] if found else [""] * len(rows)
 
 
 def image_keys(rows: Dataset) -> list[str]:
@@ -119,7 +119,7 @@ def closed_list_intervals(predictions: pd.DataFrame, train_questions: Dataset, s
 
     PMC-VQA (arXiv 2305.10415) scores free text against a list of choices in this way.
     """
-    known = sorted(set(map(normalize_answer, train_questions["answer"])))
+    known = sorted(set(map(normalize_answer, train_questions["answer"][:])))
     texts = predictions["prediction"].map(normalize_answer)
     chosen = nearest_answers(texts, known)
     scores = own_scores(texts.map(chosen), predictions)

@@ -26,7 +26,7 @@ def score_sets(columns: dict[str, list], train_questions: Dataset, seed: int) ->
     for name in dict.fromkeys(columns.get(SET_COLUMN, ())):
         rows = [row for row, other in enumerate(columns[SET_COLUMN]) if other == name]
         of_set = {column: [values[row] for row in rows] for column, values in columns.items()}
-        train_rows = [row for row, other in enumerate(train_questions[SET_COLUMN]) if other == name]
+        train_rows = [row for row, other in enumerate(train_questions[SET_COLUMN][:]) if other == name]
         scores = score_answers(of_set["prediction"], right_answers_of(of_set), of_set["question"])
         scores |= score_controls(of_set, train_questions.select(train_rows), seed)
         metrics |= {f"{score}_of_{name}": scores[score] for score in SET_SCORES if score in scores}

@@ -180,6 +180,8 @@ NAMES = {
         "rows_per_second",
         "images_prepared_per_second",
         "data_wait_share",
+        "hashing_speedup_vs_row_by_row",
+        "texts_speedup_vs_row_by_row",
     },
 }
 

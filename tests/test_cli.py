@@ -172,7 +172,7 @@ def test_search_shows_the_best_images_and_writes_a_table_of_all(found):
         first, second, third = (float(row[statement]) for statement in statements)
         assert float(row["combined"]) == pytest.approx(first * second * (1 - third), abs=1e-5)
     lines = [line.split(maxsplit=9) for line in run.stdout.splitlines() if re.match(r" *\d+ ", line)]
-    shown = [line[-1].strip() for line in lines if "row" in line[-1]]
+    shown = [line[-1].strip() for line in lines if ".png" in line[-1]]
     assert shown == [row["image"] for row in table[:3]]
     assert run.stdout.startswith("is it <b>round</b>? and what is it? pink and not: is it a gland?\n")
     assert page.count('<img src="data:image/jpeg;base64,') == 3 and "&lt;b&gt;round" in page and "<b>round" not in page

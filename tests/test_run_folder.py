@@ -110,6 +110,7 @@ def test_a_run_is_made_again_from_its_run_file_to_the_bit(slides, tmp_path, stre
         load_rows(slides)[path.stem].to_parquet(path)
     (tmp_path / "flags.yaml").write_text("batch_size: 4\naugmentations: [crop, flip]\nmax_answer_tokens: 4\n")
     flags = [str(tmp_path / "flags.yaml"), *FROM_RANDOM, *FAST, "--dataset_name", str(tmp_path / "shards")]
+    flags += ["--image_folder", slides]
     flags += ["--max_steps=3", "--max_val_samples", "4", "--lr_img", "0.01", "--seed", "7", "--batch_size", "8"]
     flags += ["--hub_token", "secret", "--overwrite_output_dir", *(["--streaming"] if streaming else [])]
     folder, again = tmp_path / "first", tmp_path / "again"
@@ -140,6 +141,8 @@ def test_the_hash_of_data_changes_with_a_word_or_a_pixel_alone(data):
     )
     same = VqaData(data.questions.select(range(24)), data.pixels.select(range(6)))
     assert content_hash(same) == content_hash(data)
+    reordered = VqaData(data.questions, data.pixels.select([1, 0, *range(2, 6)]))
+    assert content_hash(reordered) != content_hash(data)
     assert len({content_hash(other) for other in (data, words, pixels)}) == 3
 
 
@@ -182,9 +185,10 @@ def test_overwriting_removes_what_the_earlier_run_left_and_nothing_else(copied, 
 
 def test_a_finished_training_on_a_stream_is_resumed_to_its_evaluation_alone(slides, tmp_path):
     """A stream has no end, and the library counts its epochs without one."""
-    load_rows(slides)["train"].to_parquet(tmp_path / "shards" / "train.parquet")
-    load_rows(slides)["validation"].to_parquet(tmp_path / "shards" / "validation.parquet")
+    for split in ("train", "validation"):
+        load_rows(slides)[split].to_parquet(tmp_path / "shards" / f"{split}.parquet")
     flags = [*training_flags(str(tmp_path / "shards"), tmp_path / "run", tmp_path), "--streaming"]
+    flags += ["--image_folder", slides]
     flags += ["--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1"]
     first = run_pathvqa.main(flags)
     again = run_pathvqa.main([*flags, "--resume_from_checkpoint"])

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -37,6 +37,7 @@ from typer.testing import CliRunner
 from mmjepa import cli, run_pathvqa
 from mmjepa.configuration_mmjepa import MMJepaConfig
 from mmjepa.data.columns import LATER_COLUMNS
+from mmjepa.data.rows import load_rows
 from mmjepa.data.threads import default_workers
 from mmjepa.export.parts import rebuild_from_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
@@ -740,11 +741,11 @@ def test_the_model_is_written_as_onnx_graphs_that_answer_alike(slides, folders, 
     flags = [*FROM_RANDOM, *FAST, *folders, "--dataset_name", slides, "--fast_dev_run", "--max_answer_tokens", "6"]
     run_pathvqa.main([*flags, "--onnx_dir", str(tmp_path / "onnx")])
     model = MMJepaForConditionalGeneration.from_pretrained(tmp_path / "checkpoints")
-    row = DatasetDict.load_from_disk(slides)["validation"][0]
+    row = load_rows(slides)["validation"][0]
     answers = []
     for folder, tensors in (("checkpoints", "pt"), ("onnx", "np")):
         processor = MMJepaProcessor.from_pretrained(tmp_path / folder)
-        inputs = processor(images=row["image"], text=row["question"], return_tensors=tensors)
+        inputs = processor(images=row["image"]["path"], text=row["question"], return_tensors=tensors)
         asked = model if tensors == "pt" else OnnxModel(tmp_path / "onnx")
         answers.append(asked.generate(**inputs).tolist())
     assert answers[0] == answers[1]

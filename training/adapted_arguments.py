@@ -36,7 +36,7 @@ def own_arguments(args: TrainingArguments | None, evaluates: bool) -> MMJepaTrai
 def asks_questions(data: VqaData | dict[str, VqaData] | None) -> bool:
     """Whether any row of the evaluated data, of one set or several by name, has a question."""
     parts = data.values() if isinstance(data, dict) else [data]
-    return any(any(part.questions["question"]) for part in parts if part is not None)
+    return any(any(part.questions["question"][:]) for part in parts if part is not None)
 
 
 def choose_by_loss(args: MMJepaTrainingArguments) -> None:

@@ -21,7 +21,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import has_file
 
 from ..configuration_mmjepa import TEXT_CONFIGS, VISION_CONFIGS, MMJepaConfig, height_and_width
-from ..data.columns import TEXT_COLUMNS
+from ..data.columns import TEXT_COLUMNS, each_row
 from ..data.images import prepared_shape
 from ..data.statements import statement_of
 from ..evaluation.loading import naming_broken_files
@@ -122,7 +122,7 @@ def start_from_random_weights(
     if arguments.tokenizer_name is not None:
         tokenizer = load_tokenizer(arguments.tokenizer_name)
     else:
-        texts = {text for name in ("question", "answer") for text in train_rows[name]}
+        texts = {text for name in ("question", "answer") for text in train_rows[name][:]}
         tokenizer = train_tokenizer(sorted(texts), text_fields.get("vocab_size", 2000))
     # The tokenizer says how many tokens there are and which are special.
     token_fields = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
@@ -275,6 +275,6 @@ def fit_targets(
     """Fits the model's targets to the texts and answers of the training rows, encoded on `device`."""
     texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
     config = model.config
-    statements = (statement_of(row, config.alignment_text, config.yes_no_words).text for row in texts)
+    statements = (statement_of(row, config.alignment_text, config.yes_no_words).text for row in each_row(texts))
     with text_encoder_on(device, model):
-        model.fit_targets(processor, statements, texts["answer"])
+        model.fit_targets(processor, statements, texts["answer"][:])

@@ -44,7 +44,7 @@ def grouped_loader(
         changed: arguments of the loader, in place of those that the flags give.
     """
     sampler = ImageGroupedSampler(
-        data.questions["image_id"],
+        data.questions["image_id"][:],
         batch_size=batch_size * num_processes,
         questions_per_image=args.questions_per_image,
         seed=args.seed if args.data_seed is None else args.data_seed,

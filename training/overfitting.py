@@ -62,7 +62,7 @@ def overfit(trainer: MMJepaTrainer) -> dict[str, float]:
     trainer.pop_callback(NonfiniteStepsCallback)  # here a loss that is no number is a result
     trainer.add_callback(progress)
     trainer.train()
-    steps, rows = trainer.state.global_step, sum(map(bool, trainer.train_dataset.questions["question"]))
+    steps, rows = trainer.state.global_step, sum(map(bool, trainer.train_dataset.questions["question"][:]))
     print(f"{progress.accuracy * rows:.0f} of {rows} rows are answered rightly after {steps} steps", end=", ")
     print(f"{progress.seconds:.0f} seconds.")
     if progress.accuracy < 1:
@@ -110,7 +110,7 @@ def likely_cause(trainer: MMJepaTrainer, losses: list[float]) -> str:
 
 def contradictions(trainer: MMJepaTrainer) -> int:
     """How many rows ask the same question of an image as an earlier row, and have another answer."""
-    columns = (trainer.train_dataset.questions[name] for name in ("image_id", "question", "answer"))
+    columns = (trainer.train_dataset.questions[name][:] for name in ("image_id", "question", "answer"))
     answers = defaultdict(set)
     for image_id, question, answer in zip(*columns, strict=True):
         answers[image_id, question].add(answer)

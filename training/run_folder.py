@@ -9,8 +9,11 @@ import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from ..data.images import VqaData
+from datasets import Features, Value
+
+from ..data.images import BATCH_SIZE, VqaData
 from ..data.streaming import StreamedVqaData
 from .arguments import MMJepaTrainingArguments
 from .checkpoints import CHECKPOINT, checkpoint_problems, newest_checkpoint
@@ -184,11 +187,21 @@ def git_commit() -> str | None:
 
 
 def content_hash(data: VqaData) -> str:
-    """A hash of the texts and the prepared pixels. It does not depend on where they lie."""
+    """A hash of the texts and the prepared pixels. It does not depend on where they lie.
+
+    `datasets` keeps the hashes of the pixels beside them: a later run reads no pixels.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for row in data.questions:
-        digest.update(json.dumps(row, default=str, sort_keys=True).encode())
+    for rows in data.questions.iter(1000):
+        digest.update(json.dumps(rows, default=str, sort_keys=True).encode())
     if not isinstance(data, StreamedVqaData):
-        for batch in data.pixels.with_format("numpy").iter(batch_size=100):
-            digest.update(batch["pixels"].tobytes())
+        pixels, features = data.pixels.with_format("numpy"), Features({"hash": Value("string")})
+        options = {"batched": True, "batch_size": BATCH_SIZE, "remove_columns": "pixels", "desc": "Hashing pixels"}
+        hashed = pixels.map(pixel_hashes, features=features, **options)
+        digest.update("".join(hashed.with_format(None)["hash"][:]).encode())
     return digest.hexdigest()
+
+
+def pixel_hashes(images: dict[str, Any]) -> dict[str, list[str]]:
+    """A hash of the pixels of each prepared image."""
+    return {"hash": [hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest() for pixels in images["pixels"]]}

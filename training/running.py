@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers.trainer_utils import speed_metrics
 
+from ..data.columns import each_row
 from ..data.images import VqaData
 from ..evaluation.controls import right_answers_of_row
 from ..evaluation.evaluate import evaluate_model, json_line
@@ -43,7 +44,7 @@ def train(trainer: MMJepaTrainer, checkpoint: str | None) -> dict[str, float]:
     trainer.save_model()
     if trainer.is_world_process_zero():
         config = trainer.model.config
-        rows = trainer.train_dataset.questions
+        rows = each_row(trainer.train_dataset.questions)
         write_taught(trainer.args.output_dir, count_statements(rows, config.alignment_text, config.yes_no_words))
     metrics = result.metrics | {"train_samples": len(trainer.train_dataset.questions)}
     trainer.save_metrics("train", metrics)

@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..alignment_mmjepa import MMJepaStatements
 from ..configuration_mmjepa import MMJepaConfig
 from ..data.collator import VqaCollator
-from ..data.columns import TEXT_COLUMNS
+from ..data.columns import TEXT_COLUMNS, each_row
 from ..data.sides import NO_WORDS, add_mirrored
 from ..data.statements import AnswerLists, TextNumbers, answer_counts
 from ..data.wrong_statements import StatementList
@@ -48,7 +48,7 @@ class TrainingTargets:
         self.num_wrong, self.side_words = num_wrong, side_words
         names = [name for name in (*TEXT_COLUMNS, "answers", "image_id") if name in questions.column_names]
         self.statements = StatementList(
-            questions.select_columns(names),
+            each_row(questions.select_columns(names)),
             AnswerLists(questions if num_wrong else questions.select([]), config.yes_no_words),
             config.alignment_text,
             config.yes_no_words,

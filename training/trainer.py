@@ -179,6 +179,14 @@ class MMJepaTrainer(ResumableTrainer):
         optimization.start_decoder_after(self.align_warmup_steps, scheduler, self.args, num_training_steps)
         return scheduler
 
+    # Private in the library: no public method knows how many batches a resumed training drops.
+    def _run_epoch(self, *args, **kwargs):
+        """The library's. The images of a stream's dropped batches are not decoded."""
+        if isinstance(self.train_dataset, StreamedVqaData):
+            drops = self.args.dataloader_in_order and not self.args.ignore_data_skip
+            self.train_dataset.dropped_batches = kwargs["steps_trained_in_current_epoch"] if drops else 0
+        super()._run_epoch(*args, **kwargs)
+
     @property
     def in_align_warmup(self) -> bool:
         """Whether the next step trains the alignment alone. It follows the step's number, and so holds on a resume."""

@@ -7,7 +7,7 @@ from . import write_drawn_slides
 
 def main() -> None:
     """Parses the flags and writes the slides."""
-    parser = argparse.ArgumentParser(description="Draws slides with questions and writes them as a datasets folder.")
+    parser = argparse.ArgumentParser(description="Draws slides with questions and writes them as tables and images.")
     parser.add_argument("folder")
     defaults = {"num_train": 2000, "num_validation": 200, "num_test": 0, "seed": 0, "image_size": 96}
     for name, default in defaults.items():

@@ -1,12 +1,13 @@
+import csv
 import hashlib
 import sys
 from collections import Counter, defaultdict
 from itertools import groupby
+from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 import pytest
-from datasets import Image, load_from_disk
 from PIL import Image as PILImage
 
 from mmjepa.data.drawn_slides import drawn_slides, write_drawn_slides
@@ -14,12 +15,15 @@ from mmjepa.data.drawn_slides.__main__ import main
 from mmjepa.data.drawn_slides.facts import FINDINGS, NUCLEI, PLACES, STAINS, SlideFacts, draw_facts
 from mmjepa.data.drawn_slides.painting import paint_slide
 from mmjepa.data.drawn_slides.questions import ask_questions
+from mmjepa.data.rows import load_rows
 
 
 @pytest.fixture(scope="module")
-def small():
-    """Six slides with their questions, images as encoded bytes."""
-    return drawn_slides(3, 2, 1, seed=5).cast_column("image", Image(decode=False))
+def small(tmp_path_factory):
+    """The folder of six slides with their questions."""
+    folder = tmp_path_factory.mktemp("small")
+    write_drawn_slides(folder, 3, 2, 1, seed=5)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -43,54 +47,74 @@ def paint(seed=0, stain="h&e", nuclei="round", density="sparse", findings=None):
     return np.asarray(picture).astype(int)
 
 
-def digests(rows):
-    return [hashlib.sha256(image["bytes"]).hexdigest() for image in rows["image"]]
+def files(folder):
+    """The bytes of the files of a folder, but its example."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "example.png"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def images(folder):
+    return {content for name, content in files(folder).items() if name.endswith(".png")}
 
 
 # --- the data set
 
 
-def test_the_same_seed_draws_the_same_rows_whatever_the_number_of_slides(small):
-    more = drawn_slides(5, 2, seed=5).cast_column("image", Image(decode=False))
-    assert more["train"][: small["train"].num_rows] == small["train"][:]
-    assert more["validation"][:] == small["validation"][:]
+def test_the_same_seed_draws_the_same_rows_whatever_the_number_of_slides(small, tmp_path):
+    write_drawn_slides(tmp_path, 5, 2, seed=5)
+    same, more = files(small), files(tmp_path)
+    assert more["train.csv"].startswith(same["train.csv"]) and len(more["train.csv"]) > len(same["train.csv"])
+    for name in same.keys() - {"train.csv", "test.csv", "images/test_00000.png"}:
+        assert more[name] == same[name], name
 
 
-def test_another_seed_draws_other_slides(small):
-    other = drawn_slides(3, 2, 1, seed=6).cast_column("image", Image(decode=False))
-    for split in small:
-        assert not set(digests(small[split])) & set(digests(other[split]))
+def test_slides_and_questions_stay_those_of_the_seed_in_every_version(tmp_path):
+    """Numbers in the docs were measured on them."""
+    write_drawn_slides(tmp_path, 2, 1, seed=0)
+    with open(tmp_path / "train.csv", encoding="utf-8", newline="") as file:
+        texts = [f"{row['question']} {row['answer']}" for row in csv.DictReader(file)]
+    pixels = [PILImage.open(path).tobytes() for path in sorted(tmp_path.glob("images/*"))]
+    assert len(texts) == 15 and hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "4ccba00e5448975a"
+    # Another Pillow may round a colour otherwise.
+    means = [np.frombuffer(values, np.uint8).mean() for values in pixels]
+    assert means == pytest.approx([135.5, 114.9, 176.6], abs=0.2)
 
 
-def test_rows_about_a_slide_are_adjacent_repeat_its_bytes_and_no_slide_is_drawn_twice(small):
-    runs = [digest for split in small for digest, _ in groupby(digests(small[split]))]
-    assert len(runs) == len(set(runs)) == 3 + 2 + 1
+def test_another_seed_draws_other_slides(small, tmp_path):
+    write_drawn_slides(tmp_path, 3, 2, 1, seed=6)
+    assert not images(small) & images(tmp_path)
 
 
-def test_a_written_folder_is_an_ordinary_dataset(tmp_path, monkeypatch):
+def test_rows_about_a_slide_are_adjacent_and_no_slide_is_drawn_or_written_twice(small):
+    named = [row["image_file"] for rows in load_rows(str(small)).values() for row in rows]
+    runs = [name for name, _ in groupby(named)]
+    assert len(runs) == len(set(runs)) == len(images(small)) == 3 + 2 + 1 < len(named)
+    assert len([name for name in files(small) if name.endswith(".png")]) == 6
+
+
+def test_a_written_folder_is_read_as_any_data_set(tmp_path, monkeypatch):
     arguments = ["--num_train", "2", "--num_validation", "1", "--image_size", "64", "--seed", "3"]
     monkeypatch.setattr(sys, "argv", ["drawn_slides", str(tmp_path / "slides"), *arguments])
     main()
-    loaded = load_from_disk(tmp_path / "slides")
-    expected = drawn_slides(2, 1, seed=3, image_size=64)
+    loaded = load_rows(str(tmp_path / "slides"))
     assert set(loaded) == {"train", "validation"}
-    assert loaded["train"].column_names == ["image", "question", "answer"]
-    assert loaded["train"]["question"][:] == expected["train"]["question"][:]
-    image = loaded["train"][0]["image"]
-    assert (image.size, image.mode) == ((64, 64), "RGB")
+    expected = [(image, pair) for image, asked in drawn_slides("train", 2, 3, 64) for pair in asked]
+    assert [(row["question"], row["answer"]) for row in loaded["train"]] == [pair for _, pair in expected]
+    for row, (image, _) in zip(loaded["train"], expected, strict=True):
+        with PILImage.open(row["image"]["path"]) as written:
+            assert (written.size, written.mode) == ((64, 64), "RGB") and written.tobytes() == image.tobytes()
 
 
 def test_beside_a_written_folder_lies_a_held_out_slide_that_shows_where_its_gland_is(tmp_path):
     write_drawn_slides(tmp_path, num_train=2, num_validation=4)
-    validation = load_from_disk(tmp_path)["validation"]
-    asked = [row["image"] for row in validation if row["question"] == "where is the gland?"]
-    with PILImage.open(tmp_path / "example.png") as example:
-        assert np.array_equal(np.asarray(example), np.asarray(asked[0]))
+    validation = load_rows(str(tmp_path))["validation"]
+    asked = [row["image"]["path"] for row in validation if row["question"] == "where is the gland?"]
+    assert (tmp_path / "example.png").read_bytes() == Path(asked[0]).read_bytes()
 
 
-def test_a_slide_too_small_to_read_is_refused():
+def test_a_slide_too_small_to_read_is_refused(tmp_path):
     with pytest.raises(ValueError, match="image_size is 16.*at least 32"):
-        drawn_slides(1, 1, image_size=16)
+        write_drawn_slides(tmp_path, 1, 1, image_size=16)
 
 
 # --- the questions

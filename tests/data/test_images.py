@@ -10,7 +10,8 @@ import torch
 from data_sets import encoded, image_table, noise, rows_of, write_csv, write_parquet_of_paths, write_table
 from transformers import AutoImageProcessor, BitImageProcessorPil
 
-from mmjepa.data.images import MADE_BY, prepare
+from mmjepa.data import images
+from mmjepa.data.images import MADE_BY, image_bytes, prepare
 from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.rows import load_rows
 from mmjepa.data.threads import InThreads
@@ -221,3 +222,26 @@ def test_preparing_starts_no_process(table_folder, image_processor, monkeypatch)
     # A forked child of a process that uses a GPU can wait forever.
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("a process was started"))
     assert len(prepare(load_rows(str(table_folder))["train"], image_processor, num_threads=2).pixels) == 3
+
+
+def test_a_file_that_many_rows_name_is_hashed_once_and_decoded_once(tmp_path, image_processor, monkeypatch):
+    for name in ("a.png", "b.png"):
+        noise(ord(name[0])).save(tmp_path / name)
+    write_table(tmp_path, [{"image": f"{name}.png", "question": "what?", "answer": "yes"} for name in "abaabb"])
+    read = []
+
+    def counted(image):
+        read.append(image["path"])
+        return image_bytes(image)
+
+    monkeypatch.setattr(images, "image_bytes", counted)
+    assert prepare(load_rows(str(tmp_path))["train"], image_processor).questions["image_id"][:] == [0, 1, 0, 0, 1, 1]
+    assert sorted(read) == [str(tmp_path / name) for name in ("a.png", "a.png", "b.png", "b.png")]
+
+
+def test_images_given_as_bytes_differ_by_them_even_under_one_name(tmp_path, image_processor):
+    noise(0).save(tmp_path / "x.png")
+    file = {"bytes": None, "path": str(tmp_path / "x.png")}
+    first, second, same = ({"bytes": encoded(noise(seed)), "path": "x.png"} for seed in (1, 2, 0))
+    data = prepare(rows_of([first, second, file, first, file, same]), image_processor)
+    assert data.questions["image_id"][:] == [0, 1, 2, 0, 2, 2]

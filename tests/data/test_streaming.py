@@ -15,8 +15,9 @@ from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 from PIL import Image as PILImage
 
 from mmjepa import run_pathvqa
+from mmjepa.data import streaming
 from mmjepa.data.errors import DataError
-from mmjepa.data.images import prepare
+from mmjepa.data.images import prepare, prepare_image
 from mmjepa.data.rows import load_rows
 from mmjepa.data.streaming import StreamedVqaData, stream_rows
 from mmjepa.training.arguments import MMJepaTrainingArguments
@@ -281,6 +282,41 @@ def test_a_resumed_run_goes_on_with_the_rows_that_were_not_seen(make_stream, mak
     assert {step for step, name in whole if name == "train_ce"} == set(range(9, 17))
     assert {step for step, name in resumed if name == "loss"} == set(range(4, 17)) | {1, 2, 3}
     assert resumed == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_dropped_batches_change_no_later_one(make_stream, num_workers):
+    def batches(dropped: int) -> list[list[str]]:
+        stream = make_stream()
+        stream.dropped_batches = dropped
+        loader = torch.utils.data.DataLoader(stream, 8, collate_fn=list, num_workers=num_workers)
+        return [
+            [f"{row['question']} {row['image_id']} {row['pixels'].sum()}" for row in batch]
+            for batch in itertools.islice(loader, 20)
+        ]
+
+    whole, resumed = batches(0), batches(11)  # into the second pass
+    assert resumed[11:] == whole[11:] and resumed[0] != whole[0]
+
+
+@pytest.mark.parametrize("folder", [4], indirect=True)
+def test_a_resumed_stream_does_not_decode_the_images_of_earlier_steps(
+    make_stream, make_model, processor, tmp_path, monkeypatch
+):
+    decoded = []
+
+    def counted(row, *arguments):
+        decoded.append(row["question"])
+        return prepare_image(row, *arguments)
+
+    monkeypatch.setattr(streaming, "prepare_image", counted)
+    train(make_stream(), make_model(), processor, tmp_path, dataloader_num_workers=0)
+    whole = list(decoded)
+    decoded.clear()
+    resume_from = str(tmp_path / "checkpoint-9")
+    train(make_stream(), make_model(), processor, tmp_path, resume_from, dataloader_num_workers=0)
+    assert len(whole) == 15 + 15 + 2  # 16 steps of 8 rows are two passes and two more images
+    assert decoded[-4:] == whole[-4:] and len(decoded) < 0.6 * len(whole)
 
 
 @pytest.mark.parametrize("folder", [4], indirect=True)

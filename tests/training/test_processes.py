@@ -103,7 +103,8 @@ def flags(slides, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("processes")
     for split, rows in load_rows(slides).items():
         rows.select(range(NUM_ROWS[split])).to_parquet(folder / "shards" / f"{split}.parquet")
-    (folder / "flags.json").write_text(json.dumps({**FLAGS, "dataset_name": str(folder / "shards")}))
+    data = {"dataset_name": str(folder / "shards"), "image_folder": slides}
+    (folder / "flags.json").write_text(json.dumps({**FLAGS, **data}))
     return str(folder / "flags.json")
 
 
