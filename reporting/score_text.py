@@ -12,8 +12,8 @@ from .table import markdown_table
 WIDTH = 110  # of the text
 GROUP_NAMES = dict(zip(GROUPS, ("all", "yes/no", "open"), strict=True))
 FLOORS = {
-    "majority": "majority answer to first words",
-    "majority_question": "majority answer to the question",
+    "majority": "majority of the first words",
+    "majority_question": "majority of the question",
 }
 CEILINGS = {
     "closed_list": "closed list of training answers",
@@ -38,7 +38,10 @@ def report_text(report: dict[str, Any]) -> str:
     ]
     if "floors" in report:
         parts += [
-            f"The most frequent training answers: by the rule {OWN_RULE}, the questions alone give:",
+            wrapped(
+                f"Without images, by the rule {OWN_RULE}: the most frequent training answer to the question, and to "
+                "its first words."
+            ),
             score_rows("floor, %", report["floors"], FLOORS),
             "The predictions less these floors, row by row:",
             score_rows("lead over, %", report["leads"], FLOORS),
