@@ -6,7 +6,7 @@ from tqdm.auto import tqdm
 
 from ..metrics.vqa_answers.rules import RULES
 from ..metrics.vqa_answers.vqa_answers import row_scores
-from .groups import groups_of, rule_intervals
+from .groups import group_intervals, groups_of, groups_of_rule
 from .intervals import Interval
 from .pairing import matched_rows
 from .permutation import holm, sign_flip_p_values
@@ -53,7 +53,7 @@ def difference_tables(
             for file in (predictions, others)
         )
         # A rule may leave rows out, and not the same ones of both files: NaN in either is NaN in the difference.
-        intervals = rule_intervals(rule, first - second, groups, predictions["image"], seed, least=-1)
+        intervals = group_intervals(first - second, groups_of_rule(rule, groups), predictions["image"], seed, least=-1)
         if intervals:
             table[rule] = intervals
             sums[rule] = np.bincount(image_of_row, np.nan_to_num(first - second))  # (I,)

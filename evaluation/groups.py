@@ -24,18 +24,10 @@ def own_scores(texts: Sequence[str], predictions: pd.DataFrame) -> np.ndarray:
     return np.array(row_scores(OWN_RULE, texts, predictions["answers"]), dtype=float)
 
 
-def rule_intervals(
-    rule: str,
-    scores: np.ndarray,
-    groups: dict[str, np.ndarray],
-    image_ids: Sequence[str],
-    seed: int,
-    least: float = 0,
-) -> dict[str, Interval]:
-    """`group_intervals` of those groups that the rule is for."""
+def groups_of_rule(rule: str, groups: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The groups that a rule scores: not all questions, if it is for yes/no or for open questions alone."""
     questions = RULES[rule].questions
-    kept = groups if questions == "all" else {questions: groups[questions]}
-    return group_intervals(scores, kept, image_ids, seed, least)
+    return groups if questions == "all" else {questions: groups[questions]}
 
 
 def group_intervals(

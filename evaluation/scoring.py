@@ -27,7 +27,7 @@ from .answer_lists import candidate_intervals, list_splits, list_table, open_ans
 from .ceilings import ceiling_table
 from .comparing import difference_tables, same_rows
 from .floors import floor_table, lead_table, unscored_rows
-from .groups import group_intervals, groups_of, own_scores, rule_intervals
+from .groups import group_intervals, groups_of, groups_of_rule, own_scores
 from .intervals import MIN_IMAGES, Interval, mean_interval, statistic_interval
 from .nearest_answer import nearest_answers
 from .pairing import ID_COLUMNS
@@ -104,7 +104,9 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> dict[str, dict[str,
     table: dict[str, dict[str, Interval]] = {}
     for rule in tqdm(RULES, desc="Scoring", unit=" rules", disable=None):
         scores = row_scores(rule, predictions["prediction"], predictions["answers"])
-        table[rule] = rule_intervals(rule, np.array(scores, dtype=float), groups, predictions["image"], seed)
+        table[rule] = group_intervals(
+            np.array(scores, dtype=float), groups_of_rule(rule, groups), predictions["image"], seed
+        )
     for length in range(1, 5):
         table[f"bleu_{length}"] = {}
     for group, rows in groups.items():

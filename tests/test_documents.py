@@ -172,7 +172,10 @@ def test_every_flag_that_the_readme_names_exists():
     """Under any of its names; those of torchrun and pip stand in commands."""
     named = set(re.findall(r"`(--\w+)", (ROOT / "README.md").read_text()))
     assert len(named) > 40
-    assert named <= {f"--{flag}" for flag in flag_parser().flags}
+    of_commands = {
+        name for command in get_command(app).commands.values() for option in command.params for name in option.opts
+    }
+    assert named <= {f"--{flag}" for flag in flag_parser().flags} | of_commands
 
 
 @pytest.fixture(scope="module")

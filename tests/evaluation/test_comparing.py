@@ -123,6 +123,8 @@ def test_the_command_prints_differences_with_their_p_values(tmp_path):
     rows = rows_about(range(40))
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row | {"prediction": row["answer"]}) for row in rows))
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, rows[::-1])))
-    text = CliRunner().invoke(app, ["score", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]).stdout
+    result = CliRunner().invoke(app, ["score", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+    text = result.stdout
+    assert result.stderr == ""  # bars are for terminals
     assert "| p, Holm |" in text and "50.0 (35.0 to 65.0)" in text
     assert max(map(len, text.splitlines())) <= 110

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 from mmjepa.cli import app
 from mmjepa.data.rows import load_rows
 from mmjepa.evaluation.ceilings import ceiling_table
-from mmjepa.evaluation.floors import floor_table, unscored_rows
+from mmjepa.evaluation.floors import floor_table, lead_table, unscored_rows
+from mmjepa.evaluation.intervals import mean_interval
 from mmjepa.evaluation.scoring import (
     bleu_intervals,
     closed_list_intervals,
@@ -176,6 +178,18 @@ def test_floors_come_from_the_training_questions(predictions):
     assert floors["majority"]["all"][0] == 0.5
     assert floors["majority"]["yes_no"][0] == 1 and floors["majority"]["open"][0] == 0
     assert ceiling_table(read_predictions(predictions), train)["closed_list"]["all"][0] == 0.5
+
+
+def test_the_lead_over_a_floor_pairs_the_two_answers_of_a_row(predictions):
+    train = Dataset.from_dict({"question": ["is it?", "what?"], "answer": ["yes", "lung"]})
+    table = read_predictions(predictions)
+    leads = lead_table(table, train)
+    # The floor is right in all 20 yes/no questions and in no open one, the predictions in 10 open ones too.
+    assert leads["majority_question"]["all"][0] == 0.25 and leads["majority_question"]["open"][0] == 0.5
+    mean, low, high = leads["majority_question"]["yes_no"]
+    assert mean == 0 and low == -high and high < 0.2
+    by_hand = np.array([0.0, 1.0] * 20) * np.repeat(np.arange(20) % 2, 2)  # the open questions of odd images
+    assert leads["majority_question"]["all"] == mean_interval(by_hand, table["image"], seed=0, least=-1)
 
 
 def test_a_closed_list_takes_each_prediction_for_the_most_similar_training_answer(tmp_path):
@@ -354,6 +368,7 @@ def test_the_command_learns_floors_from_train_without_the_images_that_were_held_
     assert report["floors"]["majority_question"]["all"][0] == 0.5  # and not 1, as if each question were known
     text = CliRunner().invoke(app, asked).stdout
     assert "the 10 rows about them are left out" in text and "too few images to tell" in text
+    assert max(map(len, text.splitlines())) <= 110
     asked[1] = str(tmp_path / "unnamed.jsonl")
     text = CliRunner().invoke(app, asked).stdout
     assert "Without floors: the scored rows may be among the training rows" in text and "without images" not in text
