@@ -3,6 +3,9 @@
 import configparser
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,24 @@ def test_what_the_container_installs_is_declared():
     assert (ROOT / install[install.index("-c") + 1]).exists() and extras[1] in SETUP["options.extras_require"]
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not {"constraints.txt", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"} & set(ignored)
+
+
+def test_the_pages_and_the_reference_build_without_a_warning(tmp_path):
+    """As `make docs` does it, in a copy: links, headings and docstrings."""
+    site = tmp_path / "build" / "docs"
+    recipe = re.search(r"\tcp -r (.*) build/docs/", (ROOT / "Makefile").read_text())[1]
+    site.mkdir(parents=True)
+    for path in (path for pattern in recipe.split() for path in ROOT.glob(pattern)):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, site / path.name)
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    (tmp_path / ".venv" / "package").mkdir(parents=True)
+    (tmp_path / ".venv" / "package" / "mmjepa").symlink_to(ROOT)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    reference = (tmp_path / "build" / "site" / "docs" / "reference" / "index.html").read_text()
+    # Every docstring that the page names was found, with the shapes in it.
+    for name in re.findall(
+        r"^::: mmjepa\.(?:\w+\.)*(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE
+    ):
+        assert f'.{name}"' in reference, name
