@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -129,3 +130,10 @@ def test_the_pages_and_the_reference_build_without_a_warning(tmp_path):
         r"^::: mmjepa\.(?:\w+\.)*(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE
     ):
         assert f'.{name}"' in reference, name
+
+
+def test_the_drawn_diagrams_are_those_of_their_script():
+    script = runpy.run_path(str(ROOT / "docs" / "draw_diagram.py"))
+    assert len(script["BOXES"]) <= 12
+    for name, colours in (("diagram.svg", "LIGHT"), ("diagram_dark.svg", "DARK")):
+        assert (ROOT / "docs" / name).read_text() == script["diagram"](script[colours])
