@@ -8,7 +8,7 @@ SECONDS ?= 600
 # One worker per core, each with one thread: the models are too small for more. A free worker takes tests from the others.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations 10
 
-.PHONY: demo app test test-all bench fuzz kill-test test-oldest test-transformers quality style
+.PHONY: demo app test test-all bench fuzz kill-test test-oldest test-transformers quality style docs
 
 demo: runs/drawn_slides/example.png
 	$(BIN)/python run_pathvqa.py configs/demo.json --overwrite_output_dir
@@ -57,6 +57,12 @@ quality: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	MYPYPATH=.venv/package $(BIN)/mypy
+
+# The pages and what they link to are copied to where their links work as in the repository.
+docs: .venv/installed
+	rm -rf build/docs && mkdir -p build/docs
+	cp -r *.md LICENSE CITATION.cff docs configs experiments export build/docs/
+	$(BIN)/mkdocs build --strict
 
 style: .venv/installed
 	$(BIN)/ruff check --fix
