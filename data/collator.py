@@ -76,7 +76,7 @@ class VqaCollator:
         )
         ids = self._text_numbers(views[: len(rows)], texts[: len(rows)])
         tokens = self._question_tokens(views) | ({} if ids else self._alignment_tokens(views, texts))
-        batch = {
+        batch: dict[str, Any] = {
             "pixel_values": pixels if self.as_bytes else normalize_pixels(pixels, self.processor.image_processor),
             "image_ids": torch.tensor([image_number(image_id) for image_id in images]),
             "image_index": torch.tensor([positions[row["image_id"]] for row in rows]),

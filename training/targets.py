@@ -84,7 +84,7 @@ class TrainingTargets:
                 table = TargetTable(answerer, self.answers, model.encode_answers, device)
                 self.answer_embeds = table[torch.arange(len(self.answers))]  # (K, D)
 
-    def of_batch(self, batch: dict[str, torch.Tensor], flips: torch.Tensor) -> dict[str, Any]:
+    def of_batch(self, batch: dict[str, Any], flips: torch.Tensor) -> dict[str, Any]:
         """`statements` and `answers` of a collator's batch, as the model reads them; wrong statements are drawn.
 
         Args:
@@ -98,7 +98,8 @@ class TrainingTargets:
             "signs": batch["align_signs"],
         }
         if self.num_wrong:
-            drawn = self.statements.draw_wrong(*batch["host_ids"], self.num_wrong)
+            statement_ids, image_ids = batch["host_ids"]
+            drawn = self.statements.draw_wrong(statement_ids, image_ids, self.num_wrong)
             drawn = drawn.to(ids.device, non_blocking=True)
             wrong = self.mirrored_statements[flips[:, None], drawn]  # (B, K)
             statements |= {"wrong_embeds": self.statement_embeds[wrong], "has_wrong": wrong >= 0}

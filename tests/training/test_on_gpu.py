@@ -15,8 +15,8 @@ def noting_waits(places: list[str]):
     """Adds the line of Python, below PyTorch's own, of each operation that waits for the GPU."""
 
     def note(message, *args, **kwargs):
-        if "synchronizing CUDA operation" not in str(message):
-            return  # PyTorch says once that this mode is a prototype
+        if "synchronizing CUDA operation" not in str(message):  # that the mode is a prototype, for example
+            return
         frame = sys._getframe(1)
         while frame.f_globals["__name__"].split(".")[0] in ("torch", "warnings"):
             frame = frame.f_back
