@@ -42,17 +42,23 @@ def compare_all(
 ) -> tuple[list[dict], dict[str, float]]:
     """One row per model, and how many times as long each one's step takes as that of this project.
 
-    Beside this project there is one stock model at a time: all of them with their optimizers would take 12 GB.
+    Beside this project there is one stock model at a time: memory for all of them and their optimizers is rare.
     """
     products = MatrixProducts(size.questions * size.image_tokens, size.vision["hidden_size"])
     rows, slower = compare_peers({PROJECT: own, **own_forms}, products, rounds)
     for stock in (VISION_ENCODER_DECODER, BLIP):
-        models = make_models(size, [stock])
-        optimizer = make_optimizer(models[stock])
-        steps = {name: TrainingStep(name, model, optimizer, batch) for name, model in models.items()}
-        (_, *others), others_slower = compare_peers({PROJECT: own, **steps}, products, rounds)
+        (_, *others), others_slower = compare_peers(
+            {PROJECT: own, **stock_steps(size, stock, batch)}, products, rounds
+        )
         rows, slower = [*rows, *others], others_slower | slower
     return rows, slower
+
+
+def stock_steps(size: Size, stock: str, batch: dict) -> dict[str, TrainingStep]:
+    """The steps of a stock model, in all its forms."""
+    models = make_models(size, [stock])
+    optimizer = make_optimizer(models[stock])
+    return {name: TrainingStep(name, model, optimizer, batch) for name, model in models.items()}
 
 
 def compare_peers(
