@@ -39,10 +39,10 @@ MIN_PROBABILITY = 0.01  # of another answer that is worth showing
 COLUMNS = ["question", "prediction", "probability", "with a black image", "attention on the image", "other answers"]
 WIDTHS: list[str | int] = ["150px", "110px", "110px", "130px", "115px", "140px"]  # a narrow page scrolls
 ABOUT = (
-    "Ask about a pathology image. Beside the probability of each prediction stands how probable it is with a black "
-    "image, and what the model answers then. Where that is the same, the image may still have been read. The picture "
-    "below the answers is in colour where the decoder looked while it wrote one of them; the table says how much of "
-    "its attention was on the image at all. For research; not a medical device."
+    "Ask about a pathology image. The table shows each prediction, how probable it is, and how probable it would be "
+    "with a black image. An answer that is the same with a black image may still be read from yours. The picture is in "
+    "colour where the decoder looked while it wrote an answer. The table says how much of its attention was on the "
+    "image. For research; not a medical device."
 )
 
 
