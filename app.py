@@ -40,8 +40,8 @@ COLUMNS = ["question", "prediction", "probability", "with a black image", "atten
 WIDTHS: list[str | int] = ["150px", "110px", "110px", "130px", "115px", "140px"]  # a narrow page scrolls
 ABOUT = (
     "Ask about a pathology image. The table shows each prediction, how probable it is, and how probable it would be "
-    "with a black image. An answer that is the same with a black image may still be read from yours. The picture is in "
-    "colour where the decoder looked while it wrote an answer. The table says how much of its attention was on the "
+    "with a black image. An answer that is the same with a black image may still be read from yours. The picture is "
+    "in colour where the decoder looked while it wrote an answer. The table says how much of its attention was on the "
     "image. For research; not a medical device."
 )
 
