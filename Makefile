@@ -58,9 +58,11 @@ quality: .venv/installed
 	$(BIN)/ruff format --check
 	MYPYPATH=.venv/package $(BIN)/mypy
 
-# The pages and what they link to are copied to where their links work as in the repository.
+# The pages and what they link to are copied to where their links work as in the repository, and the code to where no
+# other packages are searched for its docstrings.
 docs: .venv/installed
-	rm -rf build/docs && mkdir -p build/docs
+	rm -rf build/docs build/code && mkdir -p build/docs build/code/mmjepa
+	cp -r *.py data evaluation experiments export metrics page reporting training build/code/mmjepa/
 	cp -r *.md LICENSE CITATION.cff docs configs experiments export build/docs/
 	$(BIN)/mkdocs build --strict
 
