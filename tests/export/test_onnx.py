@@ -253,9 +253,7 @@ def test_the_command_exports_a_saved_model_without_data(saved_folder, tmp_path):
     assert answers.tolist() == model.generate(**processor(**inputs, return_tensors="pt")).tolist()
 
 
-def test_the_python_of_the_page_answers_as_the_model_does(
-    exported, processor, image_file, tmp_path, monkeypatch, capsys
-):
+def test_the_pages_python_answers_as_the_model_does(exported, processor, image_file, tmp_path, monkeypatch, capsys):
     model, folder = exported
     page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
