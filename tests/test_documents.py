@@ -186,7 +186,7 @@ def test_every_flag_that_a_document_names_exists(document, known_flags):
     assert {flag[:2] + flag[2:].replace("-", "_") for flag in named} <= known_flags
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clone(tmp_path_factory, saved_folder) -> Path:
     """A folder with the files of configs/, and what `make demo` leaves: its slides and, tiny, its model."""
     folder = tmp_path_factory.mktemp("clone")
