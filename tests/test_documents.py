@@ -230,7 +230,7 @@ def test_the_commands_of_the_pages_run_one_after_the_other_on_small_data_and_mod
 @pytest.mark.slow
 def test_the_readmes_commands_run_one_after_the_other_on_small_data_and_models(clone, monkeypatch):
     monkeypatch.chdir(clone)
-    run_commands(["README.md"])
+    assert run_commands(["README.md"])
 
 
 def answers_of(folder: Path, image: Path, questions: list[str]) -> list[str]:
