@@ -51,8 +51,7 @@ class MMJepaConfig(PreTrainedConfig):
         num_image_tokens: M, how many visual tokens the decoder reads for an image.
         visual_prefix: how an image becomes M tokens. "patches": the first token is the aligned image embedding, and
             M - 1 learned queries that cross-attend to the patch states make the others; each starts by reading its own
-            cell of the image. "pooled": an MLP makes all tokens of the aligned image embedding. Trained from random
-            weights, a "pooled" model kept giving the answers that the questions alone suggest.
+            cell of the image. "pooled": an MLP makes all tokens of the aligned image embedding.
         aligned_token: False leaves the aligned image embedding out of "patches"; then M queries read the patches.
         image_pooling: the image embedding is the CLS state ("cls") or the mean of the patch states ("mean").
         project_image: whether a linear layer maps the image embedding to the text width. Can only be switched off

@@ -12,7 +12,7 @@ from .intervals import MIN_IMAGES
 
 logger = logging.getLogger("mmjepa")
 
-# The least effective rank of what tells images apart. Measured on 2026-11-26 (docs/experiments.md, section 12), of
+# The least effective rank of what tells images apart. Measured on 2026-11-26 (docs/experiments_log.md, section 13), of
 # image embeddings and visual tokens: on the demo's 300 slides 22 and 135 after training, 25 and 118 with random
 # weights; on microscopy's 94 images 4.9 and 10 with random weights, and 2.2 and 4.2 for the 30 of them that look most
 # alike. An encoder whose differences between images are multiplied by 0.01 or less has 1.0 to 1.6. One unit vector

@@ -43,7 +43,9 @@ DOCUMENTS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glo
 PROGRAMS = {"make", "python", "python3", "pip", "uv", "torchrun", "accelerate", "source", "hf", "tensorboard"}
 # What a word of a command begins with that names a file of the repository.
 FOLDERS = ("benchmarks/", "configs/", "experiments/", "tests/")
-# README's commands that are parsed and not run, by a word in them, with the reason.
+# Pages whose commands are run one after the other: each uses what those before it have written.
+RUN = ["docs/start.md", "docs/training.md", "docs/evaluation.md", "docs/onnx.md"]
+# Commands that are parsed and not run, by a word in them, with the reason.
 NOT_RUN = {
     "make": "what it runs is installed and downloaded",
     "pip": "it installs",
@@ -56,6 +58,8 @@ NOT_RUN = {
     "mmjepa.experiments.run_study": "hours of training",
     "mmjepa.export.onnx": "tests/export/test_onnx.py runs it, where its packages are installed",
 }
+# Flags that a page names and no program of this project has, and those of tests and benchmarks.
+OF_OTHERS = {"--jobs", "--scaling", "--steps", "--size", "--kills", "--workers", "--shm_size", "--images_per_question"}
 PYTHON = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 IN_A_LANGUAGE = re.compile(r"^```\w+\n.*?^```\n", re.DOTALL | re.MULTILINE)
 BLOCK = re.compile(r"^```\n(.*?)^```\n|(?<=\n\n)((?: {4}[^\n]*\n)+)", re.DOTALL | re.MULTILINE)
@@ -168,17 +172,21 @@ def test_every_command_of_the_documents_is_one_that_exists(document, words, only
             pytest.fail(f"{document}: what is this command, and does it work? {shlex.join(words)}")
 
 
-def test_every_flag_that_the_readme_names_exists():
-    """Under any of its names; those of torchrun and pip stand in commands."""
-    named = set(re.findall(r"`(--\w+)", (ROOT / "README.md").read_text()))
-    assert len(named) > 40
-    of_commands = {
-        name for command in get_command(app).commands.values() for option in command.params for name in option.opts
-    }
-    assert named <= {f"--{flag}" for flag in flag_parser().flags} | of_commands
-
-
 @pytest.fixture(scope="module")
+def known_flags() -> set[str]:
+    options = [option for command in get_command(app).commands.values() for option in command.params]
+    of_commands = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    return {f"--{flag}" for flag in flag_parser().flags} | of_commands | OF_OTHERS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_flag_that_a_document_names_exists(document, known_flags):
+    """Under any of its names; those of torchrun and pip stand in commands."""
+    named = re.findall(r"`(--\w[\w-]*)", (ROOT / document).read_text())
+    assert {flag[:2] + flag[2:].replace("-", "_") for flag in named} <= known_flags
+
+
+@pytest.fixture
 def clone(tmp_path_factory, saved_folder) -> Path:
     """A folder with the files of configs/, and what `make demo` leaves: its slides and, tiny, its model."""
     folder = tmp_path_factory.mktemp("clone")
@@ -188,28 +196,41 @@ def clone(tmp_path_factory, saved_folder) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_the_readmes_commands_run_one_after_the_other_on_small_data_and_models(clone, monkeypatch):
-    """Each as it stands, with flags after it that make it small."""
-    monkeypatch.chdir(clone)
+def run_commands(documents: list[str]) -> list[list[str]]:
+    """Runs each command that is not in `NOT_RUN` as it stands, with flags after it that make it small."""
     small = [*FAST, "--dataset_name", "runs/drawn_slides", "--fast_dev_run"]
     ran = []
-    for words in commands("README.md"):
-        if any(word in NOT_RUN for word in [program(words), *words]):
-            continue
-        ran.append(words)
+    for words in (words for document in documents for words in commands(document)):
         match words:
+            case ["mmjepa", "evaluate", model, *flags]:
+                run_pathvqa.main(["--model_name_or_path", model, "--do_train", "false", *flags, *small])
+            case _ if any(word in NOT_RUN for word in [program(words), *words]):
+                continue
             case ["python", "run_pathvqa.py", *flags]:
                 is_new = "--model_name_or_path" not in flags and not flags[0].startswith("configs/")
                 run_pathvqa.main([*flags, *small, *(FROM_RANDOM if is_new else [])])
             case ["python", "-m", module, *arguments]:
                 import_module(module).main(arguments)
-    assert len(ran) == 7
+        ran.append(words)
+    return ran
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_pages_run_one_after_the_other_on_small_data_and_models(clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    assert len(run_commands(RUN)) == 8
     for written in ("try", "pathvqa", "demo-1"):
         assert (clone / "runs" / written / "model.safetensors").exists()
     assert (clone / "runs" / "again" / "eval_answers.jsonl").exists()
     assert (clone / "runs" / "test" / "test_answers.jsonl").exists()
+    assert (clone / "runs" / "asked" / "predictions.parquet").exists()
     assert (clone / "export" / "generator_bart" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_run_one_after_the_other_on_small_data_and_models(clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    assert run_commands(["README.md"])
 
 
 def answers_of(folder: Path, image: Path, questions: list[str]) -> list[str]:
@@ -219,16 +240,17 @@ def answers_of(folder: Path, image: Path, questions: list[str]) -> list[str]:
     return processor.decode(model.generate(**inputs), skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/start.md"])
 @pytest.mark.slow
-def test_the_readmes_python_answers_about_the_slide_that_the_demo_leaves_without_this_package(clone, tmp_path):
-    blocks = [block for block in python_blocks("README.md") if "mmjepa." not in block]
-    code = "import builtins, json\nsaid = []\nprint = said.append\n" + "".join(blocks)
+def test_the_python_of_the_first_pages_answers_about_the_demos_slide_without_this_package(document, clone, tmp_path):
+    blocks = [block for block in python_blocks(document) if "mmjepa." not in block]
+    code = "import builtins, json\nquestions, answers, said = [], [], []\nprint = said.append\n" + "".join(blocks)
     code += "builtins.print(json.dumps([said, questions, answers]))\n"
     said, questions, answers = json.loads(run_fresh(code, folder=clone, HF_MODULES_CACHE=tmp_path))
     image = clone / "runs" / "drawn_slides" / "example.png"
     (first,) = answers_of(clone / "runs" / "demo", image, ["where is the gland?"])
-    assert len(blocks) == 3 and said == [first, first]
-    assert answers == answers_of(clone / "runs" / "demo", image, questions)
+    assert said and set(said) == {first}
+    assert answers == (answers_of(clone / "runs" / "demo", image, questions) if questions else [])
 
 
 @pytest.fixture
@@ -302,13 +324,23 @@ def test_the_script_for_several_nodes_is_read_by_bash_and_its_training_exists():
     check_flags(shlex.split(flags))
 
 
-def test_the_recipes_stay_short():
-    assert len((ROOT / "docs" / "recipes.md").read_text().split()) <= 900
+PAGES = [document for document in DOCUMENTS if document.startswith("docs/")]
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - {"docs/experiments_log.md"}))
+def test_a_page_is_read_in_a_few_minutes(page):
+    assert len((ROOT / page).read_text().split()) <= 900
+
+
+def test_every_page_is_in_the_navigation_once():
+    nav = re.search(r"^nav:\n(.*?)^\w", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE | re.DOTALL)[1]
+    listed = re.findall(r"docs/\w+\.md", nav)
+    assert sorted(listed) == PAGES
 
 
 def test_no_other_document_has_python_to_run():
-    """That of two is run above and in tests/export/test_onnx.py, the model card's in tests/reporting/."""
-    others = set(DOCUMENTS) - {"README.md", "docs/python.md"}
+    """That of three is run above, that of docs/onnx.md in tests/export/, the model card's in tests/reporting/."""
+    others = set(DOCUMENTS) - {"README.md", "docs/start.md", "docs/python.md", "docs/onnx.md"}
     assert not any(python_blocks(document) for document in others)
 
 

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and the runs that start from there: evaluated, resumed, overwritten."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build
 from mmjepa.training.checkpoints import newest_checkpoint
 from mmjepa.training.run_folder import content_hash, find_checkpoint
+
+KIND = "(what|where|how|how_many|is_are|other)"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,18 @@ def evaluate(slides, tmp_path):
         return run_pathvqa.main([*FAST, "--log_dir", str(tmp_path / "logs"), *flags])
 
     return run
+
+
+def test_every_number_of_a_run_stands_on_the_pages_of_numbers(trained):
+    """In the first column of their tables, where a beginning of names ends with _, and an ending begins with it."""
+    pages = Path(run_pathvqa.__file__).parent.glob("docs/numbers*.md")
+    cells = [cell for page in pages for cell in re.findall(r"^\| (`.*?) \|", page.read_text(), re.MULTILINE)]
+    names = {name.replace("<kind>", KIND) for cell in cells for name in re.findall("`(.*?)`", cell)}
+    starts, ends = {name for name in names if name.endswith("_")}, {name for name in names if name.startswith("_")}
+    known = re.compile("({})*({})({})*".format(*("|".join(group) for group in (starts, names - starts - ends, ends))))
+    numbers = json.loads((trained / "all_results.json").read_text())
+    assert len(numbers) > 100
+    assert [name for name in numbers if not known.fullmatch(name)] == []
 
 
 def test_saved_model_is_evaluated_again_with_the_same_numbers(trained, evaluate, tmp_path):

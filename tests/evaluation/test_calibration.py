@@ -50,7 +50,7 @@ def test_fifty_answers_of_a_perfectly_calibrated_model_are_off_by_seventeen_poin
     ]
     assert errors_if_perfect(probabilities, seed=0).mean() == pytest.approx(np.mean(by_hand), abs=0.005)
     assert np.mean(by_hand) == pytest.approx(0.168, abs=0.01)
-    # As README says: 4 points with 1,000 answers.
+    # As docs/numbers.md says: 4 points with 1,000 answers.
     assert errors_if_perfect((np.arange(1000) + 0.5) / 1000, seed=0).mean() == pytest.approx(0.04, abs=0.005)
 
 

@@ -176,7 +176,7 @@ def test_a_misspelt_option_of_a_session_is_refused(exported):
         OnnxModel(exported[1], provider=["CPUExecutionProvider"])
 
 
-# Answers as README.md shows it, where PyTorch is not installed.
+# Answers as docs/onnx.md shows it, where PyTorch is not installed.
 WITHOUT_PYTORCH = """
 import importlib.util, sys
 find_spec = importlib.util.find_spec
@@ -253,10 +253,10 @@ def test_the_command_exports_a_saved_model_without_data(saved_folder, tmp_path):
     assert answers.tolist() == model.generate(**processor(**inputs, return_tensors="pt")).tolist()
 
 
-def test_the_readmes_python_answers_as_the_model_does(exported, processor, image_file, tmp_path, monkeypatch, capsys):
+def test_the_pages_python_answers_as_the_model_does(exported, processor, image_file, tmp_path, monkeypatch, capsys):
     model, folder = exported
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "OnnxModel" in code]
+    page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "onnx").symlink_to(folder)
     (tmp_path / "runs" / "drawn_slides").mkdir(parents=True)
     (tmp_path / "runs" / "drawn_slides" / "example.png").symlink_to(image_file)
