@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .errors import DataError, shortened
-from .split_names import BOTH, SPLIT_NAMES, exact_split, part_number, split_by_word, without_number
+from .split_names import ALIASES, BOTH, SPLIT_NAMES, exact_split, part_number, split_by_word, without_number
 
 logger = logging.getLogger("mmjepa")
 
@@ -99,7 +99,7 @@ def find_parquet(path: Path) -> dict[str, list[Path]]:
 
 
 def by_split(files: Iterable[Path], split_of: Callable[[Path], str | None]) -> dict[str, list[Path]]:
-    """The files of each split in order, without those of none.
+    """The files of each split in order, train first, without those of none.
 
     Raises:
         DataError: a split has two tables that are not the parts of one.
@@ -108,7 +108,7 @@ def by_split(files: Iterable[Path], split_of: Callable[[Path], str | None]) -> d
     for file in files:
         if (split := split_of(file)) is not None:
             tables[split].append(file)
-    return {split: in_order(parts) for split, parts in sorted(tables.items())}
+    return {split: in_order(tables[split]) for split in ALIASES if split in tables}
 
 
 def in_order(files: list[Path]) -> list[Path]:

@@ -42,8 +42,8 @@ def test_a_folder_with_a_table_is_a_data_set_whose_images_count_once_whatever_te
         lines = "".join(f"{name}\n" for name, of in rows if of == split)
         (folder / f"{split}.csv").write_text(f"picture\n{lines}")
     found = find_images("new", columns={"image": "picture"})
-    assert found.names == ["new/sub/c.tif", "new/a.jpg"]
-    assert [image["path"] for image in found.images] == [str(folder / "sub" / "c.tif"), str(folder / "a.jpg")]
+    assert found.names == ["new/a.jpg", "new/sub/c.tif"]
+    assert [image["path"] for image in found.images] == [str(folder / "a.jpg"), str(folder / "sub" / "c.tif")]
     assert find_images("new", "test", columns={"image": "picture"}).names == ["new/sub/c.tif"]
 
 
