@@ -58,8 +58,8 @@ def load_rows(
         dataset_name: a Hub id; a table (.csv, .tsv, .json, .jsonl, .parquet); or a folder: of `save_to_disk`, of
             parquet files in the Hub's layout, of tables named after their splits, or of images and metadata.csv (.tsv,
             .json, .jsonl), one for all or one per split. Image paths are relative to the table, or to the only folder
-            beside it, or in one beside it, that holds them. A table that is not named after a split is train, unless its column `split` or
-            VQA-RAD's `phrase_type` says more.
+            beside it, or else in one beside it, that holds them. A table that is not named after a split is train,
+            unless its column `split` or VQA-RAD's `phrase_type` says more.
         config_name: which configuration of a Hub data set.
         columns: name in this project -> name in the data set, {"question": "prompt"}; other columns are found by their
             name.
