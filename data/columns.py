@@ -2,13 +2,15 @@
 
 import json
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, Value
+import PIL.Image
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 from datasets import Sequence as ListOf
 
 from .choices import check_answers_are_texts, check_not_swapped, choice_columns, chosen, texts_by_letter
@@ -40,10 +42,14 @@ TEXT_KEYS = ("answer", "answers", "question", "text", "value", "content", "label
 # code has read out of its cache: raise it when the code gives other results.
 READ_BY = 3
 ROWS_AT_ONCE = 1000
+LOOKED_AT = 20  # rows whose values tell what a column is
 
 
 def find_columns(
-    column_names: list[str], columns: Mapping[str, str], split: str, required: Collection[str] = REQUIRED_COLUMNS
+    rows: Dataset | IterableDataset,
+    columns: Mapping[str, str],
+    split: str,
+    required: Collection[str] = REQUIRED_COLUMNS,
 ) -> dict[str, str]:
     """Name in the data set -> name in this project, of the columns that are used.
 
@@ -51,20 +57,45 @@ def find_columns(
         columns: name in this project -> name in the data set; other columns are found by their name.
 
     Raises:
-        DataError: a required column is missing.
+        DataError: a required column is missing. The error names the columns that look like it by their values.
     """
+    column_names = rows.column_names
     by_name = {name.lower(): name for name in column_names if name not in columns.values()}
     by_name = {COLUMN_NAMES[name]: by_name[name] for name in reversed(COLUMN_NAMES) if name in by_name} | by_name
     by_name |= columns
     found = {name: by_name[name] for name in ("image", *TEXT_COLUMNS) if by_name.get(name) in column_names}
     missing = [name for name in dict.fromkeys((*required, *columns)) if name not in found]
     if missing:
+        likely = likely_columns(rows, found.values())
+        flags = [f"--{name}_column {shlex.quote(likely[name]) if name in likely else 'NAME'}" for name in missing]
         raise DataError(
             f"{split} has no column {', '.join(repr(by_name.get(name, name)) for name in missing)}: there are "
-            f"{', '.join(column_names)}; needed are {', '.join(required)}. Name the columns that hold "
-            f"them with {', '.join(f'--{name}_column' for name in missing)}."
+            f"{', '.join(column_names)}; needed are {', '.join(required)}. Name the columns that hold them"
+            f"{', by their values probably' if likely.keys() & set(missing) else ''}: {' '.join(flags)}"
         )
     return {column: name for name, column in found.items()}
+
+
+def likely_columns(rows: Dataset | IterableDataset, taken: Collection[str]) -> dict[str, str]:
+    """Name in this project -> name in the data set, of columns of texts that look like these by their first values.
+
+    Most images end with the suffix of an image file and most questions with a question mark. Answers are the only
+    other column.
+
+    Args:
+        taken: columns whose meaning is known.
+    """
+    features = rows.features or {}
+    names = [name for name in features if name not in taken and features[name] == Value("string")]
+    first = list(rows.select_columns(names).take(LOOKED_AT)) if names else []
+    likely: dict[str, str] = {}
+    for kind, ends in (("image", tuple(PIL.Image.registered_extensions())), ("question", ("?", "\uff1f"))):
+        for name in names:
+            num_alike = sum((row[name] or "").strip().lower().endswith(ends) for row in first)
+            if 2 * num_alike > len(first) and kind not in likely:
+                likely[kind] = name
+    others = [name for name in names if name not in likely.values()]
+    return likely | ({"answer": others[0]} if len(others) == 1 else {})
 
 
 def conversation_column(column_names: Collection[str], columns: Mapping[str, str]) -> str | None:

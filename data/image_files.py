@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
-from datasets.exceptions import DatasetNotFoundError
 
 from .columns import find_columns
 from .errors import DataError
@@ -73,12 +72,7 @@ def find_images(
             return FoundImages([shown_path(file) for file in files], [file_key(file) for file in files], images)
         if path.is_dir() and not any(path.rglob("*.parquet")):
             raise DataError(f"{source} holds no image: give a folder with images, or a data set.")
-    try:
-        found = load_splits(source, config_name)
-    except (DatasetNotFoundError, ConnectionError) as error:
-        raise DataError(
-            f"{source!r} is no folder here, and no such data set was found on the Hub ({error})."
-        ) from error
+    found = load_splits(source, config_name)
     if split is not None and split not in found:
         raise DataError(f"{source} has no split {split!r}: there are {', '.join(found)}.")
     parts = [
@@ -102,7 +96,7 @@ def images_of_split(
     split: str, rows: Dataset, columns: Mapping[str, str], roots: ImageRoots
 ) -> tuple[list[str], list[str], Dataset]:
     """Names and keys of the images of `rows`, one per row, and the column `image`."""
-    names = find_columns(rows.column_names, columns, split, ("image",))
+    names = find_columns(rows, columns, split, ("image",))
     column = next(column for column, name in names.items() if name == "image")
     check_one_each(rows, column, split)
     images = encoded_images(rows.select_columns(column).rename_columns({column: "image"}), split)

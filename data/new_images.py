@@ -84,7 +84,7 @@ def load_new_table(
     rows = load_table(path)
     # The column of answers may be named for the data set of the training; a table without it is no error.
     own = {name: column for name, column in columns.items() if name != "answer" or column in rows.column_names}
-    found = find_columns(rows.column_names, own, path.name, ("image",)).values()
+    found = find_columns(rows, own, path.name, ("image",)).values()
     for name in ("question", "answer"):
         if name not in found:
             rows = rows.add_column(name, [""] * len(rows))

@@ -1,11 +1,13 @@
 """Where images are: the bytes, base64 texts and paths of a column -> bytes and absolute paths."""
 
+import glob
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +61,29 @@ class ImageRoots:
     def found_for(self, names: Iterable[str]) -> "ImageRoots":
         """The same with the folder that holds images of these relative names: this one, or the only one in it.
 
+        If none in it holds them, the folders in these are looked at.
+
         Raises:
             DataError: two folders hold such images.
         """
-        inner = (
-            []
-            if self.is_found or not os.path.isdir(self.folder)
-            else list(filter(os.DirEntry.is_dir, os.scandir(self.folder)))
-        )
+        inner = [] if self.is_found else glob.glob("*/", root_dir=self.folder)
         if not inner:
             return self  # the names of a stream are not read in vain
         names = list(islice((name for name in names if not os.path.isabs(name)), FIRST_NAMES))
         if holds(self.folder, names):
             return self
-        folders = [entry.path for entry in inner if holds(entry.path, names)]
-        if len(folders) > 1:
-            raise DataError(
-                f"images such as {names[0]!r} are in {' and in '.join(sorted(folders))}: say which by --image_folder."
-            )
-        if folders:
-            logger.info("Images are read from %s", folders[0])
-        return replace(self, folder=folders[0], is_found=True) if folders else self
+        # An archive often unpacks to a folder in a folder of its name.
+        for pattern in ("*/", "*/*/"):
+            places = (str(Path(self.folder, place)) for place in glob.glob(pattern, root_dir=self.folder))
+            folders = sorted(place for place in places if holds(place, names))
+            if len(folders) > 1:
+                raise DataError(
+                    f"images such as {names[0]!r} are in {' and in '.join(folders)}: say which by --image_folder."
+                )
+            if folders:
+                logger.info("Images are read from %s", folders[0])
+                return replace(self, folder=folders[0], is_found=True)
+        return self
 
     def absolute(self, path: str) -> str:
         """The file that `path` names: in the folder, or else in the working directory, where `datasets` would read it.
@@ -87,7 +91,7 @@ class ImageRoots:
         Raises:
             DataError: the file lies outside of the allowed folders, by its path or by a link.
         """
-        file = existing(os.path.join(self.folder, path)) or str(Path(self.folder, path))
+        file = existing(self.folder, path) or str(Path(self.folder, path))
         if not os.path.exists(file) and os.path.exists(path):
             file = os.path.abspath(path)
         if self.allowed is not None and os.path.exists(file):
@@ -101,14 +105,26 @@ class ImageRoots:
         return file
 
 
-def existing(path: str) -> str | None:
-    """The file of a path that may lack the suffix of an image; None if there is none."""
-    return next((file for file in (path, *(path + suffix for suffix in IMAGE_SUFFIXES)) if os.path.isfile(file)), None)
+def existing(folder: str, name: str) -> str | None:
+    """The file of a relative path that may lack the suffix of an image, or be written as another system writes it.
+
+    None if there is none.
+    """
+    names = chain([name], (name + suffix for suffix in IMAGE_SUFFIXES), spellings(name))
+    return next((file for other in names if os.path.isfile(file := os.path.join(folder, other))), None)
+
+
+def spellings(name: str) -> Iterator[str]:
+    """A path as Windows (\\ for /), macOS (umlauts in two characters) and cameras (.JPG for .jpg) write it."""
+    plain = name.strip().replace("\\", "/")
+    for form in ("NFC", "NFD"):
+        stem, suffix = os.path.splitext(unicodedata.normalize(form, plain))
+        yield from (stem + suffix, stem + suffix.lower(), stem + suffix.upper())
 
 
 def holds(folder: str, names: list[str]) -> bool:
     """Whether one of the images is in the folder."""
-    return any(existing(os.path.join(folder, name)) for name in names)
+    return any(existing(folder, name) for name in names)
 
 
 def is_address(path: str) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,8 @@ def load_rows(
         dataset_name: a Hub id; a table (.csv, .tsv, .json, .jsonl, .parquet); or a folder: of `save_to_disk`, of
             parquet files in the Hub's layout, of tables named after their splits, or of images and metadata.csv (.tsv,
             .json, .jsonl), one for all or one per split. Image paths are relative to the table, or to the only folder
-            beside it that holds them. A table that is not named after a split is train, unless its column `split` or
-            VQA-RAD's `phrase_type` says more.
+            beside it, or else in one beside it, that holds them. A table that is not named after a split is train,
+            unless its column `split` or VQA-RAD's `phrase_type` says more.
         config_name: which configuration of a Hub data set.
         columns: name in this project -> name in the data set, {"question": "prompt"}; other columns are found by their
             name.
@@ -78,6 +79,16 @@ def load_rows(
     if wanted is not None:
         check_splits(dataset_name, found, [name for name in wanted if name != "validation" or "train" not in found])
         found = {split: rows for split, rows in found.items() if split in (*wanted, *optional)}
+    return own_rows(found, columns, allow_outside_images, image_folder)
+
+
+def own_rows(
+    found: Mapping[str, tuple[Dataset, Path]],
+    columns: Mapping[str, str] | None,
+    allow_outside_images: bool,
+    image_folder: str | None,
+) -> DatasetDict:
+    """The splits of `load_splits` as `load_rows` returns them, with its errors."""
     return DatasetDict(
         {
             split: with_own_columns(
@@ -97,7 +108,7 @@ def with_own_columns(rows: Dataset, columns: Mapping[str, str], roots: ImageRoot
     if not len(rows):
         raise DataError(f"{split} has no rows.")
     conversations = conversation_column(rows.column_names, columns)
-    names = find_columns(rows.column_names, columns, split, ("image",) if conversations else REQUIRED_COLUMNS)
+    names = find_columns(rows, columns, split, ("image",) if conversations else REQUIRED_COLUMNS)
     column = next(column for column, name in names.items() if name == "image")
     check_one_each(rows, column, split)
     texts = read_texts(rows, names, conversations, split)

@@ -29,7 +29,7 @@ from .paths import FIRST_NAMES, ImageRoots, named_file, one_image
 from .rows import with_own_columns
 from .sampling import ImageGroupedSampler
 from .table_files import find_parquet
-from .tables import check_splits, check_where, naming_unreadable, rows_where, with_train_split
+from .tables import check_splits, check_where, naming_missing, naming_unreadable, rows_where, with_train_split
 
 logger = logging.getLogger("mmjepa")
 
@@ -68,7 +68,7 @@ def stream_rows(
     train = load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
     for column in where:
         check_where(train.column_names, column, "train")
-    names = find_columns(train.column_names, columns, "train")
+    names = find_columns(train, columns, "train")
     names |= named_choices(train.features, names)
     kinds = {name: train.features[column] for column, name in names.items() if name != "image"}
     train = train.filter(is_wanted, fn_kwargs={"where": where}) if where else train
@@ -106,7 +106,8 @@ def parquet_files(dataset_name: str, config_name: str | None, train_split: str |
     own = find_parquet(Path(dataset_name).absolute()) if config_name is None else {}
     found = {split or "train": [glob.escape(str(path)) for path in paths] for split, paths in own.items()}
     if not found:
-        named = load_dataset_builder(dataset_name, config_name).config.data_files or {}
+        with naming_missing(dataset_name):
+            named = load_dataset_builder(dataset_name, config_name).config.data_files or {}
         found = {str(split): paths for split, paths in named.items()}
     files = with_train_split(found, train_split)
     if "train" not in files or not all(path.endswith(".parquet") for paths in files.values() for path in paths):

@@ -4,14 +4,19 @@ import codecs
 import csv
 import glob
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow.compute
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from .columns import one_text
 from .errors import DataError, shortened
@@ -19,6 +24,10 @@ from .split_names import SPLIT_NAMES, own_names
 from .table_files import PIPE_COLUMNS, TABLE_SUFFIXES, UNNAMED, find_parquet, find_tables
 
 logger = logging.getLogger("mmjepa")
+
+NOT_ASCII = re.compile(r"\w*[^\x00-\x7f]\w*")  # a word
+# The first line by which a table tells Excel its separator.
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[;,\t]*\r?\n', re.IGNORECASE)
 
 
 def load_splits(
@@ -48,8 +57,8 @@ def load_splits(
     elif config_name is None and (parquet := find_parquet(path)):
         splits = {split: (load_parquet(files, path), path) for split, files in parquet.items()}
     else:
-        check_can_hold_data(path)
-        with naming_unreadable(path):
+        check_can_hold_data(path, dataset_name)
+        with naming_missing(dataset_name), naming_unreadable(path):
             splits = {str(split): (rows, path) for split, rows in load_dataset(dataset_name, config_name).items()}
     splits = {split: (rows_where(rows, where or {}, split), folder) for split, (rows, folder) in splits.items()}
     if UNNAMED in splits:
@@ -149,15 +158,33 @@ def check_says_train(rows: Dataset) -> None:
         )
 
 
-def check_can_hold_data(path: Path) -> None:
-    """Raises DataError where `path`, which has no table of a known name, is no folder of parquet files or Hub id."""
+def check_can_hold_data(path: Path, dataset_name: str) -> None:
+    """Raises DataError where `path`, which has no table, is no folder of parquet files, and its name no Hub id."""
     if path.is_dir() and not any(path.rglob("*.parquet")):
         raise DataError(
             f"{path} holds no data: give a folder of save_to_disk, of parquet files, of train.csv, validation.csv, "
-            "... (or .tsv, .json, .jsonl), or of images and metadata.csv; or name the table itself."
+            "... (or .tsv, .json, .jsonl), of one such table of any name, or of images and metadata.csv; or name the "
+            "table itself. Save a spreadsheet as CSV."
         )
-    if path.suffix.lower() in TABLE_SUFFIXES and not path.exists():
+    if path.exists():
+        return
+    if path.suffix.lower() in TABLE_SUFFIXES:
         raise DataError(f"there is no file {path}.")
+    try:
+        validate_repo_id(dataset_name)
+    except HFValidationError as error:
+        raise DataError(f"there is no file or folder {path}.") from error
+
+
+@contextmanager
+def naming_missing(dataset_name: str) -> Iterator[None]:
+    """Turns the error about a data set that is not on the Hub into a DataError: it is no folder here either."""
+    try:
+        yield
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise DataError(
+            f"{dataset_name!r}: there is no such folder here, and no such data set was found on the Hub ({error})."
+        ) from error
 
 
 @contextmanager
@@ -210,6 +237,8 @@ def load_parquet(files: Sequence[Path], folder: Path) -> Dataset:
 def load_table(path: Path) -> Dataset:
     """Reads a table. All columns of a CSV, TSV or text file are text, so that 007, NA and null stay answers.
 
+    Rows of a CSV, TSV or text file without any text are left out, such as the empty lines below a spreadsheet.
+
     Raises:
         DataError: the file is of another kind or can't be read.
     """
@@ -217,7 +246,10 @@ def load_table(path: Path) -> Dataset:
     builders = dict.fromkeys((".csv", ".tsv", ".txt"), "csv") | dict.fromkeys((".json", ".jsonl"), "json")
     builder = (builders | {".parquet": "parquet"}).get(suffix)
     if builder is None:
-        raise DataError(f"{path} is no table that can be read: give a {', '.join(TABLE_SUFFIXES)} or .parquet file.")
+        raise DataError(
+            f"{path} is no table that can be read: give a {', '.join(TABLE_SUFFIXES)} or .parquet file. "
+            "Save a spreadsheet as CSV."
+        )
     if builder == "csv":
         options = csv_format(path)
     with naming_unreadable(path):
@@ -225,7 +257,21 @@ def load_table(path: Path) -> Dataset:
             # Names as pandas reads them: `datasets` reads with pandas, which names a column that has no name.
             names = options.get("names") or pd.read_csv(path, nrows=0, **options).columns
             options |= {"features": Features({name: Value("string") for name in names}), "keep_default_na": False}
-        return load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
+        rows = load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
+    return with_bare_names(filled_rows(rows)) if builder == "csv" else rows
+
+
+def filled_rows(rows: Dataset) -> Dataset:
+    """The rows that have a text in one of their columns, all of which are texts."""
+    lengths = [pyarrow.compute.binary_length(column).fill_null(0) for column in rows.data.columns]
+    is_filled = np.array([pyarrow.compute.not_equal(column, 0) for column in lengths]).any(axis=0)
+    return rows if is_filled.all() else rows.select(np.flatnonzero(is_filled))
+
+
+def with_bare_names(rows: Dataset) -> Dataset:
+    """The same with names of columns that neither begin nor end with blanks, where this leaves them different."""
+    names = {name: name.strip() for name in rows.column_names}
+    return rows.rename_columns(names) if len(set(names.values())) == len(names) else rows
 
 
 def csv_format(path: Path) -> dict[str, Any]:
@@ -247,13 +293,17 @@ def csv_format(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is in none of the encodings UTF-8, UTF-16 and Windows-1252: save it as UTF-8.")
     if encoding == "cp1252":
         logger.warning(
-            "%s is not UTF-8; it is read as Windows-1252 (latin-1). Save it as UTF-8 if that is wrong.", path
+            "%s is not UTF-8; it is read as Windows-1252 (latin-1), as in %r. Save it as UTF-8 if that is wrong.",
+            *(path, NOT_ASCII.search(text)[0]),
         )
-    header = text.lstrip().partition("\n")[0]
+    said = SEPARATOR_LINE.match(text)
+    header = text[said.end() if said else 0 :].lstrip().partition("\n")[0]
     if path.suffix.lower() == ".txt":
         names = PIPE_COLUMNS.get(header.count("|") + 1)
         if names is None:
             raise DataError(f"{path} is no table: a text file has lines of image|question|answer, without a header.")
         return {"encoding": encoding, "sep": "|", "names": names, "header": None, "quoting": csv.QUOTE_NONE}
+    if said:
+        return {"encoding": encoding, "sep": said[1], "skipinitialspace": True, "skiprows": 1}
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     return {"encoding": encoding, "sep": separator, "skipinitialspace": True}

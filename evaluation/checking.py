@@ -1,10 +1,13 @@
 """Finds what is wrong with a data set before a model is trained on it."""
 
 import hashlib
+import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, compress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,8 @@ from datasets import Dataset, Features, Value
 from ..data.columns import conversation_column, find_columns
 from ..data.images import MADE_BY, decoded_or_fault, image_hashes, image_name
 from ..data.layouts import layout_of
-from ..data.rows import groups_of, is_answered, load_rows
+from ..data.paths import spellings
+from ..data.rows import groups_of, is_answered, own_rows
 from ..data.tables import load_splits
 from ..metrics.vqa_answers.rules import normalize_answer
 from ..metrics.vqa_answers.vqa_answers import as_list, question_kind, score_answers
@@ -22,6 +26,15 @@ from .repeats import Asked, are_copies, asked_of, repeat_numbers
 
 # BART reads 1,024 tokens, and answers have 32 by default (--max_answer_tokens); a word has one token or more.
 MAX_WORDS = {"question": 512, "answer": 24}
+# How answers say yes and no, by language; a training knows the English words unless it is told others.
+YES_NO = {
+    "de": ("ja", "nein"),
+    "es": ("sí", "no"),
+    "fr": ("oui", "non"),
+    "it": ("sì", "no"),
+    "nl": ("ja", "nee"),
+    "pt": ("sim", "não"),
+}
 SHOWN = 5  # names of images or rows in a message
 
 
@@ -59,16 +72,8 @@ def check_data(
         split, (first, _) = next(iter(found.items()))
         report["layout"] = layout_of(first.column_names)
         if conversation_column(first.column_names, columns or {}) is None:
-            report["columns"] = find_columns(first.column_names, columns or {}, split)
-        splits = load_rows(
-            dataset_name,
-            config_name,
-            columns,
-            allow_outside_images=allow_outside_images,
-            image_folder=image_folder,
-            train_split=train_split,
-            where=where,
-        )
+            report["columns"] = find_columns(first, columns or {}, split)
+        splits = own_rows(found, columns, allow_outside_images, image_folder)
         grouped = splits if group_column is not None else {}
         groups = {split: set(groups_of(rows, group_column)) - {""} for split, rows in grouped.items()}
     except (ValueError, OSError) as error:
@@ -99,8 +104,7 @@ def folder_of_images(rows: Dataset) -> str | None:
     named, path = rows[0]["image_file"], (rows[0]["image"] or {}).get("path")
     if not named or not path or os.path.isabs(named):
         return None
-    stem = path[: path.rfind(os.path.normpath(named))]
-    return stem.rstrip(os.sep) or None
+    return str(Path(path).parents[len(Path(next(spellings(named))).parts) - 1])
 
 
 def check_split_names(splits: dict[str, Dataset], group_column: str | None, report: dict[str, Any]) -> None:
@@ -169,6 +173,7 @@ def check_split(
             f"{split}: {count(copies, 'row is a copy', 'rows are copies')} of another: they count twice."
         )
     warn_of_long_texts(split, texts, report)
+    warn_of_other_words(split, texts["answer"], report)
     has_both = [bool(record["question"].strip() and record["answer"].strip()) for record in records]
     asked, answers = asked_and_answers(rows, hashes)
     repeats = repeat_numbers(list(compress(asked, has_both)), list(compress(answers, has_both)))
@@ -262,6 +267,18 @@ def warn_of_long_texts(split: str, texts: dict[str, list[str]], report: dict[str
             report["warnings"].append(
                 f"{split}: {count(len(long), f'{name} has', f'{name}s have')} more than {limit} words "
                 f"({listed(long, 'row ')}): the end may be cut off."
+            )
+
+
+def warn_of_other_words(split: str, answers: Sequence[str], report: dict[str, Any]) -> None:
+    """Warns of answers that mean yes and no in another language than English, with the flag that says so."""
+    words = {answer.strip().lower() for answer in answers}
+    for language, (yes, no) in YES_NO.items():
+        if {yes, no} <= words:
+            flag = json.dumps({language: [[yes], [no]]}, ensure_ascii=False)
+            report["warnings"].append(
+                f"{split}: answers are {yes!r} and {no!r}. For a training they are yes and no only with "
+                f"--yes_no_words {shlex.quote(flag)}"
             )
 
 

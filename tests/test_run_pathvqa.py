@@ -261,9 +261,9 @@ def test_without_a_gpu_bfloat16_is_computed_on_the_cpu(monkeypatch):
     assert training.bf16 and training.device.type == "cpu"
 
 
-def test_a_data_set_that_is_nowhere_is_named_by_its_flag(folders, monkeypatch):
+def test_a_data_set_that_is_nowhere_is_named(folders, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="--dataset_name is 'no/such': there is no such folder here"):
+    with pytest.raises(ValueError, match="'no/such': there is no such folder here"):
         run_pathvqa.main([*FROM_RANDOM, *FAST, *folders, "--dataset_name", "no/such"])
 
 

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
-from datasets.exceptions import DatasetNotFoundError
 from transformers import BaseImageProcessor
 
 from ..configuration_mmjepa import MMJepaConfig
 from ..data.columns import SET_COLUMN
-from ..data.errors import DataError
 from ..data.images import VqaData, check_readable, data_hash, image_hashes, prepare
 from ..data.joining import join_sets, sets_of, short_names
 from ..data.rows import drop_unanswered, first_rows, groups_of, hold_out, is_answered, load_rows
@@ -80,15 +78,9 @@ def read_splits(data_args: DataArguments, wanted: list[str]) -> tuple[IterableDa
     sets = {}
     for name, short_name in zip(names, short_names(names), strict=True):
         source = (name, data_args.dataset_config_name, data_args.columns(), wanted)
-        try:
-            if data_args.streaming:
-                return stream_rows(*source, **data_args.rows())
-            sets[short_name] = load_rows(*source, ["train"], **data_args.rows())
-        except (DatasetNotFoundError, ConnectionError) as error:
-            raise DataError(
-                f"--dataset_name is {name!r}: there is no such folder here, and no such data set was found on the Hub "
-                f"({error})."
-            ) from error
+        if data_args.streaming:
+            return stream_rows(*source, **data_args.rows())
+        sets[short_name] = load_rows(*source, ["train"], **data_args.rows())
     return None, join_sets(sets) if len(sets) > 1 else next(iter(sets.values()))
 
 

@@ -1,6 +1,7 @@
 """Columns under every name; texts, lists, classes and conversations, with every fault."""
 
 import json
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -82,9 +83,17 @@ def test_a_named_column_goes_before_one_that_has_the_name(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({}, ["train", "'question', 'answer'", "image, prompt, label", "--question_column, --answer_column"]),
+        (
+            {},
+            [
+                "train",
+                "'question', 'answer'",
+                "image, prompt, label",
+                "--question_column prompt --answer_column label",
+            ],
+        ),
         ({"question": "prompt", "answer": "labels"}, ["'labels'", "--answer_column"]),
-        ({"question": "prompt", "answer": "label", "caption": "note"}, ["'note'", "--caption_column"]),
+        ({"question": "prompt", "answer": "label", "caption": "note"}, ["'note'", "--caption_column NAME"]),
     ],
 )
 def test_a_missing_column_is_named_with_those_there_are_and_the_flag(tmp_path, columns, words):
@@ -93,6 +102,31 @@ def test_a_missing_column_is_named_with_those_there_are_and_the_flag(tmp_path, c
         load_rows(folder, columns=columns)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "flags"),
+    [
+        (["Bild", "Frage", "Antwort"], "--image_column Bild --question_column Frage --answer_column Antwort"),
+        (["Datei Name", "Frage", "answer"], "--image_column 'Datei Name' --question_column Frage"),
+        (["image", "Remarque", "réponse"], "--question_column Remarque --answer_column 'réponse'"),
+    ],
+)
+def test_flags_for_columns_of_other_names_are_told_by_their_values(tmp_path, names, flags):
+    values = ["Schnitt 1.TIF", "ist eine Nekrose zu sehen?", "ja"]
+    folder = write_table(tmp_path, [dict(zip(names, values, strict=True))])
+    with pytest.raises(ValueError) as error:
+        load_rows(folder)
+    assert str(error.value).endswith(f"by their values probably: {flags}")
+    given = iter(shlex.split(flags))
+    columns = {flag.removeprefix("--").removesuffix("_column"): name for flag, name in zip(given, given, strict=True)}
+    assert load_rows(folder, columns=columns)["train"]["answer"][:] == ["ja"]
+
+
+def test_of_columns_that_can_not_be_told_apart_none_is_named(tmp_path):
+    folder = write_table(tmp_path, [{"image": "a.png", "question": "what?", "one": "liver", "other": "kidney"}])
+    with pytest.raises(ValueError, match="Name the columns that hold them: --answer_column NAME$"):
+        load_rows(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from mmjepa.data.errors import DataError
 from mmjepa.data.images import check_readable, prepare
 from mmjepa.data.pixels import normalize_pixels
 from mmjepa.data.rows import load_rows
+
+PNG = encoded(noise(0))
 
 
 def test_a_path_leads_into_the_data_sets_folder_before_the_working_directory(tmp_path, monkeypatch):
@@ -30,7 +33,38 @@ def test_a_path_leads_into_the_data_sets_folder_before_the_working_directory(tmp
     assert paths == [str(folder / "both.png"), str(tmp_path / "here.png"), str(folder / "no.png")]
 
 
-@pytest.mark.parametrize("kind", ["absolute", "parent", "link", "linked folder"])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("Präparat 1.jpg", "Präparat 1.jpg "),
+        (unicodedata.normalize("NFD", "Präparat 1.jpg"), "Präparat 1.jpg"),
+        ("Präparat 1.jpg", unicodedata.normalize("NFD", "Präparat 1.jpg")),
+        ("Bilder neu/Präparat 1.jpg", "Bilder neu\\Präparat 1.jpg"),
+        ("Präparat 1.JPG", "Präparat 1.jpg"),
+        ("Präparat 1.jpg", "Präparat 1.JPG"),
+        ("Bilder/Präparat 1.jpg", "Präparat 1.jpg"),
+        ("Studie/Bilder neu/Präparat 1.jpg", "Präparat 1.jpg"),
+        (unicodedata.normalize("NFD", "Studie/Bilder/ä 1.JPG"), "Bilder\\ä 1.jpg"),
+    ],
+)
+def test_an_image_is_found_as_other_systems_write_its_name(tmp_path, file, name):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes(PNG)
+    write_table(tmp_path, [{"image": name, "question": "?", "answer": "yes"}])
+    row = load_rows(str(tmp_path))["train"][0]
+    assert Path(row["image"]["path"]).read_bytes() == PNG
+    assert row["image_file"] == name
+
+
+def test_of_two_images_the_one_of_the_very_name_is_read(tmp_path):
+    for number, name in enumerate(("a.jpg", "a.JPG", "in\\a.jpg", "in/a.jpg")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        noise(number).save(tmp_path / name)
+        write_table(tmp_path, [{"image": name, "question": "?", "answer": "yes"}])
+        assert load_rows(str(tmp_path))["train"][0]["image"]["path"] == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "parent", "backslash", "link", "linked folder"])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_no_table_reads_images_outside_of_its_folder_unless_that_is_allowed(tmp_path, kind, suffix):
     outside, folder = tmp_path / "private", tmp_path / "rows"
@@ -42,6 +76,7 @@ def test_no_table_reads_images_outside_of_its_folder_unless_that_is_allowed(tmp_
     name = {
         "absolute": str(outside / "image.png"),
         "parent": "../private/image.png",
+        "backslash": "..\\private\\image.png",
         "link": "link.png",
         "linked folder": "linked/image.png",
     }[kind]
@@ -62,9 +97,6 @@ def test_addresses_are_not_fetched_and_the_error_says_so(tmp_path, image_process
     data = prepare(load_rows(str(tmp_path))["train"], image_processor)
     with pytest.raises(ValueError, match="addresses of the web are not fetched"):
         check_readable("train", list(data.unreadable.values()), 1, 0.1)
-
-
-PNG = encoded(noise(0))
 
 
 BASE64 = base64.b64encode(PNG).decode()

@@ -65,6 +65,31 @@ def test_a_csv_is_read_in_its_encoding_and_by_its_separator(tmp_path, encoding, 
 
 
 @pytest.mark.parametrize(
+    ("before", "header", "after"),
+    [
+        ("sep=;\r\n", "image;question;answer", ""),
+        ('"sep=;"\r\n', "image;question;answer", ""),
+        ("", "image;question;answer", ";;\r\n;;\r\n"),
+        ("", "image ;question ; answer ", ""),
+        ("", '"image";"question";"answer"', ""),
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_save_it(tmp_path, before, header, after):
+    content = f"{before}{header}\r\nPräparat 1.jpg;wie groß?;\r\nPräparat 2.jpg;wie groß?;5 µm\r\n{after}"
+    (tmp_path / "Fragen Tabelle.csv").write_bytes(content.encode("cp1252"))
+    rows = load_rows(str(tmp_path))["train"]
+    assert rows["image_file"][:] == ["Präparat 1.jpg", "Präparat 2.jpg"]
+    assert rows["answer"][:] == ["", "5 µm"]
+
+
+def test_what_is_read_as_windows_1252_is_shown(tmp_path, caplog):
+    text = "image,question,answer\na.png,wie groß ist es?,5 µm\n"
+    (tmp_path / "train.csv").write_bytes(text.encode("cp1252"))
+    load_rows(str(tmp_path))
+    assert "as in 'groß'" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"image,question,answer\na.png,what?,\x81\x8d", "train.csv is in none of the encodings .*: save it as UTF-8"),
@@ -100,6 +125,18 @@ def test_a_single_parquet_file_is_read(tmp_path):
     assert list(load_rows(str(tmp_path / "all.parquet"))["train"]["question"]) == list(
         pathvqa_split("test")["question"]
     )
+
+
+def test_a_name_that_no_data_set_on_the_hub_can_have_is_named_as_missing_here():
+    with pytest.raises(ValueError, match="there is no file or folder .*/my data[.]$"):
+        load_rows("my data")
+
+
+@pytest.mark.parametrize("name", ["Fragen.xlsx", "."])
+def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path, name):
+    (tmp_path / "Fragen.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="Save a spreadsheet as CSV"):
+        load_rows(str(tmp_path / name))
 
 
 def test_a_file_that_is_missing_or_no_table_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """What `mmjepa check` finds in small tables, each with one fault."""
 
 import json
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmjepa.cli import app
+from mmjepa.data.statements import sign_of
 from mmjepa.evaluation.checking import check_data
 
 
@@ -85,6 +87,32 @@ def test_an_image_that_can_not_be_read_is_named_with_the_reason(folder, content,
         (folder / "0.png").write_bytes(content)
     (error,), _ = messages(folder)
     assert "0.png" in error and reason in error
+
+
+def test_the_folder_of_the_images_is_said_however_their_names_are_written(tmp_path):
+    (tmp_path / "Studie" / "Bilder").mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "Studie" / "Bilder" / f"{number}.JPG")
+    write(tmp_path, "train", rows_about("Bilder\\0.jpg") + rows_about("Bilder\\1.jpg"))
+    report = check_data(str(tmp_path))
+    assert report["errors"] == []
+    assert report["image_folders"] == {"train": str(tmp_path / "Studie")}
+
+
+def test_answers_of_another_language_are_named_with_the_flag_that_trains_them(folder):
+    rows = [{"image": "0.png", "question": "ist es rot?", "answer": answer} for answer in ("Ja", "nein")]
+    write(folder, "train", rows)
+    (warning,) = [text for text in messages(folder)[1] if "'ja' and 'nein'" in text]
+    flag, words = shlex.split(warning)[-2:]
+    assert flag == "--yes_no_words"
+    assert sign_of("ja", json.loads(words)) == 1 and sign_of("nein", json.loads(words)) == -1
+
+
+def test_a_table_is_read_and_warned_of_once(folder, caplog):
+    rows = [{"image": "0.png", "question": "wie groß ist es?", "answer": "klein"}]
+    pd.DataFrame(rows).to_csv(folder / "train.csv", index=False, encoding="cp1252")
+    check_data(str(folder))
+    assert caplog.text.count("train.csv is not UTF-8") == 1
 
 
 def test_groups_that_stand_in_two_splits_are_counted_and_named(folder):
