@@ -79,15 +79,8 @@ def test_the_mirrored_texts_of_a_list_are_numbered_after_it():
 
 @pytest.mark.parametrize("language", [*SIDE_WORDS, NO_WORDS])
 def test_the_mirrored_texts_of_a_list_are_those_of_each_text(language):
-    texts = [word.title() for word, _ in WORDS] + [
-        "East-West",
-        "leaſt, eaſt",
-        "rİght",
-        "upper2",
-        "is it?left",
-        "",
-        "or",
-    ]
+    words = {word.title() for word, _ in WORDS}
+    texts = [*sorted(words), "East-West", "leaſt, eaſt", "rİght", "upper2", "is it?left", "", "or"]
     numbers = {text: number for number, text in enumerate(texts)}
     mirrored = add_mirrored(numbers, language)
     text_of = list(numbers)
