@@ -175,7 +175,7 @@ class MMJepaForConditionalGeneration(MMJepaScoringModel, GenerationMixin):
             return
         self._looked_for_targets = True
         has_answers = labels is not None and (labels != -100).any()
-        spaces = dict(zip(("texts", "answers") if has_answers else ("texts",), self._target_spaces(), strict=False))
+        spaces = dict(zip(("texts", "answers") if has_answers else ("texts",), self.target_spaces(), strict=False))
         unfitted = [name for name, targets in spaces.items() if not targets.is_fitted]
         if unfitted:
             logger.warning(

@@ -35,7 +35,7 @@ from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
 from mmjepa.training.adapters import with_adapters
 from mmjepa.training.arguments import flag_parser, parse_arguments
-from mmjepa.training.building import build, fit_targets
+from mmjepa.training.building import build
 from mmjepa.training.command_line import given_flags, read_command_line
 from mmjepa.training.flags import MAX_ANSWER_TOKENS
 from mmjepa.training.overfitting import overfit
@@ -49,6 +49,7 @@ from mmjepa.training.reading import (
 )
 from mmjepa.training.run_folder import clear_folder, starting_checkpoint, write_run_file
 from mmjepa.training.running import answer_new_images, evaluate_split, train, write_card
+from mmjepa.training.targets import fit_targets
 from mmjepa.training.trainer import MMJepaTrainer
 
 

@@ -4,7 +4,7 @@ Symbols in the shape comments: B questions, I distinct images, S statements, K a
 width D, M visual tokens, A answer tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -92,25 +92,19 @@ class MMJepaScoringModel(MMJepaPreTrainedModel):
             answers: the training answers, as `texts`.
             batch_size: texts at once.
         """
-        for targets, given in zip(self._target_spaces(), (texts, answers), strict=False):
-            distinct = sorted({text for text in given if text}, key=lambda text: (len(text), text))  # little padding
-            if targets.kind == "embedding" or not distinct:
-                continue
-            width = self.config.text_config.d_model
-            total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
-            for start in range(0, len(distinct), batch_size):
-                tokens = processor(
-                    text=distinct[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
-                )
-                device = self.encoder.text_encoder.device
-                pooled = self.encoder.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
-                pooled = pooled.cpu().double()  # (texts, D)
-                total += pooled.sum(dim=0)
-                products += pooled.T @ pooled
-            mean = total / len(distinct)
-            targets.fit(mean, products / len(distinct) - mean.outer(mean))
 
-    def _target_spaces(self) -> list[TargetSpace]:
+        def pooled(texts: Iterable[str]) -> Iterator[torch.Tensor]:
+            distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))  # little padding
+            device = self.encoder.text_encoder.device
+            for start in range(0, len(distinct), batch_size):
+                batch = distinct[start : start + batch_size]
+                tokens = processor(text=batch, padding=True, truncation=True, return_tensors="pt")
+                yield self.encoder.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+
+        for targets, given in zip(self.target_spaces(), (texts, answers), strict=False):
+            targets.fit(pooled(given))
+
+    def target_spaces(self) -> list[TargetSpace]:
         """Of the alignment's texts, and of the answers if they are predicted."""
         return [self.alignment.targets, *([self.answer_prediction.targets] if self.config.predict_answer else [])]
 

@@ -1,5 +1,7 @@
 """What embeddings of texts are compared as: unit vectors, centred and whitened on the training texts."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -47,9 +49,27 @@ class TargetSpace(nn.Module):
     def is_fitted(self) -> bool:
         return self.kind == "embedding" or bool(self.mean.any())
 
-    def fit(self, mean: torch.Tensor, covariance: torch.Tensor) -> None:
-        """Sets mean (D,) and, from the covariance (D, D), the whitening C^(-1/2); both are float64 on the CPU."""
-        self.mean.copy_(mean.float())  # Apple's devices have no float64
+    @torch.no_grad()
+    def fit(self, batches: Iterable[torch.Tensor]) -> None:
+        """Measures the mean and, from the covariance C, the whitening C^(-1/2) of embeddings (N, D) in `batches`.
+
+        Without any they stay as they are. They are computed in float64, on the CPU: Apple's devices have none.
+        """
+        if self.kind == "embedding":
+            return
+        width = len(self.mean)
+        count = 0
+        total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
+        for batch in batches:
+            pooled = batch.cpu().double()  # (N, D)
+            count += len(pooled)
+            total += pooled.sum(dim=0)
+            products += pooled.T @ pooled
+        if not count:
+            return
+        mean = total / count  # (D,)
+        covariance = products / count - mean.outer(mean)  # (D, D)
+        self.mean.copy_(mean.float())
         if self.kind == "whitened" and covariance.any():
             values, vectors = torch.linalg.eigh(covariance)
             values = values.clamp(min=0) + EIGENVALUE_FLOOR * values.mean()

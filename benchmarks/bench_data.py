@@ -16,6 +16,7 @@ import datasets
 import PIL.Image
 import torch
 from datasets import Dataset, disable_caching, enable_caching
+from huggingface_hub import constants
 from measuring import DEVICE, environment, interleaved_seconds, parse_arguments, seconds, show
 from peers import PROJECT, SIZES, TrainingStep, make_models, make_optimizer, random_batch
 from torch.utils.data import DataLoader
@@ -118,7 +119,8 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 def starts(folder: str, questions: int) -> list[dict]:
     """CPU seconds from the script's `main` to the end of the first step, and what of it is the data's.
 
-    A cold start finds nothing in the cache of `datasets`, a warm one what the cold one left there.
+    A cold start finds neither rows and images in the cache of `datasets` nor embeddings of texts, a warm one what the
+    cold one left there.
     """
     path = Path(folder) / "start"
     write_drawn_slides(path, num_train=-(-questions // QUESTIONS_PER_SLIDE), num_validation=0, image_size=224)
@@ -213,6 +215,7 @@ def measure(size_name: str, rounds: int) -> dict:
         waits = data_waits(data, processor, size.questions, train, rounds)
         ratios = shortcuts(rows)
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "cache"
+        constants.HF_HOME = str(Path(folder) / "home")  # of the texts' embeddings
         started = starts(folder, START_QUESTIONS if size_name == "base" else size.questions)
     return {
         "environment": environment(size_name) | {"cores": os.cpu_count()},

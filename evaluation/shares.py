@@ -1,8 +1,11 @@
 """Work in batches, and divided among processes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from torch import distributed
+
+Result = TypeVar("Result")
 
 
 def batches(items: Sequence, batch_size: int) -> Iterator[Sequence]:
@@ -24,6 +27,15 @@ def in_shares(items: Sequence, work: Callable[[Sequence], list]) -> list:
     for rank, share in enumerate(shares):
         results[rank :: len(shares)] = share
     return results
+
+
+def from_first(work: Callable[[], Result]) -> Result:
+    """`work()` of the first process, which alone does it, for every process. Tensors in it must be on the CPU."""
+    if not distributed.is_initialized():
+        return work()
+    results: list = [work() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(results, src=0)
+    return results[0]
 
 
 def own_share(items: Sequence) -> Sequence:

@@ -21,16 +21,14 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import has_file
 
 from ..configuration_mmjepa import TEXT_CONFIGS, VISION_CONFIGS, MMJepaConfig, height_and_width
-from ..data.columns import TEXT_COLUMNS, each_row
 from ..data.images import prepared_shape
-from ..data.statements import statement_of
 from ..evaluation.loading import naming_broken_files
 from ..loading_mmjepa import load_config
 from ..messages import is_message
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
 from .flags import ModelArguments
-from .weights import in_float32, text_encoder_on
+from .weights import in_float32
 
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is a whole processor's
 PUBLISHED_SIDE = 224  # pixels: what published image encoders are asked to see, even if trained on 518
@@ -267,14 +265,3 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> BartTokenizer:
     byte_level.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=tokens, show_progress=False)
     model = json.loads(byte_level.to_str())["model"]
     return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
-
-
-def fit_targets(
-    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, rows: Dataset, device: torch.device
-) -> None:
-    """Fits the model's targets to the texts and answers of the training rows, encoded on `device`."""
-    texts = rows.select_columns([name for name in TEXT_COLUMNS if name in rows.column_names])
-    config = model.config
-    statements = (statement_of(row, config.alignment_text, config.yes_no_words).text for row in each_row(texts))
-    with text_encoder_on(device, model):
-        model.fit_targets(processor, statements, texts["answer"][:])

@@ -20,8 +20,6 @@ from ..evaluation.taught import count_statements, write_taught
 from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..reporting.card import SPLITS, model_card
-from ..reporting.html import write_html_report
-from ..reporting.picture import draw_answers
 from ..reporting.plain_words import advice, plain_words
 from ..reporting.table import answer_table
 from .adapters import adapter_base, merge_adapters
@@ -133,6 +131,10 @@ def show_evaluation(
     answers: list[dict],
 ) -> None:
     """Writes picture, report and table of predictions; prints what was measured, and in which files it is."""
+    # No training waits for matplotlib before its first step.
+    from ..reporting.html import write_html_report
+    from ..reporting.picture import draw_answers
+
     args, folder = trainer.args, Path(trainer.args.output_dir)
     numbers = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items()}
     files = {"picture": folder / f"{prefix}_answers.png"}

@@ -3,7 +3,8 @@
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,34 @@ from ..configuration_mmjepa import MMJepaConfig
 from ..data.collator import VqaCollator
 from ..data.columns import TEXT_COLUMNS, each_row
 from ..data.sides import NO_WORDS, add_mirrored
-from ..data.statements import AnswerLists, TextNumbers, answer_counts
+from ..data.statements import AnswerLists, TextNumbers, answer_counts, statement_of
 from ..data.wrong_statements import StatementList
-from ..evaluation.answerer import Answerer
-from ..evaluation.shares import batches
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..processing_mmjepa import MMJepaProcessor
+from ..targets_mmjepa import TargetSpace
+from .text_embeddings import TextEmbeddings
 from .weights import text_encoder_on
 
-# Token ids and attention mask (B, L) of texts -> their targets (B, D).
-Encode = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 MAX_BYTES = 2**30  # of statements' targets in memory; more of them lie on the disk, in half the size
-TEXTS_A_BATCH = 256  # that the text encoder reads at once
-TEXTS_AT_ONCE = 8192
 # Of more distinct answers than this, each step compares with about as many, drawn anew.
 MAX_ANSWERS = 16384
+
+
+def fitted_texts(questions: Dataset, config: MMJepaConfig) -> tuple[list[str], list[str]]:
+    """What the targets of a new model are fitted to: the statements of the training rows, and their answers."""
+    texts = questions.select_columns([name for name in TEXT_COLUMNS if name in questions.column_names])
+    statements = [statement_of(row, config.alignment_text, config.yes_no_words).text for row in each_row(texts)]
+    return statements, texts["answer"][:]
+
+
+def fit_targets(
+    model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, questions: Dataset, device: torch.device
+) -> None:
+    """The model's `fit_targets` to the texts of the training rows, encoded on `device` and kept on disk."""
+    with text_encoder_on(device, model):
+        embeddings = TextEmbeddings(model, processor, device)
+        for targets, texts in zip(model.target_spaces(), fitted_texts(questions, model.config), strict=False):
+            targets.fit(pooled for _, pooled in embeddings.parts(texts))
 
 
 class TrainingTargets:
@@ -45,7 +59,7 @@ class TrainingTargets:
     """
 
     def __init__(self, questions: Dataset, config: MMJepaConfig, num_wrong: int, side_words: str = NO_WORDS):
-        self.num_wrong, self.side_words = num_wrong, side_words
+        self.questions, self.num_wrong, self.side_words = questions, num_wrong, side_words
         names = [name for name in (*TEXT_COLUMNS, "answers", "image_id") if name in questions.column_names]
         self.statements = StatementList(
             each_row(questions.select_columns(names)),
@@ -74,14 +88,18 @@ class TrainingTargets:
 
     def embed(self, model: MMJepaForConditionalGeneration, processor: MMJepaProcessor, device: torch.device) -> None:
         """Encodes all texts on `device`, where the targets then lie; with torch.distributed each process a share."""
-        answerer = Answerer(model, processor, TEXTS_A_BATCH)
         self.answer_counts = self.answer_counts.to(device)
         self.mirrored_statements = self.statements.mirrored.to(device)
         self.mirrored_answers = self.mirrored_answers.to(device)
+        # As `fit_targets` has asked for them.
+        statements, answers = fitted_texts(self.questions, model.config)
         with text_encoder_on(device, model):
-            self.statement_embeds = TargetTable(answerer, self.statements.texts, model.encode_texts, device)  # (T, D)
+            embeddings = TextEmbeddings(model, processor, device)
+            self.statement_embeds = TargetTable(
+                embeddings, statements, self.statements.texts, model.alignment.targets, device
+            )  # (T, D)
             if model.config.predict_answer:
-                table = TargetTable(answerer, self.answers, model.encode_answers, device)
+                table = TargetTable(embeddings, answers, self.answers, model.answer_prediction.targets, device)
                 self.answer_embeds = table[torch.arange(len(self.answers))]  # (K, D)
 
     def of_batch(self, batch: dict[str, Any], flips: torch.Tensor) -> dict[str, Any]:
@@ -130,27 +148,36 @@ class TrainingTargets:
 
 
 class TargetTable:
-    """Targets (T, D) of texts, encoded once: on `device`, or in a temporary file where they take too much memory.
+    """Targets (T, D) of texts: on `device`, or in a temporary file where they take too much memory.
 
     Args:
-        encode: the model's `encode_texts` or its `encode_answers`. With torch.distributed each process does a share.
+        fitted: the texts that the targets were fitted to. They are encoded apart from the others, because these
+            depend on more settings.
+        targets: the model's, of its alignment or of its answers.
     """
 
-    def __init__(self, answerer: Answerer, texts: Sequence[str], encode: Encode, device: torch.device):
+    @torch.no_grad()
+    def __init__(
+        self,
+        embeddings: TextEmbeddings,
+        fitted: Sequence[str],
+        texts: Sequence[str],
+        targets: TargetSpace,
+        device: torch.device,
+    ):
         self.device = device
-        shape = (len(texts), answerer.model.config.text_config.d_model)
+        shape = (len(texts), embeddings.model.config.text_config.d_model)
         fits = 4 * math.prod(shape) <= MAX_BYTES
         self.rows: np.ndarray | torch.Tensor
         if fits:
             self.rows = np.empty(shape, np.float32)
         else:
             self.rows = np.memmap(tempfile.TemporaryFile(), np.float16, "w+", shape=shape)
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # batches without much padding
-        for places in batches(order, TEXTS_AT_ONCE):
-            embeds = answerer.encode_all_texts(
-                [texts[place] for place in places], lambda *tokens: encode(*(part.to(device) for part in tokens))
-            )  # (texts, D)
-            self.rows[places] = embeds.float().cpu().numpy()
+        for part, pooled in chain(embeddings.parts(fitted), embeddings.parts(set(texts).difference(fitted))):
+            embeds = targets(pooled.to(device)).float().cpu().numpy()  # (part, D)
+            row_of = {text: row for row, text in enumerate(part)}
+            places = [place for place, text in enumerate(texts) if text in row_of]
+            self.rows[places] = embeds[[row_of[texts[place]] for place in places]]
         if fits:
             self.rows = torch.from_numpy(self.rows).to(device)
 

@@ -77,6 +77,17 @@ def test_the_mirrored_texts_of_a_list_are_numbered_after_it():
     assert add_mirrored(numbers, NO_WORDS) == [[0, 1, 2, 3, 4]] * 4 and len(numbers) == 5
 
 
+@pytest.mark.parametrize("language", [*SIDE_WORDS, NO_WORDS])
+def test_the_mirrored_texts_of_a_list_are_those_of_each_text(language):
+    words = {word.title() for word, _ in WORDS}
+    texts = [*sorted(words), "East-West", "leaſt, eaſt", "rİght", "upper2", "is it?left", "", "or"]
+    numbers = {text: number for number, text in enumerate(texts)}
+    mirrored = add_mirrored(numbers, language)
+    text_of = list(numbers)
+    for mirror, row in zip(MIRRORS, mirrored, strict=True):
+        assert [text_of[number] for number in row] == [mirrored_text(text, *mirror, language) for text in texts]
+
+
 def test_another_language_is_another_list(monkeypatch):
     german = SideWords("links/rechts linke/rechte", "oben/unten obere/untere", "oder", "vorne|hinten")
     monkeypatch.setitem(SIDE_WORDS, "de", german)
