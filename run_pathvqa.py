@@ -11,7 +11,7 @@ that `--help` shows.
 # ruff: noqa: E402
 import sys
 
-from mmjepa.messages import end_run, hide_unhelpful_messages, show_messages
+from mmjepa.messages import checking_the_call, end_run, hide_unhelpful_messages, show_messages
 
 # What is wrong with the flags is said before the imports that take seconds.
 if __name__ == "__main__":
@@ -19,14 +19,16 @@ if __name__ == "__main__":
     from mmjepa.training.command_line import read_command_line
 
     try:
-        read_command_line(sys.argv[1:])
-    except Exception as error:
+        with checking_the_call():
+            read_command_line(sys.argv[1:])
+    except (Exception, KeyboardInterrupt) as error:
         end_run(sys.argv[0], error)
 
 from datasets import DatasetDict, disable_progress_bars
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from mmjepa.bars import calm_bars
 from mmjepa.data.images import VqaData
 from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.controls import score_majority
@@ -56,7 +58,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs what the flags ask for; returns this run's numbers, which are also in `all_results.json`."""
     # Parse.
     argv = sys.argv[1:] if argv is None else argv
-    model_args, data_args, training_args = parse_arguments(argv)
+    with checking_the_call():
+        model_args, data_args, training_args = parse_arguments(argv)
     show_messages(is_first_process=training_args.process_index == 0)
     if training_args.disable_tqdm:
         disable_progress_bars()
@@ -163,6 +166,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 if __name__ == "__main__":
     try:
-        main()
-    except Exception as error:
+        with calm_bars():
+            main()
+    except (Exception, KeyboardInterrupt) as error:
         end_run(sys.argv[0], error)
