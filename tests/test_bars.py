@@ -1,30 +1,30 @@
-"""Progress bars: what is left of them in a terminal and in a file."""
+"""What is seen in a terminal and in a file: of progress bars, and of tables."""
 
 import io
+import json
+import shutil
 import sys
 from itertools import count
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from terminal import run_in_terminal, screen
 from tqdm.auto import tqdm
 
 from mmjepa.bars import calm_arguments, calm_bars
 
+COMMAND = str(Path(sys.executable).with_name("mmjepa"))
+
 
 class Terminal(io.StringIO):
-    """Keeps what would be seen: a carriage return goes back to the start of the line."""
+    """Keeps what is written to a terminal."""
 
     def isatty(self):
         return True
 
     def screen(self):
-        lines = [""]
-        for part in self.getvalue().replace("\n", "\r\n").split("\r"):
-            if part.startswith("\n"):
-                lines.append("")
-                part = part[1:]
-            lines[-1] = part + lines[-1][len(part) :]
-        return [line.rstrip() for line in lines]
+        return screen(self.getvalue())
 
 
 @pytest.fixture
@@ -99,3 +99,27 @@ def test_bars_are_as_before_afterwards(capsys):
         pass
     tqdm(total=1, desc="steps").close()
     assert "steps: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_check_leaves_no_bar_in_a_terminal_and_its_lines_fit(slides, tmp_path, columns):
+    shutil.copytree(slides, tmp_path / "slides")  # read and decoded for the first time
+    seen, written, code = run_in_terminal([COMMAND, "check", str(tmp_path / "slides")], columns)
+    assert code == 0 and "Training can start." in seen
+    assert "%|" in written and "Generating" not in written and not any("%|" in line for line in seen)
+    assert max(map(len, seen)) <= columns
+
+
+def test_tables_of_a_search_and_of_scores_fit_the_terminal(saved_folder, slides, tmp_path):
+    answers = tmp_path / "answers.jsonl"
+    row = {"question": "is it round?", "answer": "yes", "prediction": "yes", "image": "a.png"}
+    answers.write_text("".join(json.dumps(row | {"image": f"{name}.png"}) + "\n" for name in "abc"))
+    long = tmp_path / ("a long name of a folder, " * 4) / "images"
+    shutil.copytree(slides, long)
+    for words in (
+        ["score", answers, answers, "--dataset_name", slides],
+        ["search", long, "is it round?", "is it pink?", "--model", saved_folder],
+    ):
+        seen, _, code = run_in_terminal([COMMAND, *map(str, words)], 80)
+        rows = [line for line in seen if line.startswith("|") or line[:4].strip().isdigit()]
+        assert code == 0 and rows and max(map(len, rows)) <= 80, seen

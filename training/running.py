@@ -23,7 +23,7 @@ from ..reporting.card import SPLITS, model_card
 from ..reporting.html import write_html_report
 from ..reporting.picture import draw_answers
 from ..reporting.plain_words import advice, plain_words
-from ..reporting.table import answer_table
+from ..reporting.table import answer_table, fitted, terminal_width
 from .adapters import adapter_base, merge_adapters
 from .callbacks import MMJepaTensorBoardCallback
 from .flags import ModelArguments
@@ -144,7 +144,9 @@ def show_evaluation(
     title = f"{folder.absolute().name}: answers to {len(answers)} questions of {SPLITS.get(f'{prefix}_', prefix)}"
     log_history = trainer.state.log_history
     write_html_report(files["report"], title, numbers, data, answers, log_history, model, trainer.processing_class)
-    print("\n".join([answer_table(numbers), "", *plain_words(numbers), *advice(numbers), ""]))
+    width = terminal_width()
+    sentences = [fitted(sentence, width) for sentence in (*plain_words(numbers), *advice(numbers))]
+    print("\n".join([answer_table(numbers, width), "", *sentences, ""]))
     if prefix != "eval":
         files["answers"] = folder / PREDICTIONS
         write_predictions(files["answers"], answers)
