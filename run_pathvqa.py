@@ -35,9 +35,12 @@ from mmjepa.evaluation.controls import score_majority
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.reporting.outcome import outcome_lines
+from mmjepa.reporting.table import show_lines
 from mmjepa.training.adapters import with_adapters
 from mmjepa.training.arguments import flag_parser, parse_arguments
 from mmjepa.training.building import build, fit_targets
+from mmjepa.training.choices import choice_lines, choices
 from mmjepa.training.command_line import given_flags, read_command_line
 from mmjepa.training.flags import MAX_ANSWER_TOKENS
 from mmjepa.training.overfitting import overfit
@@ -132,7 +135,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Train. All errors about flags have been found by now, so the folder may be cleared.
     clear_folder(training_args)
     if training_args.do_train and trainer.is_world_process_zero():
-        write_run_file(training_args, given_flags(read_command_line(argv, flag_parser())), data)
+        chosen = choices(model_args, training_args, processor, model, data, held_out)
+        write_run_file(training_args, given_flags(read_command_line(argv, flag_parser())), data, chosen)
+        show_lines(choice_lines(chosen))
     results = train(trainer, checkpoint) if training_args.do_train else {}
 
     # Evaluate and predict.
@@ -151,7 +156,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Hand out.
     if training_args.do_train and trainer.is_world_process_zero():
         write_card(trainer, model_args, data_args.dataset_name, results)
-        print(f"model:   {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub()
     model = trainer.whole_model()
@@ -161,6 +165,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         from mmjepa.export.onnx import export_onnx  # its packages are an extra
 
         export_onnx(model, processor, training_args.onnx_dir)
+    if training_args.do_train and trainer.is_world_process_zero():
+        show_lines(outcome_lines(results, training_args.output_dir))
     return results
 
 

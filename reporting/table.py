@@ -67,6 +67,11 @@ def fitted(text: str, width: int | None) -> str:
     return fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
 
+def show_lines(lines: Sequence[str]) -> None:
+    """Prints lines, and an empty one before them. Those too long for the terminal go on in the next."""
+    print("\n".join(["", *(fitted(line, terminal_width()) for line in lines)]), flush=True)
+
+
 def answer_table(metrics: dict[str, float], width: int | None = None) -> str:
     """A Markdown table of the accuracies of the model and its controls in percent; below it the image gain.
 

@@ -145,7 +145,8 @@ def show_evaluation(
     log_history = trainer.state.log_history
     write_html_report(files["report"], title, numbers, data, answers, log_history, model, trainer.processing_class)
     width = terminal_width()
-    sentences = [fitted(sentence, width) for sentence in (*plain_words(numbers), *advice(numbers))]
+    tips = [] if args.do_train else advice(numbers)  # a training ends with them
+    sentences = [fitted(sentence, width) for sentence in (*plain_words(numbers), *tips)]
     print("\n".join([answer_table(numbers, width), "", *sentences, ""]))
     if prefix != "eval":
         files["answers"] = folder / PREDICTIONS
