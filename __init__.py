@@ -6,6 +6,7 @@ may be run.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 
 MODULES = {
     "MMJepaConfig": "configuration_mmjepa",
@@ -15,6 +16,8 @@ MODULES = {
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        return version("mmjepa")  # setup.cfg has it
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # All of them: each makes its class known to the Auto classes.

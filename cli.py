@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -11,24 +12,55 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from .bars import calm_bars
 from .cli_search import say, show_found_images, show_found_in_slides, show_taught
-from .messages import end_run, hide_unhelpful_messages
+from .messages import WrongCall, checking_the_call, end_run, hide_unhelpful_messages
 from .training.flags import with_underscores
-from .training.values import check_extra, check_source, column_value
+from .training.values import check_extra, check_file, check_source, column_value
 
 ORDER = ("check", "train", "evaluate", "ask", "search", "score", "export", "app")
+# An example of each command, which its help shows.
+EXAMPLES = {
+    "check": "mmjepa check runs/drawn_slides",
+    "train": "mmjepa train configs/demo.json --seed 1",
+    "evaluate": "mmjepa evaluate runs/demo --dataset_name runs/drawn_slides --output_dir runs/evaluated",
+    "ask": 'mmjepa ask runs/drawn_slides/example.png "is necrosis seen?"',
+    "search": 'mmjepa search runs/drawn_slides "is necrosis seen?" --top 5',
+    "score": "mmjepa score runs/demo/eval_answers.jsonl --dataset_name runs/drawn_slides",
+    "export": "mmjepa export runs/demo runs/parts",
+    "app": "mmjepa app runs/demo --images runs/drawn_slides",
+}
+# What most people do, in this order.
+FIRST_STEPS = {
+    "check": "look at a data set before training",
+    "train": "train a model and measure it",
+    "ask": "ask it about an image (in a browser: mmjepa app)",
+    "search": "find the images of which a statement is true",
+    "score": "score its answers, or anybody's, as papers do",
+}
+EXIT_CODES = (
+    "Exit codes: 0 it is done, 1 the run failed, 2 the call was wrong and nothing was started, 130 interrupted by "
+    "Ctrl-C, 143 ended by SIGTERM."
+)
 UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy of click in newer versions of typer
 
 
 class Commands(TyperGroup):
-    """The commands in the order in which they are used; an error that a user can fix is one line."""
+    """The commands in the order in which they are used, with examples; an error that a user can fix is one line."""
+
+    def get_command(self, ctx, cmd_name):
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.epilog = f"Example: {EXAMPLES[cmd_name]}"
+        return command
 
     def list_commands(self, ctx):
         return sorted(self.commands, key=lambda name: (*ORDER, name).index(name))
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with calm_bars():
+                return super().invoke(ctx)
         except UsageError as error:
             # The error about an option without a value has no context.
             program = error.ctx.command_path if error.ctx else f"{ctx.command_path} {ctx.invoked_subcommand}"
@@ -37,14 +69,14 @@ class Commands(TyperGroup):
             raise typer.Exit(error.exit_code) from error
         except (typer.Exit, typer.Abort):
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             end_run(f"{ctx.command_path} {ctx.invoked_subcommand}", error)
 
 
 app = typer.Typer(
     cls=Commands,
     context_settings={"token_normalize_func": with_underscores},  # of the names of options, in all commands
-    no_args_is_help=True,
+    epilog=EXIT_CODES,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -72,10 +104,31 @@ Where = Annotated[
 ]
 
 
-@app.callback()
-def main() -> None:
+def show_version(is_asked: bool) -> None:
+    """Prints the version and ends, for --version."""
+    if is_asked:
+        typer.echo(f"mmjepa {version('mmjepa')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    asks_version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Trains and judges models that answer questions about pathology images."""
     hide_unhelpful_messages()
+    if context.invoked_subcommand is None:
+        typer.echo(first_steps())
+
+
+def first_steps() -> str:
+    """What most people do with the command, each with an example."""
+    steps = [f"{number}. {step}\n   {EXAMPLES[name]}" for number, (name, step) in enumerate(FIRST_STEPS.items(), 1)]
+    more = "mmjepa --help lists all commands, mmjepa COMMAND --help the options of one."
+    return "\n".join([f"{main.__doc__}", "", *steps, "", more])
 
 
 @app.command()
@@ -111,18 +164,15 @@ def check(
 
     The exit status is 1 where training can't start.
     """
-    check_source("dataset_name", dataset_name)
-    from datasets import disable_progress_bars
-
+    with checking_the_call():
+        check_source("dataset_name", dataset_name)
+        read = reading(allow_outside_images, image_folder, train_split, where)
     from .data.rows import load_rows
     from .evaluation.checking import check_data
     from .evaluation.floors import majority_predictions
     from .reporting.check_text import check_text
 
-    if as_json:
-        disable_progress_bars()
     columns = named_columns(image_column, question_column, answer_column)
-    read = reading(allow_outside_images, image_folder, train_split, where)
     report = check_data(dataset_name, config_name, columns, group_column=group_column, **read)
     typer.echo(json.dumps(report, indent=2) if as_json else check_text(report, batch_size, epochs))
     if report["errors"]:
@@ -170,7 +220,7 @@ def evaluate(
     The flags are those of `mmjepa train`.
     """
     if model.startswith("-"):
-        raise ValueError(f"{model} is in the place of the model: name it first, then the flags.")
+        raise WrongCall(f"{model} is in the place of the model: name it first, then the flags.")
     # After the given flags, because a file of flags must be the first argument.
     run_script(context, [*context.args, "--model_name_or_path", model, "--do_train", "false"])
 
@@ -180,7 +230,8 @@ def run_script(context: typer.Context, flags: list[str]) -> None:
     from .training.command_line import read_command_line
 
     sys.argv = [context.command_path, *flags]  # its help shows the name
-    read_command_line(flags)
+    with checking_the_call():
+        read_command_line(flags)
     from .run_pathvqa import main
 
     main(flags)
@@ -196,7 +247,8 @@ def export(
     ] = False,
 ) -> None:
     """Write a saved model as stock parts or as ONNX graphs."""
-    check_source("the model", model)
+    with checking_the_call():
+        check_source("the model", model)
     if onnx:
         check_extra("--onnx", "onnx")
         from .export.onnx import main
@@ -233,20 +285,21 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score anybody's predictions by rules that published PathVQA numbers use."""
-    if dataset_name is not None:
-        check_source("--dataset_name", dataset_name)
-    from datasets import disable_progress_bars
-
+    paths = [path for path in (predictions, other) if path is not None]
+    with checking_the_call():
+        for path in paths:
+            check_file("the predictions are", path)
+        if dataset_name is not None:
+            check_source("--dataset_name", dataset_name)
+        read = reading(allow_outside_images, image_folder, train_split, where)
     from .data.rows import load_rows
     from .evaluation.scoring import read_predictions, score_report
     from .reporting.score_text import report_text
 
-    disable_progress_bars()
-    tables = [read_predictions(path) for path in (predictions, other) if path is not None]
+    tables = [read_predictions(path) for path in paths]
     splits = None
     if dataset_name is not None:
         columns = named_columns(image_column, question_column, answer_column)
-        read = reading(allow_outside_images, image_folder, train_split, where)
         splits = load_rows(dataset_name, config_name, columns, **read)
         if "train" not in splits:
             raise ValueError(f"{dataset_name} has no train split, from whose questions and answers floors are learnt.")
@@ -293,11 +346,11 @@ def ask(
 
     Statements get the probability of being true, and the part of the image that was read for it.
     """
-    if not os.path.isfile(image):  # a Path raises OSError where it is long
-        raise ValueError(f"{str(image)[:200]} is no file: give an image file that exists.")
+    with checking_the_call():
+        check_file("the image is", image)
+        check_source("--model", model)
     if not questions and not statements:
-        raise ValueError("there is nothing to ask: give questions, or statements after --statements.")
-    check_source("--model", model)
+        raise WrongCall("there is nothing to ask: give questions, or statements after --statements.")
     # Threads that wait for each other sleep: on a busy machine they would take seconds from what they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .evaluation.asking import ask as ask_model
@@ -382,23 +435,22 @@ def search(
     In place of the folder there may be whole slides, folders of slides, or .txt files that list slides: their tiles
     are then searched.
     """
-    check_source("--model", model)
+    with checking_the_call():
+        check_source("--model", model)
     if list_statements:
         show_taught(model, revision, as_json)
         return
     if folder is None:
-        raise ValueError("there is nothing to search: give a folder of images, and statements or --like.")
-    check_source("the folder", folder)
-    if like is not None and not os.path.isfile(like):
-        raise ValueError(f"--like is {str(like)[:200]}, which is no file: give an image file that exists.")
+        raise WrongCall("there is nothing to search: give a folder of images, and statements or --like.")
+    with checking_the_call():
+        check_source("the folder", folder)
+        if like is not None:
+            check_file("--like is", like)
     for file in (csv, html, heat_map, geojson):
         if file is not None and not file.absolute().parent.is_dir():
-            raise ValueError(f"there is no folder {file.parent} for {file.name}: make it first.")
-    from datasets import disable_progress_bars
-
+            raise WrongCall(f"there is no folder {file.parent} for {file.name}: make it first.")
     from .data.slide_files import names_slides
 
-    disable_progress_bars()
     query = None if like is None else str(like)
     of_images = {"--split": split, "--config_name": config_name, "--image_column": image_column}
     of_slides = {"--heat_map": heat_map, "--geojson": geojson, "--shard": shard, "--slide_mpp": slide_mpp}
@@ -406,7 +458,7 @@ def search(
     for name, value in (of_images if is_slides else of_slides).items():
         if value is not None:
             kind, other = ("images", "slides") if is_slides else ("slides", "no slide")
-            raise ValueError(f"{name} is for {kind}, and {folder} holds {other}: leave it out.")
+            raise WrongCall(f"{name} is for {kind}, and {folder} holds {other}: leave it out.")
     if is_slides:
         check_extra(folder, "slides")
         words = list(takewhile(names_slides, statements or []))
@@ -439,9 +491,10 @@ def page(
     """Serve a web page that asks a model about images, and searches images."""
     if find_spec("gradio") is None:
         raise ValueError("the page needs gradio: pip install 'mmjepa[app]'.")
-    check_source("the model", model)
-    if images is not None:
-        check_source("--images", images)
+    with checking_the_call():
+        check_source("the model", model)
+        if images is not None:
+            check_source("--images", images)
     from .app import serve
 
     serve(model, host, port, revision, images)

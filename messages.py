@@ -7,6 +7,8 @@ import dis
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 # Loggers of libraries, and a part of each of their messages that is not shown.
@@ -46,6 +48,10 @@ CHECKING_MODULES = (
 )
 
 
+class WrongCall(ValueError):
+    """A command, a flag, a value or a path of a command line is wrong. Nothing was started."""
+
+
 class WithoutText(logging.Filter):
     """Drops the messages that hold a text."""
 
@@ -76,12 +82,28 @@ def show_messages(is_first_process: bool) -> None:
     transformers_logging.enable_propagation()
 
 
-def end_run(program: str, error: Exception) -> NoReturn:
+@contextmanager
+def checking_the_call() -> Iterator[None]:
+    """Turns an error that a check of the command line raises into [`WrongCall`]."""
+    try:
+        yield
+    except ValueError as error:
+        if not is_message(error):
+            raise
+        raise WrongCall(str(error)) from error
+
+
+def end_run(program: str, error: BaseException) -> NoReturn:
     """Ends the process with a line on stderr where a user can mend `error`: in the data, the model or the flags.
 
-    These are errors of the system and the Hub, errors that this project raises itself, and errors of the libraries
-    about flags and files of models. Anything else may be a bug: it is raised again and keeps its traceback.
+    The exit code is 2 where the call is wrong, 130 where the user has interrupted the run, else 1.
+
+    What a user can mend are errors of the system and the Hub, errors that this project raises itself, and errors of
+    the libraries about flags and files of models. Anything else may be a bug: it is raised again and keeps its
+    traceback.
     """
+    if isinstance(error, KeyboardInterrupt):
+        leave(130, f"{program}: interrupted.")
     message = str(error)
     if not (isinstance(error, OSError) or is_message(error)):
         from .data.errors import DataError  # imported late: other errors are said before the imports of seconds
@@ -90,10 +112,18 @@ def end_run(program: str, error: Exception) -> NoReturn:
             raise error
         message = error.line  # torch has raised it again for a worker of a loader
     message = " ".join(message.split())
-    sys.exit(f"{program}: {message or type(error).__name__}")
+    leave(2 if isinstance(error, WrongCall) else 1, f"{program}: {message or type(error).__name__}")
 
 
-def is_message(error: Exception) -> bool:
+def leave(code: int, line: str) -> NoReturn:
+    """Ends the process with an exit code, and a line on stderr."""
+    if code == 1:
+        sys.exit(line)  # prints it
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def is_message(error: BaseException) -> bool:
     """Whether a `raise` of this project, or of a library about flags or a model's files, raised `error`.
 
     An operation that failed there, such as `int("x")`, was not meant to.

@@ -11,7 +11,7 @@ that `--help` shows.
 # ruff: noqa: E402
 import sys
 
-from mmjepa.messages import end_run, hide_unhelpful_messages, show_messages
+from mmjepa.messages import checking_the_call, end_run, hide_unhelpful_messages, show_messages
 
 # What is wrong with the flags is said before the imports that take seconds.
 if __name__ == "__main__":
@@ -19,23 +19,28 @@ if __name__ == "__main__":
     from mmjepa.training.command_line import read_command_line
 
     try:
-        read_command_line(sys.argv[1:])
-    except Exception as error:
+        with checking_the_call():
+            read_command_line(sys.argv[1:])
+    except (Exception, KeyboardInterrupt) as error:
         end_run(sys.argv[0], error)
 
 from datasets import DatasetDict, disable_progress_bars
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from mmjepa.bars import calm_bars
 from mmjepa.data.images import VqaData
 from mmjepa.data.new_images import load_new_rows
 from mmjepa.evaluation.controls import score_majority
 from mmjepa.evaluation.evaluate import evaluate_model
 from mmjepa.export.parts import export_parts
 from mmjepa.modeling_mmjepa import MMJepaForConditionalGeneration
+from mmjepa.reporting.outcome import outcome_lines
+from mmjepa.reporting.table import show_lines
 from mmjepa.training.adapters import with_adapters
 from mmjepa.training.arguments import flag_parser, parse_arguments
 from mmjepa.training.building import build
+from mmjepa.training.choices import choice_lines, choices
 from mmjepa.training.command_line import given_flags, read_command_line
 from mmjepa.training.flags import MAX_ANSWER_TOKENS
 from mmjepa.training.overfitting import overfit
@@ -57,7 +62,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Runs what the flags ask for; returns this run's numbers, which are also in `all_results.json`."""
     # Parse.
     argv = sys.argv[1:] if argv is None else argv
-    model_args, data_args, training_args = parse_arguments(argv)
+    with checking_the_call():
+        model_args, data_args, training_args = parse_arguments(argv)
     show_messages(is_first_process=training_args.process_index == 0)
     if training_args.disable_tqdm:
         disable_progress_bars()
@@ -130,7 +136,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Train. All errors about flags have been found by now, so the folder may be cleared.
     clear_folder(training_args)
     if training_args.do_train and trainer.is_world_process_zero():
-        write_run_file(training_args, given_flags(read_command_line(argv, flag_parser())), data)
+        chosen = choices(model_args, training_args, processor, model, data, held_out)
+        write_run_file(training_args, given_flags(read_command_line(argv, flag_parser())), data, chosen)
+        show_lines(choice_lines(chosen))
     results = train(trainer, checkpoint) if training_args.do_train else {}
 
     # Evaluate and predict.
@@ -149,7 +157,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Hand out.
     if training_args.do_train and trainer.is_world_process_zero():
         write_card(trainer, model_args, data_args.dataset_name, results)
-        print(f"model:   {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub()
     model = trainer.whole_model()
@@ -159,11 +166,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         from mmjepa.export.onnx import export_onnx  # its packages are an extra
 
         export_onnx(model, processor, training_args.onnx_dir)
+    if training_args.do_train and trainer.is_world_process_zero():
+        show_lines(outcome_lines(results, training_args.output_dir))
     return results
 
 
 if __name__ == "__main__":
     try:
-        main()
-    except Exception as error:
+        with calm_bars():
+            main()
+    except (Exception, KeyboardInterrupt) as error:
         end_run(sys.argv[0], error)

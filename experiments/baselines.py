@@ -29,7 +29,7 @@ from ..evaluation.loading import load_model_and_processor
 from ..evaluation.shares import batches
 from ..messages import show_messages
 from ..metrics.vqa_answers.vqa_answers import score_answers
-from ..reporting.table import answer_table
+from ..reporting.table import answer_table, terminal_width
 from ..training.arguments import MMJepaTrainingArguments, parse_arguments
 from ..training.augmentation import augment
 from ..training.building import build
@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     trainer.save_metrics("eval", scores)
     with open(Path(args.output_dir, "eval_answers.jsonl"), "w") as file:
         file.writelines(json_line(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
-    print(answer_table(numbers))
+    print(answer_table(numbers, terminal_width()))
     return results | scores
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .table import fitted, terminal_width
+
 
 def check_text(report: dict[str, Any], batch_size: int, epochs: float) -> str:
     """Errors and warnings first, then the numbers, then the steps that a run takes.
@@ -53,7 +55,7 @@ def check_text(report: dict[str, Any], batch_size: int, epochs: float) -> str:
             "",
             f"An epoch has {steps} steps of {batch_size} questions; {epochs:g} epochs have {int(steps * epochs)}.",
         ]
-    return "\n".join(lines)
+    return "\n".join(fitted(line, terminal_width()) for line in lines)
 
 
 def repeat_lines(numbers: dict[str, Any]) -> list[str]:

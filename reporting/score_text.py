@@ -1,5 +1,6 @@
 """The tables of `score_report` as text."""
 
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
@@ -8,9 +9,9 @@ from ..evaluation.groups import GROUPS, OWN_RULE
 from ..evaluation.intervals import Interval
 from ..evaluation.scoring import CANDIDATE_RULE, CLOSED_LIST_RULE
 from ..metrics.vqa_answers.rules import RULES
-from .table import markdown_table
+from .table import markdown_table, terminal_width
 
-WIDTH = 110  # of the text
+FILE_WIDTH = 110  # of the text where it is not shown in a terminal
 GROUP_NAMES = dict(zip(GROUPS, ("all", "yes/no", "open"), strict=True))
 FLOORS = {
     "majority": "majority of the first words",
@@ -67,7 +68,7 @@ def report_text(report: dict[str, Any]) -> str:
             "\n".join(map(wrapped, sources)),
         ]
     kinds = [{"question": kind, f"{OWN_RULE}, %": cell(score)} for kind, score in report["kinds"].items()]
-    parts.append(markdown_table(kinds))
+    parts.append(table_text(kinds))
     if "differences" in report:
         parts += difference_parts(report)
     return "\n\n".join(parts)
@@ -91,7 +92,7 @@ def difference_parts(report: dict[str, Any]) -> list[str]:
             "How often a difference as large comes up if the two models are exchanged at random, image by image (p), "
             "and the same corrected for the number of rules (Holm). Below 0.05, one file is better by that rule."
         ),
-        markdown_table(tests),
+        table_text(tests),
     ]
 
 
@@ -101,7 +102,7 @@ def score_rows(title: str, table: dict[str, dict[str, Interval]], names: dict[st
     Args:
         names: what rows are called; by default as in `table`.
     """
-    return markdown_table(
+    return table_text(
         [
             {title: names[row] if names else row}
             | {name: cell(scores[group]) if group in scores else "" for group, name in GROUP_NAMES.items()}
@@ -125,6 +126,16 @@ def cell(score: Interval) -> str:
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
 
+def text_width() -> int:
+    """How wide the text is."""
+    return terminal_width() or FILE_WIDTH
+
+
+def table_text(rows: Sequence[dict[str, str]]) -> str:
+    """Rows of cells as a Markdown table that fits."""
+    return markdown_table(rows, text_width())
+
+
 def wrapped(text: str) -> str:
-    """A sentence in lines of at most `WIDTH`; those after the first are indented where it is an item of a list."""
-    return fill(text, WIDTH, subsequent_indent="  " if text.startswith("- ") else "", break_on_hyphens=False)
+    """A sentence in lines that fit; those after the first are indented where it is an item of a list."""
+    return fill(text, text_width(), subsequent_indent="  " if text.startswith("- ") else "", break_on_hyphens=False)

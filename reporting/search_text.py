@@ -7,6 +7,7 @@ from typing import Any
 
 from ..evaluation.searching import SearchResult
 from ..evaluation.taught import TaughtStatement
+from .table import terminal_width
 
 
 def found_rows(result: SearchResult, top: int) -> list[dict[str, Any]]:
@@ -69,9 +70,15 @@ def rows_text(result: SearchResult, rows: Sequence[dict[str, Any]], names: Seque
         numbers = [f"{100 * share:.1f} %" if result.statements else f"{share:.3f}" for share in shares]
         lines.append([str(found["rank"]), *numbers, *(str(found[name]) for name in names)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
-    table = ["  ".join([*map(str.rjust, line[:-1], widths), line[-1]]) for line in lines]
+    room = None if (width := terminal_width()) is None else width - sum(widths) - 2 * len(widths)
+    table = ["  ".join([*map(str.rjust, line[:-1], widths), ending(line[-1], room)]) for line in lines]
     legend = [f"({column + 1}) {result.statements[column]}" for column in columns]
     return "\n".join([result.title, *legend, "", *table])
+
+
+def ending(name: str, room: int | None) -> str:
+    """The end of a name that is longer than the terminal has room for: it tells images apart. Files hold it whole."""
+    return name if room is None or len(name) <= room else f"...{name[3 - max(room, 4) :]}"
 
 
 def write_findings(path: Path, result: SearchResult) -> None:

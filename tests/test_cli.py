@@ -6,9 +6,11 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from tiny import FAST, FROM_RANDOM
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mmjepa.cli import app
+import mmjepa
+from mmjepa.cli import EXAMPLES, app
 from mmjepa.training.arguments import flag_parser, parse_arguments
 from mmjepa.training.command_line import read_command_line
 
@@ -41,6 +44,32 @@ def test_help_shows_the_commands_in_the_order_in_which_they_are_used(call):
         shown.index(f"│ {name} ") for name in ("check", "train", "evaluate", "ask", "search", "score", "export", "app")
     ]
     assert places == sorted(places)
+
+
+def test_without_a_command_five_steps_are_shown_in_their_order_each_with_an_example(call):
+    run = call()
+    assert run.exit_code == 0
+    examples = [line.split() for line in run.output.splitlines() if line.startswith("   mmjepa ")]
+    assert [words[1] for words in examples] == ["check", "train", "ask", "search", "score"]
+
+
+def test_the_version_is_that_of_the_installed_package(call):
+    assert call("--version").output == f"mmjepa {version('mmjepa')}\n"
+    assert mmjepa.__version__ == version("mmjepa")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_help_of_a_command_has_an_example_that_the_command_understands(call, name):
+    shown = " ".join(call(name, "--help").output.split())
+    assert f"Example: {EXAMPLES[name]}" in shown
+    program, command, *words = shlex.split(EXAMPLES[name])
+    assert (program, command) == ("mmjepa", name)
+    if name == "train":
+        read_command_line([str(ROOT / words[0]), *words[1:]])
+    else:
+        get_command(app).commands[name].make_context(name, words)
+    if name == "evaluate":
+        read_command_line(words[1:])
 
 
 def test_a_model_is_trained_evaluated_and_exported(call, slides, tmp_path):
@@ -140,7 +169,7 @@ def test_what_is_wrong_with_the_data_is_one_line(call, tmp_path, monkeypatch, ro
 
 def test_an_image_in_base64_is_no_path_and_is_not_shown_as_a_whole(call):
     run = call("ask", "A" * 100_000, "what is it?")
-    assert run.exit_code == 1 and "is no file" in run.output and len(run.output) < 2000
+    assert run.exit_code == 2 and "is no file" in run.output and len(run.output) < 2000
 
 
 def test_an_export_without_its_packages_says_how_to_install_them(call, saved_folder, monkeypatch):
@@ -195,6 +224,15 @@ def test_search_by_image_shows_cosines(found, image_file):
     cosines = [float(row["cosine"]) for row in table]
     assert cosines == sorted(cosines, reverse=True) and max(cosines) <= 1.001
     assert "cosine" in run.stdout and "probabl" not in run.stdout and "cosine" in page
+
+
+def test_an_interrupted_command_ends_with_a_line_and_130(call, slides, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmjepa.evaluation.checking.check_data", stop)
+    run = call("check", slides)
+    assert (run.exit_code, run.output) == (130, "mmjepa check: interrupted.\n")
 
 
 def test_a_stopped_search_says_that_it_can_go_on(call, saved_folder, slides, monkeypatch):
@@ -278,7 +316,7 @@ def test_what_is_wrong_with_a_search_of_slides_is_one_line(
 ):
     names = {"slide": slide, "slides": slides, "tmp": tmp_path}
     run = call("search", *words.format(**names).split(), "--model", saved_folder)
-    assert run.exit_code == 1 and message.format(**names) in run.output and "Traceback" not in run.output
+    assert run.exit_code in (1, 2) and message.format(**names) in run.output and "Traceback" not in run.output
 
 
 @pytest.mark.parametrize("name", ["scan.svs", "scan.MRXS"])
@@ -424,7 +462,7 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
         ("check {slides} --image_colum x", "No such option: --image_colum (Possible options: "),
         ("check", "Missing argument 'dataset_name'; see mmjepa check --help"),
         ("ask {no.png} what? --model {model}", "can't read"),
-        ("ask none.png what? --model {model}", "none.png is no file"),
+        ("ask none.png what? --model {model}", "none.png, which is no file"),
         ("ask {png} what? --model {empty}", "empty has no config.json"),
         ("ask {png} what? --model {bart}", "is of model type 'bart', not 'mmjepa'"),
         ("ask {png} what? --model ./nothing", "'./nothing': there is no such folder"),
@@ -448,7 +486,7 @@ def wrong(tmp_path, saved_folder, slides, image_file, checkpoints):
         ("search --statements --model {model}", "has no taught_statements.json: it is not known which"),
         ("score {few.csv}", "lacks prediction"),
         ("score {no.jsonl}", "no.jsonl can't be read"),
-        ("score none.csv", "No such file or directory: 'none.csv'"),
+        ("score none.csv", "the predictions are none.csv, which is no file"),
         ("export {bart} {empty}", "is of model type 'bart', not 'mmjepa'"),
         ("export {empty} out", "empty has no config.json"),
         ("export {model} {png}", "Not a directory"),

@@ -13,6 +13,7 @@ from tiny import FAST, FROM_RANDOM
 from mmjepa import run_pathvqa
 from mmjepa.data.images import VqaData
 from mmjepa.data.rows import load_rows
+from mmjepa.processing_mmjepa import MMJepaProcessor
 from mmjepa.training.arguments import parse_arguments
 from mmjepa.training.building import build
 from mmjepa.training.checkpoints import newest_checkpoint
@@ -63,6 +64,22 @@ def test_every_number_of_a_run_stands_on_the_pages_of_numbers(trained):
     numbers = json.loads((trained / "all_results.json").read_text())
     assert len(numbers) > 100
     assert [name for name in numbers if not known.fullmatch(name)] == []
+
+
+def test_what_a_training_chose_is_shown_at_its_start_and_kept_in_run_json(slides, tmp_path, capsys):
+    shutil.copytree(slides, tmp_path / "data", ignore=shutil.ignore_patterns("validation.csv"))
+    flags = [*FROM_RANDOM, *FAST, "--dataset_name", str(tmp_path / "data"), "--max_steps", "1"]
+    flags += ["--validation_split_percentage", "25", "--max_answer_tokens", "7", "--image_mean", "0.25"]
+    run_pathvqa.main([*flags, "--image_std", "0.5", "--output_dir", str(tmp_path / "out")])
+    chosen = json.loads((tmp_path / "out" / "run.json").read_text())["chosen"]
+    shown = capsys.readouterr().out.splitlines()[1:11]
+    assert [" ".join(line.split()) for line in shown] == [f"{name}: {text}" for name, text in chosen.items()]
+    assert chosen["device"].startswith("cpu, 1 process, in float32")
+    assert "28 x 28 pixels" in chosen["images"] and chosen["colours"].startswith("less 0.25 0.25 0.25, divided by 0.5")
+    processor = MMJepaProcessor.from_pretrained(tmp_path / "out")
+    assert f"trained on the training texts, {len(processor.tokenizer)} tokens" in chosen["tokenizer"]
+    assert "read up to 32 tokens, answers written up to 7" in chosen["texts"]
+    assert "held out of train: 25 % of the images, by seed 0" in chosen["validation"]
 
 
 def test_saved_model_is_evaluated_again_with_the_same_numbers(trained, evaluate, tmp_path):

@@ -87,6 +87,7 @@ class FlagParser(HfArgumentParser):
             usage="%(prog)s [flags.json] [--flag value ...]",
             description="Trains, evaluates and exports MMJepa. A JSON or YAML file of flags may come first; flags "
             "after it win.",
+            epilog="Example: %(prog)s configs/demo.json --seed 1",
             formatter_class=FlagHelp,
             allow_abbrev=not is_early,
         )

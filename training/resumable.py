@@ -10,6 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..loading_mmjepa import share_weights
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
+from .adapters import merge_adapters
 from .arguments import MMJepaTrainingArguments
 from .checkpoints import let_lower_loss_win, marked_save, newest_checkpoint
 from .stopping import StopCallback, StopRequest
@@ -54,6 +55,8 @@ class ResumableTrainer(Trainer):
                 logger.warning("Stopped after step %d: resume with --resume_from_checkpoint", self.state.global_step)
             raise SystemExit(self.stop_request.exit_code)
         if self.stop_request.reached_any(self.args):  # in the last step
+            if self.args.lora_r is not None:
+                merge_adapters(self)
             self.save_model()
             logger.warning("Stopped at the end of the training: the model is saved, and not evaluated")
             raise SystemExit(self.stop_request.exit_code)

@@ -136,18 +136,25 @@ def clear_folder(args: MMJepaTrainingArguments) -> None:
                 path.unlink(missing_ok=True)  # all_results.json is a result too
 
 
-def write_run_file(args: MMJepaTrainingArguments, flags: dict[str, str | list[str]], data: dict[str, VqaData]) -> None:
+def write_run_file(
+    args: MMJepaTrainingArguments,
+    flags: dict[str, str | list[str]],
+    data: dict[str, VqaData],
+    chosen: dict[str, str],
+) -> None:
     """Writes what made a run into its folder: `run_pathvqa.py FOLDER/run.json --output_dir ANOTHER` repeats it.
 
     Args:
         flags: as they were given.
         data: by split. The hash of a stream is that of its texts, which are known beforehand.
+        chosen: of `choices`.
     """
     again = {name: value for name, value in flags.items() if name not in NOT_AGAIN}
     if str(again.get("resume_from_checkpoint")).lower() in NEWEST:
         del again["resume_from_checkpoint"]  # the repeated run starts from the beginning
     run = {
         "flags": again,
+        "chosen": chosen,
         "processes": args.world_size,
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in VERSIONS}},
         "git_commit": git_commit(),

@@ -21,7 +21,7 @@ from ..metrics.vqa_answers.vqa_answers import score_answers
 from ..modeling_mmjepa import MMJepaForConditionalGeneration
 from ..reporting.card import SPLITS, model_card
 from ..reporting.plain_words import advice, plain_words
-from ..reporting.table import answer_table
+from ..reporting.table import answer_table, fitted, terminal_width
 from .adapters import adapter_base, merge_adapters
 from .callbacks import MMJepaTensorBoardCallback
 from .flags import ModelArguments
@@ -146,7 +146,10 @@ def show_evaluation(
     title = f"{folder.absolute().name}: answers to {len(answers)} questions of {SPLITS.get(f'{prefix}_', prefix)}"
     log_history = trainer.state.log_history
     write_html_report(files["report"], title, numbers, data, answers, log_history, model, trainer.processing_class)
-    print("\n".join([answer_table(numbers), "", *plain_words(numbers), *advice(numbers), ""]))
+    width = terminal_width()
+    tips = [] if args.do_train else advice(numbers)  # a training ends with them
+    sentences = [fitted(sentence, width) for sentence in (*plain_words(numbers), *tips)]
+    print("\n".join([answer_table(numbers, width), "", *sentences, ""]))
     if prefix != "eval":
         files["answers"] = folder / PREDICTIONS
         write_predictions(files["answers"], answers)

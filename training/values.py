@@ -1,6 +1,7 @@
 """Checks of what a flag or an argument of a command says: JSON, a folder, packages. Quick to import."""
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ def check_source(name: str, value: str) -> None:
     # A Hub id is a name, or an owner and a name.
     if not value or ((value[0] in "/.~" or value.count("/") > 1) and not Path(value).exists()):
         raise ValueError(f"{name} is {value!r}: there is no such folder.")
+
+
+def check_file(words: str, path: Path) -> None:
+    """Raises ValueError where no file is at a path; `words` say what it is on the command line. A pipe is one too."""
+    if not os.path.exists(path) or os.path.isdir(path):  # a Path raises OSError where it is long
+        raise ValueError(f"{words} {str(path)[:200]}, which is no file: give a file that exists.")
 
 
 def json_object(name: str, value: str) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def test_a_value_that_no_row_has_is_named_with_those_that_there_are(tmp_path):
     with pytest.raises(DataError, match="train has no row for --where q_lang=de: its values are en, zh"):
         load_rows(str(tmp_path), where={"q_lang": "de"})
     shown = CliRunner().invoke(app, ["check", str(tmp_path), "--where", "q_lang"])
-    assert shown.exit_code == 1 and "--where is 'q_lang': give a column and the value" in shown.output
+    assert shown.exit_code == 2 and "--where is 'q_lang': give a column and the value" in shown.output
 
 
 def test_letters_without_choices_are_not_trained_on_unless_their_column_is_named(tmp_path):

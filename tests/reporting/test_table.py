@@ -2,7 +2,16 @@ import pytest
 from echo import CharacterProcessor, EchoModel, echo_data
 
 from mmjepa.evaluation.evaluate import evaluate_model
-from mmjepa.reporting.table import answer_table, markdown_table
+from mmjepa.reporting.table import (
+    SET_COLUMNS,
+    STATEMENT_ROWS,
+    TABLE_COLUMNS,
+    TABLE_ROWS,
+    answer_table,
+    fitted,
+    markdown_table,
+    terminal_width,
+)
 
 
 @pytest.fixture
@@ -18,6 +27,48 @@ def test_a_table_is_aligned_by_its_widest_cells():
         "| a      |    1 |",
         "| longer | 12.5 |",
     ]
+
+
+WIDE = [{"name of the row": f"row {row}", **{f"column {name}": "12.5" for name in "abcdef"}} for row in range(2)]
+
+
+def cells_of(text):
+    """The cells of each of several tables, without the rule."""
+    tables = [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()]
+        for part in text.split("\n\n")
+    ]
+    return [[table[0], *table[2:]] for table in tables]
+
+
+@pytest.mark.parametrize("width", [30, 45, 80, 100])
+def test_a_table_that_is_too_wide_goes_on_in_tables_below_that_fit(width):
+    text = markdown_table(WIDE, width)
+    assert max(map(len, text.splitlines())) <= width
+    shown = [cells for table in cells_of(text) for cells in zip(*table, strict=True)]
+    first = ("name of the row", "row 0", "row 1")
+    assert shown.count(first) == len(cells_of(text))
+    assert [cells[0] for cells in shown if cells != first] == [f"column {name}" for name in "abcdef"]
+
+
+def test_the_widest_tables_of_an_evaluation_fit_100_columns():
+    numbers = {name: -0.1234 for names in STATEMENT_ROWS.values() for name in names if name}
+    numbers |= {f"{name}_{end}": 0.1234 for name in numbers for end in ("low", "high")}
+    numbers |= {name + suffix: 1.0 for name in TABLE_COLUMNS.values() for suffix in TABLE_ROWS.values()}
+    for name in ("drawn slides", "microscopy"):
+        numbers |= {f"num_questions_of_{name}": 32799, f"num_images_of_{name}": 4998}
+        numbers |= {f"{score}_of_{name}": 1.0 for score in SET_COLUMNS.values()}
+    text = answer_table(numbers)
+    assert len(cells_of(text)) == 4 and max(map(len, text.splitlines())) <= 100
+
+
+def test_a_terminal_narrows_what_is_shown_and_a_file_does_not(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert terminal_width() is None and fitted("word " * 30, terminal_width()) == "word " * 30
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert terminal_width() == 60 and max(map(len, fitted("word " * 30, 60).splitlines())) <= 60
+    monkeypatch.setenv("COLUMNS", "400")
+    assert terminal_width() == 100
 
 
 def test_the_table_shows_the_model_beside_each_control(data):
@@ -46,7 +97,7 @@ def test_the_first_table_shows_what_needs_no_decoder_beside_the_vector_shuffled_
         [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()] for part in parts[:2]
     )
     assert accuracies[3] == ["model, by statements", "-", "-", "40.0"] and parts[2].startswith("image gain")
-    columns = ["model", "vector alone", "shuffled images", "majority or chance", "95 % interval"]
+    columns = ["model", "vector alone", "shuffled", "floor", "95 % interval"]
     assert alone[0] == ["without the decoder, %", *columns]
     assert alone[2:] == [
         ["yes/no, accuracy", "90.0", "-", "60.0", "-", "80.0 to 95.0"],

@@ -3,12 +3,15 @@
 import json
 import re
 import shutil
+import signal
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import FAST, FROM_RANDOM
+from transformers import Trainer
 
 from mmjepa import run_pathvqa
 from mmjepa.evaluation.loading import load_model_and_processor
@@ -124,6 +127,27 @@ def test_a_folder_of_adapters_in_place_of_a_model_is_refused_in_a_line_that_says
     for folder in (trained / "adapter", trained / "checkpoint-2"):
         with pytest.raises(OSError, match=rf"{folder} has adapters without their model.*merge_and_unload"):
             load_model_and_processor(str(folder))
+
+
+def test_a_training_that_is_told_to_stop_in_its_last_step_merges_its_adapters(
+    saved_folder, slides, tmp_path, monkeypatch
+):
+    take_step, steps = Trainer.training_step, count(1)
+
+    def take_step_and_be_told(*args, **kwargs):
+        if next(steps) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return take_step(*args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", take_step_and_be_told)
+    flags = ["--model_name_or_path", saved_folder, *FAST, "--dataset_name", slides, "--fast_dev_run"]
+    flags += ["--align_warmup_epochs", "0", "--warmup_steps", "0", "--do_eval", "false", "--lora_r", "2"]
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGTERM)):
+        run_pathvqa.main([*flags, "--output_dir", str(tmp_path)])
+    before, after = (load_file(Path(name) / "model.safetensors") for name in (saved_folder, tmp_path))
+    assert before.keys() == after.keys() and (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    adapted = [name for name in before if not name.startswith(NEW) and not before[name].equal(after[name])]
+    assert adapted and all("attn." in name or "attention." in name for name in adapted)
 
 
 def test_a_saved_model_is_the_base_of_its_adapters(saved_folder, slides, tmp_path):
