@@ -162,7 +162,7 @@ def measured_splits(metrics: dict[str, float], chosen_by: str | None) -> dict[st
     """Of each split that was evaluated with controls the table, the sentences, and what was chosen on it."""
     splits: dict[str, dict[str, Any]] = {}
     for split, numbers in numbers_by_split(metrics).items():
-        table, chosen = answer_table(numbers), ""
+        table, chosen = answer_table(numbers, is_accuracy_first=True), ""
         if split == CHOOSING:
             chosen = ", ".join(chosen_values(numbers, chosen_by))
             for row, suffix in MODEL_ROWS.items():

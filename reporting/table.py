@@ -72,10 +72,11 @@ def show_lines(lines: Sequence[str]) -> None:
     print("\n".join(["", *(fitted(line, terminal_width()) for line in lines)]), flush=True)
 
 
-def answer_table(metrics: dict[str, float], width: int | None = None) -> str:
+def answer_table(metrics: dict[str, float], width: int | None = None, is_accuracy_first: bool = False) -> str:
     """A Markdown table of the accuracies of the model and its controls in percent; below it the image gain.
 
-    A table above it shows what the alignment is worth without the decoder, where there is anything to show.
+    Another table shows what the alignment is worth without the decoder, where there is anything to show. It comes
+    first, unless the accuracy is to.
 
     Args:
         metrics: the numbers of `evaluate_model`, by their names without a prefix. A missing number is shown as a dash.
@@ -86,7 +87,8 @@ def answer_table(metrics: dict[str, float], width: int | None = None) -> str:
         [markdown_table(rows, width or WIDTH)] if rows else []
         for rows in (statement_rows(metrics), table_rows(metrics), set_rows(metrics))
     )
-    return "\n\n".join([*alone, *accuracies, gain_line(metrics), *sets])
+    accuracies.append(gain_line(metrics))
+    return "\n\n".join([*accuracies, *alone, *sets] if is_accuracy_first else [*alone, *accuracies, *sets])
 
 
 def gain_line(metrics: dict[str, float]) -> str:

@@ -169,3 +169,8 @@ def test_the_code_of_the_card_runs_without_this_package_and_answers(saved_folder
     processor = MMJepaProcessor.from_pretrained(saved_folder)
     inputs = processor(images=image_file, text="what is present?", return_tensors="pt")
     assert said == processor.decode(model.generate(**inputs), skip_special_tokens=True)[0]
+
+
+def test_the_accuracy_stands_above_what_needs_no_decoder():
+    text = model_card("somebody/slides", METRICS | {"eval_truth_accuracy": 0.8}, *PUBLISHED).text
+    assert text.index("| accuracy, %") < text.index("| without the decoder, %")
