@@ -50,8 +50,8 @@ fuzz: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzzing.py --seconds $(SECONDS)
 
 bench: .venv/installed
-	@echo 'Four benchmarks, each of about 5 minutes on two cores that nothing else uses.'
-	set -e; for name in training answering data memory; do $(BIN)/python benchmarks/bench_$$name.py; done
+	@echo 'Six benchmarks, each of at most 5 minutes on two cores that nothing else uses.'
+	set -e; for name in training answering data memory search precision; do $(BIN)/python benchmarks/bench_$$name.py; done
 
 quality: .venv/installed
 	$(BIN)/ruff check

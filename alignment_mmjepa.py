@@ -67,6 +67,8 @@ class MMJepaStatementReader(nn.Module):
         self, image_vectors: torch.Tensor, visual_tokens: torch.Tensor, statements: torch.Tensor
     ) -> torch.Tensor:
         """Cosines (I, S), float32, of unit vectors (I, D), their tokens (I, M, D), and unit statements (S, D)."""
+        if self._has_plain_weights and len(statements) < visual_tokens.shape[1]:
+            return self._few_cosines(image_vectors, visual_tokens.float(), statements)
         weights = self.attention(visual_tokens, statements)  # (I, heads, S, M)
         values = self._heads(self.v_proj, visual_tokens).transpose(1, 2)  # (I, heads, M, d)
         statement_parts = statements.unflatten(-1, (NUM_HEADS, -1))  # (S, heads, d)
@@ -76,6 +78,37 @@ class MMJepaStatementReader(nn.Module):
         read_read = (weights @ (values @ values.mT) * weights).sum(dim=(1, 3))  # (I, S)
         length = (1 + 2 * read_vector + read_read).clamp(min=1e-6).sqrt()  # of p + read, (I, S)
         return (image_vectors @ statements.T + read_statement) / length
+
+    @property
+    def _has_plain_weights(self) -> bool:
+        """Whether the weights alone decide what the projections give, as with no adapter, and nothing learns them.
+
+        A graph that is compiled or exported stays the same for any number of statements.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        layers = (self.k_proj, self.v_proj)
+        return all(type(layer) is nn.Linear and type(layer.weight) is nn.Parameter for layer in layers)
+
+    def _few_cosines(
+        self, image_vectors: torch.Tensor, visual_tokens: torch.Tensor, statements: torch.Tensor
+    ) -> torch.Tensor:
+        """The same with fewer statements than an image has tokens, as in a search: the tokens are not projected.
+
+        The query goes through the weights of the keys instead, which add the same to all tokens' scores by their bias.
+        The values' weights see the mean of the tokens that a head reads.
+        """
+        query = self._heads(self.q_proj, statements)  # (S, heads, d)
+        key_weight = self.k_proj.weight.float().unflatten(0, (NUM_HEADS, -1))  # (heads, d, D)
+        value_weight = self.v_proj.weight.float().unflatten(0, (NUM_HEADS, -1))
+        token_query = torch.einsum("shd,hdw->shw", query, key_weight).flatten(0, 1)  # (S * heads, D)
+        scores = token_query @ visual_tokens.mT / query.shape[-1] ** 0.5  # (I, S * heads, M)
+        read_tokens = (scores.softmax(dim=-1) @ visual_tokens).unflatten(1, (-1, NUM_HEADS))  # (I, S, heads, D)
+        read = torch.einsum("ishw,hdw->ishd", read_tokens, value_weight).flatten(-2) + self.v_proj.bias  # (I, S, D)
+        seen = image_vectors[:, None] + read
+        # `forward` has the same limit of the length.
+        length = seen.square().sum(dim=-1).clamp(min=1e-6).sqrt()
+        return (seen * statements).sum(dim=-1) / length  # (I, S)
 
     def _heads(self, projection: nn.Linear, states: torch.Tensor) -> torch.Tensor:
         return projection(states.to(projection.weight.dtype)).float().unflatten(-1, (NUM_HEADS, -1))

@@ -5,6 +5,7 @@ and registers), L question tokens of width D, M visual tokens, Q learned queries
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.bart.modeling_bart import BartEncoder
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
@@ -397,8 +399,7 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
         )
 
         input_ids, attention_mask = self.ordered_text(input_ids, attention_mask)
-        with torch.no_grad():
-            question = self.text_encoder(input_ids, attention_mask=attention_mask, **known)
+        question = self._read_questions(input_ids, attention_mask, **known)
         # Parts of a model may lie on several devices: the output is put together where the text encoder is.
         states = question.last_hidden_state  # (B, L, D)
         visual_tokens = image_features.visual_tokens.to(states.device)
@@ -418,6 +419,29 @@ class MMJepaEncoder(MMJepaPreTrainedModel):
             image_attentions=image_features.attentions,
         )
         return output.to_tuple() if return_dict is False else output
+
+    @torch.no_grad()
+    def _read_questions(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
+        """The text encoder's output for questions (B, L). Equal ones are read once, but not in training.
+
+        To find them waits for the device, as generation does at each token, and a compiled graph has fixed shapes.
+        """
+        if self.training or torch.compiler.is_compiling():
+            return self.text_encoder(input_ids, attention_mask=attention_mask, **kwargs)
+        texts = torch.stack([input_ids, attention_mask.to(input_ids.dtype)], dim=1)  # (B, 2, L)
+        distinct, rows = texts.unique(dim=0, return_inverse=True)  # (Q, 2, L), (B,)
+        if len(distinct) == len(rows):
+            return self.text_encoder(input_ids, attention_mask=attention_mask, **kwargs)
+        output = self.text_encoder(distinct[:, 0], attention_mask=distinct[:, 1], **kwargs)
+
+        def of_rows(states: torch.Tensor) -> torch.Tensor:
+            return states[rows.to(states.device)]
+
+        return BaseModelOutput(
+            last_hidden_state=of_rows(output.last_hidden_state),  # (B, L, D)
+            hidden_states=output.hidden_states and tuple(map(of_rows, output.hidden_states)),
+            attentions=output.attentions and tuple(map(of_rows, output.attentions)),
+        )
 
     def ordered_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None):
         if attention_mask is None:

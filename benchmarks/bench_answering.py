@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from measuring import autocast, environment, interleaved_seconds, parse_arguments, show
+from measuring import DEVICE, autocast, environment, interleaved_seconds, parse_arguments, show
 from peers import (
     BLIP,
     PROJECT,
@@ -23,6 +23,7 @@ from peers import (
 
 QUESTIONS_PER_IMAGE = 8
 NEW_TOKENS = 4  # <s>, yes, </s> are three; every model writes this many, whatever its random weights prefer
+EQUAL_QUESTIONS = 2.3  # PathVQA's 6,259 validation questions are 2,713 distinct ones
 QUESTION_TOKENS = 12  # of every question: evaluation sorts by length, so that a batch has no padding
 
 
@@ -37,7 +38,11 @@ def measure(size_name: str, rounds: int) -> dict:
         fast, slow = answering_rows(size, own, questions_per_image, new_tokens, rounds)
         shape = {"questions per image": questions_per_image, "tokens per answer": new_tokens}
         scaling.append(shape | {"answers/s": fast["answers/s"], "speedup": fast["answers/s"] / slow["answers/s"]})
-    ranking = ranking_rows(size, models[PROJECT], (NEW_TOKENS, 16), rounds)
+    ranking = [
+        {"equal questions": equal, **row}
+        for equal in (1, EQUAL_QUESTIONS)
+        for row in ranking_rows(size, models[PROJECT], (NEW_TOKENS, 16), equal, rounds)
+    ]
     rate = {row["peer"]: row["answers/s"] for row in peers}
     return {
         "environment": environment(size_name),
@@ -68,12 +73,19 @@ def answering_rows(
     ]
 
 
-def ranking_rows(size: Size, model: torch.nn.Module, answer_tokens: Sequence[int], rounds: int) -> list[dict]:
+def ranking_rows(
+    size: Size, model: torch.nn.Module, answer_tokens: Sequence[int], equal: float, rounds: int
+) -> list[dict]:
     """How much faster choosing an answer from a list is than writing one, for each number of written tokens.
 
     The images and the list are encoded before, because all questions share them.
+
+    Args:
+        equal: how often each question is asked, of different images or the same.
     """
     batch = random_batch(size, QUESTIONS_PER_IMAGE, question_lengths=(QUESTION_TOKENS, QUESTION_TOKENS))
+    texts = (torch.arange(size.questions, device=DEVICE) / equal).long()  # (B,), the number of each question's text
+    batch |= {name: batch[name][texts] for name in ("input_ids", "attention_mask")}
     answer_embeds = batch["answers"]["targets"]
     with torch.inference_mode(), autocast():
         questions = {name: batch[name] for name in ("input_ids", "attention_mask", "image_index")}
@@ -90,7 +102,12 @@ def ranking_rows(size: Size, model: torch.nn.Module, answer_tokens: Sequence[int
             way()  # warm
         medians = interleaved_seconds(ways, rounds)
     return [
-        {"tokens per answer": tokens, "speedup": medians[str(tokens)] / medians["choose"]} for tokens in answer_tokens
+        {
+            "tokens per answer": tokens,
+            "rankings/s": size.questions / medians["choose"],
+            "speedup": medians[str(tokens)] / medians["choose"],
+        }
+        for tokens in answer_tokens
     ]
 
 

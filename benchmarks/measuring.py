@@ -36,7 +36,9 @@ def parse_arguments(
         rounds: by default; what is slow takes few, so that a benchmark ends within five minutes on two cores.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--size", default="base", choices=("base", "tiny"), help="base: dinov2-base and bart-base")
+    parser.add_argument(
+        "--size", default="base", choices=("base", "small", "tiny"), help="base: dinov2-base and bart-base"
+    )
     parser.add_argument("--steps", type=int, default=rounds, help="rounds; medians are printed")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     for name, help in (flags or {}).items():
@@ -50,8 +52,8 @@ def say(text: str) -> None:
 
 
 def autocast() -> torch.autocast:
-    """bfloat16 on a GPU; float32 on a CPU."""
-    return torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda")
+    """bfloat16 on a GPU; float32 on a CPU, unless autocast is on already."""
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda" or torch.is_autocast_enabled("cpu"))
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -68,12 +70,27 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved_seconds(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each function. They take turns in each round, so that a slow minute slows all of them."""
+def cpu_seconds(function: Callable[[], object]) -> float:
+    """The CPU seconds of one call, of all threads: other programs on the machine hardly change them."""
+    started = time.process_time()
+    function()
+    return time.process_time() - started
+
+
+def interleaved_seconds(
+    functions: dict[str, Callable[[], object]],
+    rounds: int,
+    measure: Callable[[Callable[[], object]], float] = seconds,
+) -> dict[str, float]:
+    """Median seconds of each function. They take turns in each round, so that a slow minute slows all of them.
+
+    Args:
+        measure: `seconds` or `cpu_seconds`.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds):
         for name, function in functions.items():
-            times[name].append(seconds(function))
+            times[name].append(measure(function))
             say(f"round {number + 1} of {rounds}, {name}: {times[name][-1]:.3g} s")
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -77,6 +77,12 @@ SIZES = {
         vision=dinov2_fields(12, 768, 12, image_size=518),
         text=bart_fields(6, 768, 12, vocab_size=50265, max_position_embeddings=1024),
     ),
+    "small": Size(  # nearly that of configs/pathvqa_scratch.json
+        image_size=112,
+        questions=64,
+        vision=dinov2_fields(4, 128, 4, image_size=112),
+        text=bart_fields(3, 128, 4, vocab_size=4000, max_position_embeddings=128),
+    ),
     "tiny": Size(
         image_size=56,
         questions=16,

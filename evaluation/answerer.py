@@ -122,9 +122,12 @@ class Answerer:
         """
         if not questions:
             return []
-        lengths = [len(ids) for ids in self.processor.tokenizer(list(questions), truncation=True)["input_ids"]]
-        # Questions of one length in a batch need no padding, and every process gets short and long ones alike.
-        by_length = sorted(range(len(questions)), key=lengths.__getitem__)
+        distinct = list(dict.fromkeys(questions))
+        tokens = self.processor.tokenizer(distinct, truncation=True)["input_ids"]
+        places = {text: (len(ids), number) for number, (text, ids) in enumerate(zip(distinct, tokens, strict=True))}
+        # Questions of one length in a batch need no padding, and every process gets short and long ones alike. The
+        # model reads equal questions of a batch once.
+        by_length = sorted(range(len(questions)), key=lambda row: places[questions[row]])
 
         def answer_share(rows: Sequence[int]) -> list:
             results: list = []

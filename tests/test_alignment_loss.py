@@ -214,6 +214,21 @@ def test_statements_are_scored_as_the_loss_scores_them(make_model, batch, fields
     torch.testing.assert_close(model.score_statements(statements, image_features=features), (logits / 2).sigmoid())
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+def test_few_statements_have_the_scores_that_they_have_among_many(make_model, batch, dtype, tolerance):
+    """Fewer statements than visual tokens are compared without projecting the tokens."""
+    model = make_model(num_image_tokens=5).to(dtype)
+    torch.nn.init.normal_(model.alignment.reader.k_proj.bias)
+    torch.nn.init.normal_(model.alignment.reader.v_proj.bias)
+    features = model.get_image_features(batch["pixel_values"].to(dtype))
+    statements = F.normalize(torch.randn(9, model.config.text_config.d_model), dim=-1)
+    many = model.statement_logits(statements, image_features=features)  # (I, 9)
+    for count in (1, 3):
+        few = torch.cat([model.statement_logits(s, image_features=features) for s in statements.split(count)], dim=1)
+        torch.testing.assert_close(few, many, atol=tolerance, rtol=0)
+    assert many.std() > 0.5
+
+
 def test_a_model_without_truth_says_that_it_can_not_score_statements(make_model, batch):
     model = make_model(truth_weight=0)
     statements = model.encode_texts(batch["input_ids"], batch["attention_mask"])

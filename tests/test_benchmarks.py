@@ -183,6 +183,8 @@ NAMES = {
         "hashing_speedup_vs_row_by_row",
         "texts_speedup_vs_row_by_row",
     },
+    "bench_precision": {"bf16_training_speedup"},
+    "bench_search": {"encoder_share", "second_search_seconds"},
 }
 
 

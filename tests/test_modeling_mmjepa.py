@@ -106,6 +106,35 @@ def test_questions_about_one_image_equal_questions_about_its_copies(model, batch
     torch.testing.assert_close(shared.loss, repeated.loss, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_equal_questions_are_read_once_and_each_is_answered_as_alone(make_model, batch, num_beams):
+    model = make_model(attn_implementation="eager")
+    questions = {name: batch[name][[2, 1, 2, 2]] for name in ("input_ids", "attention_mask")}
+    read = []
+    hook = model.encoder.text_encoder.register_forward_pre_hook(lambda _, args: read.append(len(args[0])))
+    together = model.encoder(
+        **questions,
+        pixel_values=batch["pixel_values"],
+        image_index=batch["image_index"],
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    hook.remove()
+    assert read == [2]
+    written = model.generate(encoder_outputs=together, max_new_tokens=5, num_beams=num_beams)
+    for row in range(4):
+        text = {name: values[row : row + 1] for name, values in questions.items()}
+        pixel_values = batch["pixel_values"][batch["image_index"][row]][None]
+        alone = model.encoder(**text, pixel_values=pixel_values, output_hidden_states=True, output_attentions=True)
+        for name in ("last_hidden_state", "attention_mask", "question_embeds"):
+            torch.testing.assert_close(together[name][row], alone[name][0], atol=1e-5, rtol=1e-5)
+        for name in ("hidden_states", "attentions"):
+            for states, expected in zip(together[name], alone[name], strict=True):
+                torch.testing.assert_close(states[row], expected[0], atol=1e-5, rtol=1e-5)
+        answer = model.generate(encoder_outputs=alone, max_new_tokens=5, num_beams=num_beams)[0]
+        assert torch.equal(written[row, : len(answer)], answer)
+
+
 def test_left_and_right_padding_and_none_at_all_give_the_same(model, batch):
     right = model(**batch).logits
     left = model(**left_padded(batch)).logits

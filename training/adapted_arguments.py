@@ -1,14 +1,19 @@
-"""Arguments that are adapted to what a Trainer is given: another class of arguments, no data or no questions."""
+"""Arguments that are adapted to what a Trainer is given: another class, a model, no data or no questions."""
 
 import logging
 from dataclasses import fields
 
-from transformers import TrainingArguments
+import torch
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data.images import VqaData
 from .arguments import MMJepaTrainingArguments
 from .loss_meter import COUNTS
+
+# Channels of the image encoder from which bfloat16 is worth it on a CPU (docs/performance.md). Narrower models spend
+# their time elsewhere than in matrix products.
+BF16_CPU_WIDTH = 384
 
 logger = logging.getLogger("mmjepa")
 
@@ -31,6 +36,19 @@ def own_arguments(args: TrainingArguments | None, evaluates: bool) -> MMJepaTrai
     if not evaluates and "eval_strategy" not in args.given and not wants_best:
         args.do_eval, args.eval_strategy, args.load_best_model_at_end = False, IntervalStrategy.NO, False
     return args
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 itself, by AVX512-BF16 or AMX. Others emulate it, slowly."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def choose_cpu_precision(args: MMJepaTrainingArguments, model: PreTrainedModel) -> None:
+    """Switches `bf16` on where `precision` leaves it open, and the model trains faster in it on this CPU."""
+    is_open = args.precision == "auto" and not (args.bf16 or args.fp16 or "bf16" in args.given)
+    is_wide = model.config.vision_config.hidden_size >= BF16_CPU_WIDTH
+    if is_open and is_wide and args.device.type == "cpu" and cpu_multiplies_bf16():
+        args.bf16, args.mixed_precision = True, "bf16"  # the library derives the second where arguments are made
 
 
 def asks_questions(data: VqaData | dict[str, VqaData] | None) -> bool:

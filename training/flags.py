@@ -413,7 +413,8 @@ class TrainingFlags(OutputFlags):
     )
     precision: str = flag(
         "auto",
-        help="bf16 (or bf16-mixed), fp16 (16-mixed) or 32 (32-true); auto is bf16 on a GPU that has it, else 32.",
+        help="bf16 (or bf16-mixed), fp16 (16-mixed) or 32 (32-true); auto is bf16 on a GPU that has it, and on a CPU "
+        "that has it if the image encoder is at least 384 wide, else 32.",
     )
     do_train: bool = flag(True, help="Whether to train.")
     do_eval: bool = flag(

@@ -27,7 +27,7 @@ from ..data.streaming import StreamedVqaData
 from ..losses_mmjepa import MMJepaTrainingStep
 from ..processing_mmjepa import MMJepaProcessor
 from . import optimization
-from .adapted_arguments import asks_questions, choose_by_loss, own_arguments
+from .adapted_arguments import asks_questions, choose_by_loss, choose_cpu_precision, own_arguments
 from .augmentation import augment, check_are_bytes
 from .callbacks import MMJepaEarlyStoppingCallback, SamplerEpochCallback, replace_library_callbacks
 from .loaders import grouped_loader, loader_arguments, own_collator, row_weights
@@ -68,6 +68,8 @@ class MMJepaTrainer(ResumableTrainer):
         **kwargs,
     ):
         args = own_arguments(args, evaluates=eval_dataset is not None)
+        if model is not None:  # else a `model_init` makes one later
+            choose_cpu_precision(args, model)
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *rest, **kwargs)
         self.makes_collator = data_collator is None
         if isinstance(self.processing_class, MMJepaProcessor):

@@ -57,6 +57,18 @@ def test_questions_of_like_length_are_answered_together(data):
     assert answerer.model.batches == [[4, 4], [6, 11], [12, 12]]
 
 
+def test_equal_questions_are_answered_together(data):
+    answerer = Answerer(EchoModel(), CharacterProcessor(), batch_size=2)
+    questions, image_ids = ["is it?", "is he?", "is it?", "is he?"], [0, 1, 2, 0]
+    together = answerer.map_questions(
+        questions,
+        answerer.encode_all_images(data.pixels),
+        image_ids,
+        lambda rows, inputs: [{questions[other] for other in rows}] * len(rows),
+    )
+    assert together == [{question} for question in questions]
+
+
 def test_an_answers_probability_is_that_of_the_decoder_for_it_alone(make_model, processor):
     model = make_model()
     pixels = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)

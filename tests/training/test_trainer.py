@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.utils import ParallelismConfig
 from small_trainings import logged, with_dropout
-from tiny import DESCRIBED
+from tiny import DESCRIBED, VISION
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
@@ -152,6 +152,31 @@ def test_answers_are_given_in_the_precision_of_the_training(make_trainer, data, 
     trainer.evaluate()
     for tower in ("encoder.image_encoder", "encoder.text_encoder", "encoder.visual_prefix", "decoder"):
         assert {dtype for name, dtype in dtypes.items() if name.startswith(tower)} == {torch.bfloat16}, tower
+
+
+@pytest.mark.parametrize(
+    ("instruction", "width", "given", "expected"),
+    [
+        ("avx512_bf16", 384, {}, True),
+        ("amx_tile", 384, {}, True),
+        ("none", 384, {}, False),
+        ("avx512_bf16", 32, {}, False),
+        ("avx512_bf16", 384, {"precision": "32"}, False),
+        ("avx512_bf16", 384, {"bf16": False}, False),
+        ("avx512_bf16", 32, {"precision": "bf16"}, True),
+    ],
+)
+def test_on_a_cpu_bfloat16_is_the_default_of_a_wide_model_that_it_computes_faster(
+    make_trainer, monkeypatch, instruction, width, given, expected
+):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name == instruction)
+    trainer = make_trainer(config={"vision_config": {**VISION, "hidden_size": width}}, **given)
+    computed = []
+    projector = trainer.model.encoder.image_projector
+    projector.register_forward_hook(lambda module, read, made: computed.append(made.dtype))
+    trainer.evaluate()
+    assert trainer.args.bf16 == expected and computed[0] == (torch.bfloat16 if expected else torch.float32)
 
 
 def test_every_process_draws_views_of_its_own(make_trainer, monkeypatch):
