@@ -102,8 +102,8 @@ class VqaCollator:
         """Those of the rows' questions and answers; each distinct text is cut into tokens once."""
         questions, question_of_row = distinct([row["question"] for row in rows])
         answers, answer_of_row = distinct([row["answer"] for row in rows])
-        tokens = self.processor(text=questions, return_tensors="pt")  # (distinct questions, L)
-        tokens = {name: values[question_of_row] for name, values in tokens.items()}  # (B, L)
+        of_questions = self.processor(text=questions, return_tensors="pt")
+        tokens = {name: values[question_of_row] for name, values in of_questions.items()}  # (B, L)
         tokens["labels"] = self.processor(answers=answers, return_tensors="pt")["labels"][answer_of_row]  # (B, A)
         tokens["labels"][[not row["question"] for row in rows]] = -100
         return tokens
