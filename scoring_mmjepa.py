@@ -161,7 +161,7 @@ class MMJepaScoringModel(MMJepaPreTrainedModel):
         reader, read_by_tokens = self.alignment.reader, image_features.visual_token_attentions  # (I, M, P)
         if reader is None or read_by_tokens is None:
             return None
-        weights = reader.attention(image_features.visual_tokens, statement_embeds).mean(dim=1)  # (I, S, M)
+        weights = reader.attention(image_features.visual_tokens, statement_embeds).mean(dim=1).mT  # (I, S, M)
         return weights @ read_by_tokens.to(weights)
 
     def encode_answers(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:

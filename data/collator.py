@@ -99,10 +99,13 @@ class VqaCollator:
         return batch
 
     def _question_tokens(self, rows: list[dict[str, str]]) -> dict[str, torch.Tensor]:
-        """Those of the rows' questions and answers."""
-        questions = [row["question"] for row in rows]
-        tokens = dict(self.processor(text=questions, answers=[row["answer"] for row in rows], return_tensors="pt"))
-        tokens["labels"][[not question for question in questions]] = -100
+        """Those of the rows' questions and answers; each distinct text is cut into tokens once."""
+        questions, question_of_row = distinct([row["question"] for row in rows])
+        answers, answer_of_row = distinct([row["answer"] for row in rows])
+        of_questions = self.processor(text=questions, return_tensors="pt")
+        tokens = {name: values[question_of_row] for name, values in of_questions.items()}  # (B, L)
+        tokens["labels"] = self.processor(answers=answers, return_tensors="pt")["labels"][answer_of_row]  # (B, A)
+        tokens["labels"][[not row["question"] for row in rows]] = -100
         return tokens
 
     def _alignment_tokens(self, rows: list[dict[str, str]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -127,6 +130,12 @@ class VqaCollator:
         black = torch.zeros(prepared_shape(self.processor.image_processor), dtype=torch.uint8)
         batch = self([{"question": "", "answer": "", "image_id": 0, "pixels": black}])
         return {**batch, "image_ids": torch.full_like(batch["image_ids"], -1)}
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], torch.Tensor]:
+    """The distinct ones of B texts, and the number (B,) of each text's among them."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return list(places), torch.tensor([places[text] for text in texts])
 
 
 def views_of(rows: list[dict[str, Any]], side_words: str) -> tuple[list[dict[str, str]], torch.Tensor]:

@@ -242,8 +242,8 @@ def test_where_a_statement_looks_follows_from_the_tokens_that_it_reads(make_mode
     features = model.get_image_features(batch["pixel_values"])
     looked = model.statement_attentions(statements, features)  # (I, S, P)
     assert looked.shape == (2, 4, 16)
-    weights = model.alignment.reader.attention(features.visual_tokens, statements).mean(dim=1)  # (I, S, M)
-    torch.testing.assert_close(looked.sum(dim=-1), weights[..., 1:].sum(dim=-1))  # the first token is the vector
+    weights = model.alignment.reader.attention(features.visual_tokens, statements).mean(dim=1)  # (I, M, S)
+    torch.testing.assert_close(looked.sum(dim=-1), weights[:, 1:].sum(dim=1))  # the first token is the vector
     assert make_model(alignment_reads="vector").statement_attentions(statements, features) is None
 
 
