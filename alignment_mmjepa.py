@@ -47,8 +47,8 @@ class MMJepaStatementReader(nn.Module):
     t: cos(p + read, t). FLAIR (arXiv 2412.03561) lets captions pool the patches in this way. The statement decides
     only where to look: the values are the image's alone, so the statement can't write itself into the sum.
 
-    A tensor (I, S, D) is not made of many statements. The cosine needs read . t, read . p and |read|^2, which follow from the attention
-    weights and from products of an image's values with t, with p and with each other.
+    A tensor (I, S, D) is not made of many statements. The cosine needs read . t, read . p and |read|^2, which follow
+    from the attention weights and from products of an image's values with t, with p and with each other.
     """
 
     def __init__(self, width: int):
