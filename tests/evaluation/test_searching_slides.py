@@ -115,7 +115,8 @@ def test_an_interrupted_search_goes_on_where_it_stopped(model, processor, slide,
     (result,) = found_in(model, processor, [slide], STATEMENT, batch_size=2)
     assert sum(encoded) == len(TISSUE) + len(GLANDS)
     shutil.rmtree(feature_cache.cache_folder("features"))
-    assert torch.equal(found_in(model, processor, [slide], STATEMENT)[0].found.scores, result.found.scores)
+    whole = found_in(model, processor, [slide], STATEMENT)[0].found.scores
+    assert torch.allclose(whole, result.found.scores, rtol=0, atol=1e-6)  # batches of other sizes round otherwise
 
 
 def test_tiles_are_ranked_by_their_likeness_to_an_image(model, processor, slide, image_file):
