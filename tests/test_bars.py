@@ -39,7 +39,9 @@ def open_terminal(monkeypatch):
     return put
 
 
-def test_bars_of_this_project_and_its_libraries_leave_nothing_behind(open_terminal):
+def test_bars_of_this_project_and_its_libraries_leave_nothing_behind(open_terminal, monkeypatch):
+    # A test before may have switched the bars of `datasets` off.
+    monkeypatch.setattr("datasets.utils.tqdm._hf_datasets_progress_bars_disabled", False)
     terminal = open_terminal()
     with calm_bars():
         Dataset.from_dict({"x": list(range(5))}).map(
@@ -110,6 +112,7 @@ def test_check_leaves_no_bar_in_a_terminal_and_its_lines_fit(slides, tmp_path, c
     assert max(map(len, seen)) <= columns
 
 
+@pytest.mark.slow
 def test_tables_of_a_search_and_of_scores_fit_the_terminal(saved_folder, slides, tmp_path):
     answers = tmp_path / "answers.jsonl"
     row = {"question": "is it round?", "answer": "yes", "prediction": "yes", "image": "a.png"}

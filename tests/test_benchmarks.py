@@ -199,7 +199,11 @@ def test_each_recipe_saves_the_memory_that_it_is_for():
     assert all(rows["all three"][name] <= plain[name] for name in plain if name != "flags")
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The benchmark of searching always writes 10,000 encoded images.
+SLOW = {"bench_search": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, [])) for name in NAMES])
 def test_a_benchmark_prints_one_json_object_and_nothing_else(name, capsys):
     benchmark = __import__(name)
     benchmark.main(["--size", "tiny", "--steps", "1", "--json"])

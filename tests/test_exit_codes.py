@@ -23,6 +23,7 @@ def test_what_is_done_ends_with_0(slides):
     assert run.returncode == 0 and "Training can start." in said
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_with_1(tmp_path):
     run = started("train", *FROM_RANDOM, *FAST, "--dataset_name", tmp_path, "--output_dir", tmp_path / "out")
     said, _ = run.communicate()
@@ -36,7 +37,8 @@ def test_a_run_that_fails_ends_with_1(tmp_path):
         ("check --nothing", "No such option: --nothing"),
         ("check ./nothing", "there is no such folder"),
         ("train --batchsize 3", "there is no --batchsize"),
-        ("train --lr_img -1", "--lr_img is -1.0: give"),  # found when the libraries are imported
+        # Found when the libraries are imported.
+        pytest.param("train --lr_img -1", "--lr_img is -1.0: give", marks=pytest.mark.slow),
     ],
 )
 def test_a_wrong_call_ends_with_2(words, message, tmp_path):
@@ -45,6 +47,7 @@ def test_a_wrong_call_ends_with_2(words, message, tmp_path):
     assert run.returncode == 2 and message in said and len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_saves_a_checkpoint_and_ends_with_130(slides, tmp_path):
     flags = [*FROM_RANDOM, *FAST, "--dataset_name", slides, "--max_steps", "100000", "--logging_steps", "1"]
     run = started("train", *flags, "--eval_strategy", "no", "--save_strategy", "no", "--output_dir", tmp_path / "out")

@@ -176,6 +176,7 @@ def test_exported_parts_of_every_image_encoder_are_put_together_and_start_a_new_
     torch.testing.assert_close(*states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", PAIRS[:2], indirect=True, ids=[vision for vision, _ in PAIRS[:2]])
 def test_onnx_graphs_of_encoders_with_registers_answer_as_the_model(trained, tmp_path):
     for package in ("onnx", "onnxruntime", "onnxscript"):

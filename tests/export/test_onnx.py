@@ -244,6 +244,7 @@ def test_no_path_of_the_exporting_machine_is_written(exported):
     assert not any(b"onnx.py" in path.read_bytes() for path in folder.glob("*.onnx"))
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_saved_model_without_data(saved_folder, tmp_path):
     main([saved_folder, str(tmp_path)])
     processor = MMJepaProcessor.from_pretrained(saved_folder)
