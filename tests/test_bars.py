@@ -41,7 +41,7 @@ def open_terminal(monkeypatch):
 
 def test_bars_of_this_project_and_its_libraries_leave_nothing_behind(open_terminal, monkeypatch):
     # A test before may have switched the bars of `datasets` off.
-    monkeypatch.setattr("datasets.utils.tqdm._hf_datasets_progress_bars_disabled", False)
+    monkeypatch.setattr(sys.modules["datasets.utils.tqdm"], "_hf_datasets_progress_bars_disabled", False)
     terminal = open_terminal()
     with calm_bars():
         Dataset.from_dict({"x": list(range(5))}).map(
