@@ -68,7 +68,8 @@ def write_flags(folder: Path, **flags: object) -> str:
             shard: Dataset = rows.shard(shards, number)
             shard.to_parquet(folder / "shards" / f"{split}-{number:05d}-of-{shards:05d}.parquet")
     path = folder / "flags.json"
-    path.write_text(json.dumps({**FLAGS, "dataset_name": str(folder / "shards"), **flags}))
+    data = {"dataset_name": str(folder / "shards"), "image_folder": str(folder / "slides")}
+    path.write_text(json.dumps(FLAGS | data | flags))
     return str(path)
 
 
