@@ -71,7 +71,7 @@ def list_splits(
 
 def answer_list(rows: Iterable[Dataset], write: Callable[[str], str] = str.strip) -> list[str]:
     """The distinct answers of the rows, each as `write` writes it, in their order."""
-    return list(dict.fromkeys(write(answer) for questions in rows for answer in questions["answer"]))
+    return list(dict.fromkeys(write(answer) for questions in rows for answer in questions["answer"][:]))
 
 
 def reached(answers: Sequence[str], rule: str, truths: Sequence[Sequence[str]]) -> list[float]:

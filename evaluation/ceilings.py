@@ -28,7 +28,7 @@ def ceiling_table(
     answers, groups = predictions["answers"], groups_of(predictions["answer"])
     ceilings: dict[str, dict[str, Interval]] = {}
     if train_questions is not None:
-        known = set(map(normalize_answer, train_questions["answer"]))
+        known = set(map(normalize_answer, train_questions["answer"][:]))
         is_known = np.array([any(normalize_answer(text) in known for text in texts) for texts in answers], dtype=float)
         ceilings["closed_list"] = group_intervals(is_known, groups, predictions["image"], seed)
     asked = asked_of(predictions["image"], predictions["question"])

@@ -94,8 +94,7 @@ def retrieval_sentence(metrics: dict[str, float]) -> str:
     recall, low, high, chance, popular = (
         metrics[f"retrieval_recall_at_1{end}"] for end in ("", "_low", "_high", "_chance", "_popular")
     )
-    enough = allows_conclusion(metrics.get("retrieval_images", 0), low, high)
-    if not enough or low <= chance < high - SMALL:
+    if is_open(metrics.get("retrieval_images", 0), low, high, chance):
         judgement = f"{TOO_FEW} whether the alignment tells images apart"
     elif low <= chance:
         judgement = "the alignment tells images apart no better than chance"
@@ -116,7 +115,7 @@ def truth_sentence(metrics: dict[str, float]) -> str:
     accuracy, gain, low, high = (
         metrics[name] for name in ("truth_accuracy", "truth_gain", "truth_gain_low", "truth_gain_high")
     )
-    if not allows_conclusion(metrics["truth_images"], low, high) or low <= 0 < SMALL < high:
+    if is_open(metrics["truth_images"], low, high, 0):
         judgement = f"{TOO_FEW} whether statements read the image"
     elif low > 0:
         judgement = "statements read the image"
@@ -177,7 +176,7 @@ def search_sentence(metrics: dict[str, float]) -> str:
         metrics[f"search_map{end}"] for end in ("", "_low", "_high", "_chance", "_shuffled")
     )
     floor = max(chance, shuffled)
-    if not allows_conclusion(metrics.get("num_images", 0), low, high) or low <= floor < high - SMALL:
+    if is_open(metrics.get("num_images", 0), low, high, floor):
         judgement = f"{TOO_FEW} whether a statement finds the images that show it"
     elif low > floor:
         judgement = "a statement finds the images that show it"
